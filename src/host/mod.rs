@@ -1,0 +1,2 @@
+//! Namespaces, links, sockets of the host.
+pub mod sockets;

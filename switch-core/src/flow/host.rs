@@ -1,0 +1,169 @@
+//! [6] What flows ask of the world: frames out, and sockets of the host. The program implements this
+//! over real sockets, the tests over a simulated network.
+
+use std::io::IoSlice;
+
+use core::net::{IpAddr, SocketAddr};
+
+use crate::addr::{PortId, SockId};
+use crate::wire::vnet_hdr::VnetHdr;
+
+/// Why the host could not do it. Errno in its meaning for a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum HostError {
+    /// ECONNREFUSED.
+    #[error("connection refused")]
+    Refused,
+    /// ECONNRESET, EPIPE.
+    #[error("connection reset")]
+    Reset,
+    /// EHOSTUNREACH.
+    #[error("host unreachable")]
+    HostUnreachable,
+    /// ENETUNREACH, EADDRNOTAVAIL, EAFNOSUPPORT: no route or no such family here.
+    #[error("network unreachable")]
+    NetUnreachable,
+    /// ETIMEDOUT.
+    #[error("timed out")]
+    TimedOut,
+    /// EACCES, EPERM.
+    #[error("forbidden")]
+    Forbidden,
+    /// EMSGSIZE.
+    #[error("message too big")]
+    TooBig,
+    /// EMFILE, ENFILE, ENOBUFS, ENOMEM, EADDRINUSE for a wanted port with nothing else left.
+    #[error("the host is out of descriptors, ports or memory")]
+    Exhausted,
+    /// EAGAIN: try again when the socket reports room.
+    #[error("would block")]
+    WouldBlock,
+    /// Anything else.
+    #[error("unexpected error")]
+    Other,
+}
+
+/// The sending of frames to endpoints.
+pub trait Tx {
+    /// Sends one frame, given in pieces, to an endpoint. Shape: the pieces together start at the
+    /// Ethernet header; `vnet` says which checksum and segmentation is still to be done.
+    /// Returns false if the endpoint did not take it (counted there).
+    fn tx(&mut self, port: PortId, vnet: &VnetHdr, frame: &[IoSlice<'_>]) -> bool;
+}
+
+/// What `tcp_peek` found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peeked {
+    /// This many bytes were copied. Fewer than asked says nothing about what follows.
+    Data(usize),
+    /// Nothing waits at this offset now; an event will tell.
+    Empty,
+    /// The peer has closed its side, and the offset is at its end.
+    Eof,
+}
+
+/// How a new connection leaves the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ConnectOptions {
+    /// The time to live of the outgoing segments, where it is not the host's default.
+    pub ttl: Option<u8>,
+    /// DSCP and ECN byte.
+    pub tos: u8,
+}
+
+/// TCP connections of the host. All are non-blocking.
+pub trait TcpHost {
+    /// Starts a connection. An event for `flow` follows: connected or failed.
+    fn tcp_connect(
+        &mut self,
+        flow: u32,
+        to: SocketAddr,
+        options: ConnectOptions,
+    ) -> Result<SockId, HostError>;
+    /// Binds an accepted connection to its flow, so that its events reach it.
+    fn tcp_assign(&mut self, sock: SockId, flow: u32);
+    /// Sends; returns how much was taken, `WouldBlock` if nothing. After less than all, an event
+    /// tells when there is room again.
+    fn tcp_send(&mut self, sock: SockId, data: &[IoSlice<'_>]) -> Result<usize, HostError>;
+    /// Copies bytes that wait at `offset` after the first byte not yet discarded, and leaves them there.
+    fn tcp_peek(
+        &mut self,
+        sock: SockId,
+        offset: usize,
+        buf: &mut [u8],
+    ) -> Result<Peeked, HostError>;
+    /// Discards the first `len` waiting bytes. They have been peeked before.
+    fn tcp_discard(&mut self, sock: SockId, len: usize) -> Result<(), HostError>;
+    /// Ends our direction (FIN).
+    fn tcp_shutdown(&mut self, sock: SockId);
+    /// Closes, with RST if `reset`. No event follows.
+    fn tcp_close(&mut self, sock: SockId, reset: bool);
+}
+
+/// How a datagram leaves the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DatagramMeta {
+    /// The local address to leave from, where the remote asked a certain one (IP_PKTINFO).
+    pub source: Option<IpAddr>,
+    /// The time to live, where it is not the host's default.
+    pub ttl: Option<u8>,
+    /// DSCP and ECN byte.
+    pub tos: u8,
+    /// Not to be fragmented.
+    pub dont_fragment: bool,
+}
+
+/// UDP sockets of the host, one a mapping.
+pub trait UdpHost {
+    /// Opens a socket of the family of `local`, bound to its address (may be unspecified) and port;
+    /// port 0 lets the host choose. Returns the socket and the port it has.
+    fn udp_open(&mut self, mapping: u32, local: SocketAddr) -> Result<(SockId, u16), HostError>;
+    /// Sends one datagram, or with `segment` non-zero a run of datagrams of that size (the last may be shorter).
+    fn udp_send(
+        &mut self,
+        sock: SockId,
+        to: SocketAddr,
+        meta: DatagramMeta,
+        payload: &[IoSlice<'_>],
+        segment: u16,
+    ) -> Result<(), HostError>;
+    /// Closes.
+    fn udp_close(&mut self, sock: SockId);
+}
+
+/// ICMP echo through the host: a ping socket, or a raw one.
+pub trait EchoHost {
+    /// Opens a socket for echo requests to one family (`v6`) on behalf of `mapping`.
+    fn echo_open(&mut self, mapping: u32, v6: bool) -> Result<SockId, HostError>;
+    /// Sends an echo request with this sequence number and payload.
+    fn echo_send(
+        &mut self,
+        sock: SockId,
+        to: IpAddr,
+        meta: DatagramMeta,
+        seq: u16,
+        payload: &[u8],
+    ) -> Result<(), HostError>;
+    /// Closes.
+    fn echo_close(&mut self, sock: SockId);
+}
+
+/// DNS over UDP from the gateway to the host's resolvers.
+pub trait DnsHost {
+    /// How many resolvers there are now.
+    fn resolvers(&self) -> usize;
+    /// Sends a query to resolver number `resolver` from a socket of its own (a fresh port). An event
+    /// for `query` follows when an answer comes.
+    fn dns_send(
+        &mut self,
+        query: u32,
+        resolver: usize,
+        message: &[u8],
+    ) -> Result<SockId, HostError>;
+    /// Closes the query's socket.
+    fn dns_close(&mut self, sock: SockId);
+}
+
+/// All of it.
+pub trait Host: Tx + TcpHost + UdpHost + EchoHost + DnsHost {}
+impl<T: Tx + TcpHost + UdpHost + EchoHost + DnsHost> Host for T {}

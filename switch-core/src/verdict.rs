@@ -1,0 +1,112 @@
+//! What the pipeline decides about a frame, and the closed list of reasons to drop one.
+
+use crate::addr::PortId;
+
+macro_rules! drop_reasons {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// Why a frame went no further. Each is a counter, a trace label and a line of `weft show drops`.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum DropReason { $($(#[$doc])* $name,)* }
+        impl DropReason {
+            /// Every reason, in the order of the counters.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+            /// The label in counters, traces and tables.
+            #[must_use]
+            pub const fn name(self) -> &'static str { match self { $(Self::$name => $text,)* } }
+        }
+    };
+}
+
+drop_reasons! {
+    /// Shorter than its own headers say, or than a header must be.
+    Truncated = "truncated",
+    /// A field has a value that its format does not allow.
+    Malformed = "malformed",
+    /// A verified checksum was wrong.
+    BadChecksum = "bad-checksum",
+    /// The virtio header contradicts the frame, or asks for absurd segments.
+    BadOffload = "bad-offload",
+    /// The source address is one that no station may have, or not the port's own.
+    Spoofed = "spoofed",
+    /// The destination is reserved for bridges (802.1D) and not forwarded.
+    Reserved = "reserved-mac",
+    /// Nobody wants this protocol.
+    UnknownProtocol = "unknown-protocol",
+    /// The destination is not routed (multicast, broadcast, link-local beyond the link).
+    NotRouted = "not-routed",
+    /// The rule on the host's own addresses refuses the destination.
+    Refused = "refused",
+    /// A segment of a conversation that is not known.
+    NoFlow = "no-flow",
+    /// A table of flows or mappings is full.
+    TableFull = "table-full",
+    /// The host has no descriptor, port or memory left.
+    HostExhausted = "host-exhausted",
+    /// The host's socket refused the datagram.
+    HostError = "host-error",
+    /// The filter of the mapping does not admit this remote.
+    Filtered = "filtered",
+    /// Outside of the window or already received.
+    OutOfWindow = "out-of-window",
+    /// Reassembly ran out of room or time, or pieces overlap.
+    Fragment = "fragment",
+    /// A rate limit.
+    RateLimited = "rate-limited",
+    /// The time to live ran out.
+    TtlExpired = "ttl-expired",
+    /// Larger than the MTU of the way out and not to be fragmented.
+    TooBig = "too-big",
+    /// The endpoint did not take the frame.
+    TxFailed = "tx-failed",
+    /// The frame would leave where it came in.
+    Hairpin = "hairpin",
+}
+
+/// What became of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Sent to one endpoint.
+    Forward(PortId),
+    /// Sent to every other endpoint of the network.
+    Flood,
+    /// Answered by the gateway on the spot.
+    Answer,
+    /// Taken by a flow to the host.
+    Translate,
+    /// Thrown away, for this reason.
+    Drop(DropReason),
+}
+
+/// A counter for each reason.
+#[derive(Debug, Clone)]
+pub struct Drops([u64; DropReason::ALL.len()]);
+
+impl Default for Drops {
+    fn default() -> Self {
+        Self([0; DropReason::ALL.len()])
+    }
+}
+
+impl Drops {
+    /// Counts one.
+    pub fn count(&mut self, reason: DropReason) {
+        if let Some(n) = self.0.get_mut(reason as usize) {
+            *n += 1;
+        }
+    }
+
+    /// How many were dropped for this reason.
+    #[must_use]
+    pub fn get(&self, reason: DropReason) -> u64 {
+        self.0.get(reason as usize).copied().unwrap_or(0)
+    }
+
+    /// Those that happened, with their counts.
+    pub fn iter(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
+        DropReason::ALL
+            .iter()
+            .map(|&r| (r, self.get(r)))
+            .filter(|&(_, n)| n > 0)
+    }
+}

@@ -1,0 +1,2 @@
+//! [2] Formats that every packet crosses, one a file.
+pub mod vnet_hdr;
