@@ -1,1 +1,3 @@
-//! conntrack
+//! [6] What conversations share: their deadlines.
+
+pub mod expiry;

@@ -1,5 +1,22 @@
 //! [2] The virtio header that leads every frame of a TAP with offload. Source: linux/virtio_net.h.
 
+/// The L4 checksum field holds only the pseudo-header's sum.
+pub const NEEDS_CSUM: u8 = 1;
+/// The kernel has verified the checksum.
+pub const DATA_VALID: u8 = 2;
+/// Not a super-frame.
+pub const GSO_NONE: u8 = 0;
+/// TCP over IPv4.
+pub const GSO_TCPV4: u8 = 1;
+/// TCP over IPv6.
+pub const GSO_TCPV6: u8 = 4;
+/// Datagrams of one UDP flow.
+pub const GSO_UDP_L4: u8 = 5;
+/// Set beside a TCP kind: the segments carry ECN marks.
+pub const GSO_ECN: u8 = 0x80;
+/// Bytes on a TAP, with the field `num_buffers`.
+pub const LEN: usize = 12;
+
 /// What is still to be done to a frame: checksum, segmentation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct VnetHdr {
@@ -15,4 +32,68 @@ pub struct VnetHdr {
     pub csum_start: u16,
     /// Where the checksum field is, from `csum_start`.
     pub csum_offset: u16,
+}
+
+impl VnetHdr {
+    /// Reads the header. Shape: native byte order, as a TAP gives it on little-endian and big-endian alike.
+    #[must_use]
+    #[inline]
+    pub const fn parse(b: &[u8; LEN]) -> Self {
+        Self {
+            flags: b[0],
+            gso_type: b[1],
+            hdr_len: u16::from_ne_bytes([b[2], b[3]]),
+            gso_size: u16::from_ne_bytes([b[4], b[5]]),
+            csum_start: u16::from_ne_bytes([b[6], b[7]]),
+            csum_offset: u16::from_ne_bytes([b[8], b[9]]),
+        }
+    }
+
+    /// Writes the header, with one buffer.
+    #[must_use]
+    #[inline]
+    pub const fn encode(&self) -> [u8; LEN] {
+        let h = self.hdr_len.to_ne_bytes();
+        let g = self.gso_size.to_ne_bytes();
+        let s = self.csum_start.to_ne_bytes();
+        let o = self.csum_offset.to_ne_bytes();
+        [
+            self.flags,
+            self.gso_type,
+            h[0],
+            h[1],
+            g[0],
+            g[1],
+            s[0],
+            s[1],
+            o[0],
+            o[1],
+            0,
+            0,
+        ]
+    }
+
+    /// The kind of super-frame, without the ECN bit.
+    #[must_use]
+    pub const fn gso_kind(&self) -> u8 {
+        self.gso_type & !GSO_ECN
+    }
+
+    /// True for a super-frame.
+    #[must_use]
+    pub const fn is_gso(&self) -> bool {
+        self.gso_kind() != GSO_NONE
+    }
+
+    /// True if the checksum is partial.
+    #[must_use]
+    pub const fn needs_csum(&self) -> bool {
+        self.flags & NEEDS_CSUM != 0
+    }
+
+    /// True if nobody needs to look at the checksum any more: it is partial, or verified.
+    #[must_use]
+    pub const fn csum_trusted(&self) -> bool {
+        self.flags & (NEEDS_CSUM | DATA_VALID) != 0
+    }
 }

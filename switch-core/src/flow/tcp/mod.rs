@@ -1,1 +1,280 @@
-//! tcp
+//! [6] TCP: frames of a sandbox to byte streams of the host and back.
+//!
+//! Not a second full stack: payload goes from the frame straight into the host's socket, and from the
+//! host's socket straight into a super-frame. What bounds memory is the window: it is the free space of
+//! a ring that a flow only has while its socket is full, and the sum of all windows comes from one budget.
+//! Towards the sandbox nothing is stored at all: bytes stay in the host's socket until acknowledged.
+//!
+//! Files in the order of a connection's life: `open`, `up` (sandbox to host), `down` (host to sandbox),
+//! `close`, `timer`; `segment` writes frames, `state` is the connection, `ring` and `seq` its parts.
+
+mod close;
+mod down;
+mod open;
+mod ring;
+mod segment;
+mod seq;
+mod state;
+mod timer;
+mod up;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+
+use ahash::RandomState;
+use slab::Slab;
+
+use super::host::{TcpHost, Tx};
+use crate::addr::{Mac, PortId};
+use crate::conntrack::expiry::Wheel;
+use crate::frame::Pool;
+use crate::time::Tick;
+use crate::verdict::DropReason;
+use crate::wire::packet::Ip;
+use crate::wire::tcp::{RST, SYN, TcpHeader};
+
+pub use self::open::{Accepted, OpenError};
+pub use self::state::{Flow, Key, State};
+
+/// Payload of the largest super-frame: 65,535 less the largest headers, and a margin for options.
+const MAX_PAYLOAD: usize = 65_535 - 60;
+
+/// What a call works with besides the flow: the time, and the gateway on this network.
+#[derive(Debug, Clone, Copy)]
+pub struct Cx {
+    /// Now.
+    pub now: Tick,
+    /// The gateway's MAC, from which everything to a sandbox comes.
+    pub mac: Mac,
+    /// MTU of the endpoint at hand, for the MSS that is offered to it.
+    pub mtu: u16,
+}
+
+/// Capacities.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections at most. A SYN beyond it is dropped and counted.
+    pub flows: usize,
+    /// Bytes that all windows together may offer, and that rings may hold.
+    pub window_budget: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            flows: 65_536,
+            window_budget: 256 << 20,
+        }
+    }
+}
+
+/// Every connection of one owner.
+#[derive(Debug)]
+pub struct TcpFlows {
+    flows: Slab<Flow>,
+    index: HashMap<Key, u32, RandomState>,
+    wheel: Wheel,
+    pool: Pool,
+    limits: Limits,
+    /// Bytes offered or held over all flows.
+    used: usize,
+    /// Flows that have something to do at the end of the batch.
+    dirty: Vec<u32>,
+    /// Flows whose turn ended before their data did.
+    ready: Vec<u32>,
+    /// Flows whose deadline has come; kept for its memory.
+    due: Vec<u32>,
+    scratch: Box<[u8]>,
+    seeds: RandomState,
+}
+
+impl TcpFlows {
+    /// No connections yet. `seeds` key the table's hash and the initial sequence numbers.
+    #[must_use]
+    pub fn new(now: Tick, limits: Limits, seeds: [u64; 4]) -> Self {
+        let [a, b, c, d] = seeds;
+        Self {
+            flows: Slab::new(),
+            index: HashMap::with_hasher(RandomState::with_seeds(a, b, c, d)),
+            wheel: Wheel::new(now),
+            pool: Pool::new(ring::BLOCK, limits.window_budget),
+            limits,
+            used: 0,
+            dirty: Vec::new(),
+            ready: Vec::new(),
+            due: Vec::new(),
+            scratch: vec![0; MAX_PAYLOAD].into_boxed_slice(),
+            seeds: RandomState::with_seeds(c, d, a ^ 0x5851_f42d_4c95_7f2d, b),
+        }
+    }
+
+    /// Open connections.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// True if there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.flows.is_empty()
+    }
+
+    /// Bytes of the window budget in use.
+    #[must_use]
+    pub fn budget_used(&self) -> usize {
+        self.used
+    }
+
+    /// The connections, with their keys and states.
+    pub fn iter(&self) -> impl Iterator<Item = (Key, State)> + '_ {
+        self.flows.iter().map(|(_, f)| (f.key, f.state))
+    }
+
+    /// Finds the connection of a segment.
+    #[must_use]
+    pub fn find(&self, key: &Key) -> Option<u32> {
+        self.index.get(key).copied()
+    }
+
+    /// Takes a segment of the sandbox that belongs to connection `id`.
+    /// Shape: `segment` is header and payload, without padding.
+    pub fn segment<H: Tx + TcpHost>(
+        &mut self,
+        host: &mut H,
+        cx: &Cx,
+        id: u32,
+        hdr: &TcpHeader,
+        segment: &[u8],
+    ) -> Result<(), DropReason> {
+        let Some(flow) = self.flows.get_mut(id as usize) else {
+            return Err(DropReason::NoFlow);
+        };
+        match flow.state {
+            State::Connecting => {
+                if hdr.flags & RST != 0 {
+                    self.remove(host, id, true);
+                }
+                Ok(())
+            }
+            State::SynSent => self.syn_sent(host, cx, id, hdr, segment),
+            State::TimeWait => {
+                self.mark_ack(id);
+                Ok(())
+            }
+            State::SynReceived | State::Established => {
+                if hdr.flags & RST != 0 {
+                    return self.reset_by_guest(host, id, hdr);
+                }
+                if hdr.flags & SYN != 0 {
+                    return self.syn_again(host, cx, id, hdr);
+                }
+                let Some((options, payload)) = segment
+                    .get(20..)
+                    .and_then(|o| o.split_at_checked(hdr.len.wrapping_sub(20)))
+                else {
+                    return Err(DropReason::Truncated);
+                };
+                self.acknowledged(host, cx, id, hdr, options, payload.is_empty())?;
+                self.data(host, cx, id, hdr, payload)
+            }
+        }
+    }
+
+    /// Answers a segment that belongs to no connection with a reset, as RFC 9293 section 3.10.7.1 asks.
+    pub fn refuse<H: Tx>(
+        host: &mut H,
+        cx: &Cx,
+        port: PortId,
+        guest: Mac,
+        ip: &Ip,
+        hdr: &TcpHeader,
+        len: usize,
+    ) {
+        segment::refuse(host, cx, port, guest, ip, hdr, len);
+    }
+
+    /// Ends a batch: sends what the host has for the sandbox, and the acknowledgements that are due.
+    pub fn flush<H: Tx + TcpHost>(&mut self, host: &mut H, cx: &Cx) {
+        while let Some(id) = self.dirty.pop() {
+            let Some(flow) = self.flows.get_mut(id as usize) else {
+                continue;
+            };
+            flow.todo.listed = false;
+            if core::mem::take(&mut flow.todo.pump) {
+                self.pump(host, cx, id);
+            }
+            self.acknowledge(host, cx, id);
+            self.touch(cx, id);
+            self.settle(host, cx, id);
+            self.rearm(id);
+        }
+    }
+
+    /// Goes on with the flows whose turn was over before their data was. True if some are left still.
+    pub fn run_ready<H: Tx + TcpHost>(&mut self, host: &mut H, cx: &Cx) -> bool {
+        let mut turn = core::mem::take(&mut self.ready);
+        for id in turn.drain(..) {
+            self.mark_pump(id);
+        }
+        // `pump` pushes to `ready` again; the emptied vector is kept for its memory.
+        self.ready = turn;
+        self.flush(host, cx);
+        !self.ready.is_empty()
+    }
+
+    /// True if a flow waits for its next turn.
+    #[must_use]
+    pub fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// The host's socket has room again.
+    pub fn writable<H: Tx + TcpHost>(&mut self, host: &mut H, cx: &Cx, id: u32) {
+        self.drain(host, cx, id);
+    }
+
+    /// The host's socket has something to read; `ending` if it also reported its end or an error.
+    pub fn readable(&mut self, id: u32, ending: bool) {
+        if let Some(flow) = self.flows.get_mut(id as usize) {
+            flow.readable = true;
+            flow.ending |= ending;
+            self.mark_pump(id);
+        }
+    }
+
+    fn list(&mut self, id: u32, set: impl FnOnce(&mut state::Todo)) {
+        if let Some(flow) = self.flows.get_mut(id as usize) {
+            set(&mut flow.todo);
+            if !flow.todo.listed {
+                flow.todo.listed = true;
+                self.dirty.push(id);
+            }
+        }
+    }
+
+    fn mark_ack(&mut self, id: u32) {
+        self.list(id, |t| t.ack = true);
+    }
+
+    fn mark_ack_later(&mut self, id: u32) {
+        self.list(id, |t| t.ack_later = true);
+    }
+
+    fn mark_pump(&mut self, id: u32) {
+        self.list(id, |t| t.pump = true);
+    }
+
+    /// Puts the flow's next deadline on the wheel if that is earlier than what is there.
+    fn rearm(&mut self, id: u32) {
+        if let Some(flow) = self.flows.get_mut(id as usize) {
+            let at = flow.deadline();
+            if at < flow.armed {
+                flow.armed = at;
+                self.wheel.arm(id, at);
+            }
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! TCP connections of the host behind translated flows. As few system calls a connection as can be:
+//! options are set when they first matter.
+
+mod sys;
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::time::Duration;
+
+use socket2::{Domain, Socket, Type};
+use switch_core::flow::host::{ConnectOptions, HostError, Peeked};
+
+/// How the kernel lets us peek beyond the first byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PeekMode {
+    /// By SO_PEEK_OFF (for TCP since Linux 6.9).
+    Offset,
+    /// By peeking over what is known already.
+    Again,
+}
+
+/// Finds out what this kernel can, for one family.
+#[must_use]
+pub fn probe_peek(v6: bool) -> PeekMode {
+    let domain = if v6 { Domain::IPV6 } else { Domain::IPV4 };
+    match Socket::new(domain, Type::STREAM, None) {
+        Ok(s) if sys::set_peek_offset(s.as_fd(), 0).is_ok() => PeekMode::Offset,
+        _ => PeekMode::Again,
+    }
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct TcpSock {
+    socket: Socket,
+    /// The flow that lives on it.
+    pub flow: u32,
+    /// The handshake is not over.
+    pub connecting: bool,
+    v6: bool,
+    sent_before: bool,
+    nodelay: bool,
+    /// Where the kernel's peek offset stands, once one is set.
+    peek_at: Option<usize>,
+    /// Highest byte ever peeked, from the first not discarded.
+    peeked: usize,
+    mode: PeekMode,
+}
+
+impl TcpSock {
+    /// Starts a connection. Cost: socket and connect, more only for a chosen TTL or DSCP.
+    pub fn connect(flow: u32, to: SocketAddr, how: ConnectOptions, mode: PeekMode) -> Result<Self, HostError> {
+        let v6 = to.is_ipv6();
+        let domain = if v6 { Domain::IPV6 } else { Domain::IPV4 };
+        let socket = Socket::new_raw(domain, Type::STREAM.nonblocking().cloexec(), None).map_err(|e| host_error(&e))?;
+        if let Some(ttl) = how.ttl {
+            // Best effort: without these a traceroute sees the host's defaults.
+            let _ = sys::set_ttl(socket.as_fd(), v6, ttl.max(1));
+            let _ = sys::want_errors(socket.as_fd(), v6);
+        }
+        if how.tos != 0 {
+            let _ = sys::set_tos(socket.as_fd(), v6, how.tos);
+        }
+        match socket.connect(&to.into()) {
+            Ok(()) => {}
+            Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {}
+            Err(e) => return Err(host_error(&e)),
+        }
+        Ok(Self::new(socket, flow, true, v6, mode))
+    }
+
+    /// Takes an accepted connection, which is non-blocking.
+    #[must_use]
+    pub fn accepted(socket: Socket, v6: bool, mode: PeekMode) -> Self {
+        Self::new(socket, u32::MAX, false, v6, mode)
+    }
+
+    fn new(socket: Socket, flow: u32, connecting: bool, v6: bool, mode: PeekMode) -> Self {
+        Self {
+            socket,
+            flow,
+            connecting,
+            v6,
+            sent_before: false,
+            nodelay: false,
+            peek_at: None,
+            peeked: 0,
+            mode,
+        }
+    }
+
+    /// The descriptor.
+    #[must_use]
+    pub fn raw(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+
+    /// The socket.
+    #[must_use]
+    pub fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
+    /// True for IPv6.
+    #[must_use]
+    pub fn is_v6(&self) -> bool {
+        self.v6
+    }
+
+    /// The error that ended a connection or its attempt.
+    #[must_use]
+    pub fn take_error(&self) -> Option<HostError> {
+        match self.socket.take_error() {
+            Ok(Some(e)) | Err(e) => Some(host_error(&e)),
+            Ok(None) => None,
+        }
+    }
+
+    /// Sends. Nagle's algorithm can only hold back a second write, so it is switched off then.
+    pub fn send(&mut self, data: &[IoSlice<'_>]) -> Result<usize, HostError> {
+        if self.sent_before && !self.nodelay {
+            self.nodelay = true;
+            let _ = self.socket.set_tcp_nodelay(true);
+        }
+        self.sent_before = true;
+        loop {
+            let sent = match data {
+                [one] => self.socket.send_with_flags(one, libc::MSG_NOSIGNAL),
+                many => self.socket.send_vectored_with_flags(many, libc::MSG_NOSIGNAL),
+            };
+            match sent {
+                Ok(n) => return Ok(n),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(host_error(&e)),
+            }
+        }
+    }
+
+    /// Peeks at `offset` bytes after the first that is not discarded.
+    pub fn peek(&mut self, offset: usize, buf: &mut [u8]) -> Result<Peeked, HostError> {
+        match self.mode {
+            PeekMode::Offset => self.peek_offset(offset, buf),
+            PeekMode::Again => self.peek_again(offset, buf),
+        }
+    }
+
+    fn peek_offset(&mut self, offset: usize, buf: &mut [u8]) -> Result<Peeked, HostError> {
+        // Without an offset set, each peek starts at 0: enough until a second one is needed.
+        if self.peek_at.unwrap_or(0) != offset {
+            sys::set_peek_offset(self.socket.as_fd(), offset).map_err(|e| host_error(&e))?;
+            self.peek_at = Some(offset);
+        }
+        match sys::peek(self.socket.as_fd(), buf) {
+            Ok(0) => Ok(Peeked::Eof),
+            Ok(n) => {
+                if let Some(at) = self.peek_at.as_mut() {
+                    *at += n;
+                }
+                self.peeked = self.peeked.max(offset + n);
+                Ok(Peeked::Data(n))
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(Peeked::Empty),
+            Err(e) => Err(host_error(&e)),
+        }
+    }
+
+    /// The way of older kernels: everything from the first byte on is copied again.
+    fn peek_again(&mut self, offset: usize, buf: &mut [u8]) -> Result<Peeked, HostError> {
+        if offset == 0 {
+            return self.peek_offset(0, buf);
+        }
+        let mut all = vec![0; offset + buf.len()];
+        match sys::peek(self.socket.as_fd(), &mut all) {
+            Ok(n) if n > offset => {
+                let fresh = &all[offset..n];
+                buf[..fresh.len()].copy_from_slice(fresh);
+                self.peeked = self.peeked.max(n);
+                Ok(Peeked::Data(fresh.len()))
+            }
+            // Nothing new: the end can only be told from emptiness once all is discarded.
+            Ok(n) if n == 0 => Ok(Peeked::Eof),
+            Ok(_) if self.at_end() => Ok(Peeked::Eof),
+            Ok(_) => Ok(Peeked::Empty),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(Peeked::Empty),
+            Err(e) => Err(host_error(&e)),
+        }
+    }
+
+    /// True if the peer's end has arrived: poll reports it whatever still waits to be read.
+    fn at_end(&self) -> bool {
+        let mut fds = [nix::poll::PollFd::new(self.socket.as_fd(), nix::poll::PollFlags::POLLRDHUP)];
+        nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO).is_ok_and(|n| n > 0)
+            && fds[0].revents().is_some_and(|r| r.contains(nix::poll::PollFlags::POLLRDHUP))
+    }
+
+    /// Takes bytes off that have been peeked.
+    pub fn discard(&mut self, mut len: usize) -> Result<(), HostError> {
+        while len > 0 {
+            match sys::discard(self.socket.as_fd(), len) {
+                Ok(0) => return Err(HostError::Reset),
+                Ok(n) => {
+                    len -= n;
+                    self.peeked = self.peeked.saturating_sub(n);
+                    // The kernel moves a peek offset back by what is read.
+                    if let Some(at) = self.peek_at.as_mut() {
+                        *at = at.saturating_sub(n);
+                    }
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(host_error(&e)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends our direction.
+    pub fn shutdown(&self) {
+        // Fails only if the connection is gone already, which the next read tells.
+        let _ = self.socket.shutdown(std::net::Shutdown::Write);
+    }
+
+    /// Closes; with RST if `reset`. A socket with bytes unread resets by itself.
+    pub fn close(self, reset: bool) {
+        if reset && !self.connecting && self.peeked == 0 {
+            let _ = self.socket.set_linger(Some(Duration::ZERO));
+        }
+    }
+}
+
+/// The meaning of an error of the host for a flow.
+#[must_use]
+pub fn host_error(e: &io::Error) -> HostError {
+    match e.raw_os_error() {
+        Some(libc::EAGAIN) => HostError::WouldBlock,
+        Some(libc::ECONNREFUSED) => HostError::Refused,
+        Some(libc::ECONNRESET | libc::EPIPE | libc::ECONNABORTED) => HostError::Reset,
+        Some(libc::EHOSTUNREACH | libc::EHOSTDOWN) => HostError::HostUnreachable,
+        Some(libc::ENETUNREACH | libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT | libc::ENETDOWN) => HostError::NetUnreachable,
+        Some(libc::ETIMEDOUT) => HostError::TimedOut,
+        Some(libc::EACCES | libc::EPERM) => HostError::Forbidden,
+        Some(libc::EMSGSIZE) => HostError::TooBig,
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRINUSE) => HostError::Exhausted,
+        _ => HostError::Other,
+    }
+}

@@ -1,0 +1,357 @@
+//! [6] Host to sandbox: bytes are peeked from the socket straight into a super-frame, and stay there
+//! until the sandbox has acknowledged them.
+
+use super::segment;
+use super::seq::{self, Ranges, diff, dist, le, lt};
+use super::state::{Flow, State};
+use super::{Cx, MAX_PAYLOAD, TcpFlows};
+use crate::flow::host::{HostError, Peeked, TcpHost, Tx};
+use crate::time::Tick;
+use crate::verdict::DropReason;
+use crate::wire::tcp::{FIN, PSH, TcpHeader, TcpOptions};
+
+/// Acknowledged bytes are taken off the socket in lots of this size: one call for many segments.
+const DISCARD: u32 = 64 * 1024;
+/// The same when nothing else waits, so that a small receive buffer at the host is never held shut.
+const DISCARD_IDLE: u32 = 8 * 1024;
+/// Bytes that one connection may send in one turn before others have theirs.
+const TURN: usize = 512 * 1024;
+/// The largest congestion window worth counting.
+const MAX_CWND: u32 = 16 << 20;
+
+impl TcpFlows {
+    /// Takes the acknowledgement, window and selective acknowledgements of a segment.
+    pub(super) fn acknowledged<H: Tx + TcpHost>(
+        &mut self,
+        host: &mut H,
+        cx: &Cx,
+        id: u32,
+        hdr: &TcpHeader,
+        options: &[u8],
+        bare: bool,
+    ) -> Result<(), DropReason> {
+        let Some(flow) = self.flows.get_mut(id as usize) else {
+            return Err(DropReason::NoFlow);
+        };
+        let ack = hdr.ack;
+        if hdr.flags & crate::wire::tcp::ACK == 0 || lt(flow.snd_max, ack) {
+            self.mark_ack(id);
+            return Err(DropReason::OutOfWindow);
+        }
+        flow.probes = 0;
+        if flow.state == State::SynReceived {
+            if ack != flow.base {
+                return Err(DropReason::OutOfWindow);
+            }
+            flow.state = State::Established;
+            flow.readable = true;
+        }
+        let window = u32::from(hdr.window) << flow.snd_scale;
+        let (wl1, wl2) = flow.wnd_from;
+        let fresh = lt(wl1, hdr.seq) || (wl1 == hdr.seq && le(wl2, ack));
+        let same = flow.snd_wnd == window;
+        if fresh && le(flow.snd_una, ack) {
+            flow.wnd_from = (hdr.seq, ack);
+            if window > flow.snd_wnd {
+                flow.todo.pump = true;
+                if flow.snd_una == flow.snd_max {
+                    // It was a window probe that the clock ran for.
+                    flow.rto_at = Tick::NEVER;
+                    flow.control.backoff = 0;
+                }
+            }
+            flow.snd_wnd = window;
+        }
+        let news = flow.sack_ok && !options.is_empty() && take_sack(flow, options);
+        if lt(flow.snd_una, ack) {
+            self.progress(cx, id, ack);
+        } else if ack == flow.snd_una && flow.snd_una != flow.snd_max && ((bare && same) || news) {
+            flow.control.dup_acks = flow.control.dup_acks.saturating_add(1);
+        }
+        self.recover(host, cx, id, news);
+        if self.flows.get(id as usize).is_some_and(|f| f.todo.pump) {
+            self.mark_pump(id);
+        }
+        Ok(())
+    }
+
+    /// New data has been acknowledged.
+    fn progress(&mut self, cx: &Cx, id: u32, ack: u32) {
+        let Some(flow) = self.flows.get_mut(id as usize) else {
+            return;
+        };
+        let bytes = ack.wrapping_sub(flow.snd_una);
+        flow.snd_una = ack;
+        flow.snd_nxt = seq::max(flow.snd_nxt, ack);
+        if let Some(sacked) = flow.sacked.as_mut() {
+            sacked.trim(ack);
+        }
+        let control = &mut flow.control;
+        if let Some((upto, at)) = control.timed
+            && le(upto, ack)
+        {
+            control.measured(cx.now.since(at));
+            control.timed = None;
+        }
+        control.backoff = 0;
+        match control.recover {
+            Some(end) if le(end, ack) => {
+                control.recover = None;
+                control.dup_acks = 0;
+                flow.sacked = None;
+            }
+            Some(_) => {}
+            None => {
+                control.dup_acks = 0;
+                let gain = if control.cwnd < control.ssthresh {
+                    bytes
+                } else {
+                    u64_to_u32(
+                        u64::from(bytes) * u64::from(flow.mss) / u64::from(control.cwnd.max(1)),
+                    )
+                };
+                control.cwnd = control.cwnd.saturating_add(gain).min(MAX_CWND);
+            }
+        }
+        flow.rto_at = if flow.snd_una == flow.snd_max {
+            Tick::NEVER
+        } else {
+            cx.now + flow.control.rto()
+        };
+        flow.todo.pump = true;
+    }
+
+    /// Enters recovery when enough says that something is lost, and fills one hole for each acknowledgement.
+    /// Source: RFC 6675 section 5, RFC 5681 section 3.2.
+    fn recover<H: Tx + TcpHost>(&mut self, host: &mut H, cx: &Cx, id: u32, news: bool) {
+        let Some(flow) = self.flows.get_mut(id as usize) else {
+            return;
+        };
+        if flow.snd_una == flow.snd_max {
+            return;
+        }
+        let mss = u32::from(flow.mss);
+        match flow.control.recover {
+            None => {
+                let beyond = flow.sacked.as_ref().map_or(0, |s| s.bytes());
+                if flow.control.dup_acks < 3 && beyond <= 3 * mss {
+                    return;
+                }
+                let control = &mut flow.control;
+                control.recover = Some(flow.snd_max);
+                control.rexmit = flow.snd_una;
+                control.ssthresh = (flow.snd_max.wrapping_sub(flow.snd_una) / 2).max(4 * mss);
+                control.cwnd = control.ssthresh;
+                control.timed = None;
+            }
+            // A partial acknowledgement, or word of more that arrived: fill the next hole.
+            Some(_)
+                if news
+                    || lt(flow.control.rexmit, flow.snd_una)
+                    || flow.control.rexmit == flow.snd_una => {}
+            Some(_) => return,
+        }
+        self.fill_hole(host, cx, id);
+    }
+
+    /// Sends the next hole again.
+    fn fill_hole<H: Tx + TcpHost>(&mut self, host: &mut H, cx: &Cx, id: u32) {
+        let Some(flow) = self.flows.get_mut(id as usize) else {
+            return;
+        };
+        let Some(sock) = flow.sock else { return };
+        let from = seq::max(flow.snd_una, flow.control.rexmit);
+        let (start, end) = flow.sacked.as_ref().map_or((from, None), |s| s.hole(from));
+        // Beyond the last range nothing is known to be lost, except what the cumulative number stands at.
+        let end = match end {
+            Some(end) => end,
+            None if start == flow.snd_una => flow.snd_max,
+            None => return,
+        };
+        if le(flow.snd_max, start) {
+            return;
+        }
+        if flow.eof_at == Some(start) {
+            self.used += segment::send(host, cx, flow, FIN, start, &[]) as usize;
+            flow.control.rexmit = start.wrapping_add(1);
+            return;
+        }
+        let data_end = flow.eof_at.map_or(end, |eof| seq::min(end, eof));
+        let want = usize::try_from(diff(data_end, start))
+            .unwrap_or(0)
+            .min(frame_room(flow));
+        let offset = usize::try_from(diff(start, flow.base)).unwrap_or(0);
+        let Some(buf) = self.scratch.get_mut(..want) else {
+            return;
+        };
+        if let Ok(Peeked::Data(n)) = host.tcp_peek(sock, offset, buf) {
+            let payload = buf.get(..n).unwrap_or_default();
+            self.used += segment::send(host, cx, flow, PSH, start, payload) as usize;
+            flow.control.rexmit = start.wrapping_add(dist(n));
+            flow.rto_at = cx.now + flow.control.rto();
+            self.rearm(id);
+        }
+    }
+
+    /// Sends what the host has and the sandbox's window takes.
+    pub(super) fn pump<H: Tx + TcpHost>(&mut self, host: &mut H, cx: &Cx, id: u32) {
+        let mut turn = TURN;
+        loop {
+            let Some(flow) = self.flows.get_mut(id as usize) else {
+                return;
+            };
+            if flow.state != State::Established {
+                return;
+            }
+            let Some(sock) = flow.sock else { return };
+            let idle = !flow.readable && flow.spent() >= DISCARD_IDLE;
+            if flow.spent() >= DISCARD || idle {
+                let spent = flow.spent();
+                if host.tcp_discard(sock, spent as usize).is_err() {
+                    self.reset_guest(host, cx, id);
+                    return;
+                }
+                flow.base = flow.base.wrapping_add(spent);
+            }
+            if flow.eof_at.is_some_and(|end| le(end, flow.snd_nxt)) {
+                self.send_fin(host, cx, id);
+                return;
+            }
+            if !flow.readable && flow.snd_nxt == flow.snd_max {
+                break;
+            }
+            if turn == 0 {
+                self.ready.push(id);
+                return;
+            }
+            let room = flow
+                .snd_wnd
+                .min(flow.control.cwnd)
+                .saturating_sub(flow.in_flight());
+            let flying = flow.in_flight() > 0;
+            if room == 0 || (flying && room < u32::from(flow.mss)) {
+                if !flying && flow.rto_at == Tick::NEVER {
+                    // The window is shut: ask now and then whether it has opened.
+                    flow.rto_at = cx.now + flow.control.rto();
+                }
+                break;
+            }
+            let mut want = (room as usize)
+                .min(frame_room(flow))
+                .min(turn.max(usize::from(flow.mss)));
+            let again = lt(flow.snd_nxt, flow.snd_max);
+            if again && let Some((start, end)) = flow.sacked.as_ref().map(|s| s.hole(flow.snd_nxt))
+            {
+                flow.snd_nxt = start;
+                if let Some(end) = end {
+                    want = want.min(usize::try_from(diff(end, start)).unwrap_or(0));
+                }
+                if flow.eof_at.is_some_and(|eof| le(eof, start)) {
+                    continue;
+                }
+            }
+            let offset = usize::try_from(diff(flow.snd_nxt, flow.base)).unwrap_or(0);
+            let Some(buf) = self.scratch.get_mut(..want) else {
+                return;
+            };
+            match host.tcp_peek(sock, offset, buf) {
+                Ok(Peeked::Data(n)) => {
+                    let payload = buf.get(..n).unwrap_or_default();
+                    let short = n < want;
+                    if short && !again {
+                        // Less than asked: the socket is empty, unless its end has been reported.
+                        flow.readable = flow.ending;
+                    }
+                    let seq = flow.snd_nxt;
+                    let flags = if short { PSH } else { 0 };
+                    self.used += segment::send(host, cx, flow, flags, seq, payload) as usize;
+                    if !again && flow.control.timed.is_none() {
+                        flow.control.timed = Some((seq.wrapping_add(dist(n)), cx.now));
+                    }
+                    flow.sent(n);
+                    if flow.rto_at == Tick::NEVER {
+                        flow.rto_at = cx.now + flow.control.rto();
+                    }
+                    turn = turn.saturating_sub(n);
+                }
+                Ok(Peeked::Empty) => {
+                    flow.readable = false;
+                    break;
+                }
+                Ok(Peeked::Eof) => {
+                    flow.readable = false;
+                    flow.eof_at = Some(flow.snd_nxt);
+                    flow.host_first = !flow.guest_closed;
+                }
+                Err(HostError::WouldBlock) => {
+                    flow.readable = false;
+                    break;
+                }
+                Err(_) => {
+                    self.reset_guest(host, cx, id);
+                    return;
+                }
+            }
+        }
+        self.rearm(id);
+    }
+
+    fn send_fin<H: Tx>(&mut self, host: &mut H, cx: &Cx, id: u32) {
+        let Some(flow) = self.flows.get_mut(id as usize) else {
+            return;
+        };
+        let Some(end) = flow.eof_at else { return };
+        if flow.snd_nxt == end {
+            self.used += segment::send(host, cx, flow, FIN, end, &[]) as usize;
+            flow.sent(1);
+            if flow.rto_at == Tick::NEVER {
+                flow.rto_at = cx.now + flow.control.rto();
+            }
+        }
+        self.rearm(id);
+    }
+
+    /// Goes back to the first byte not acknowledged, after a time-out.
+    pub(super) fn go_back(&mut self, id: u32) {
+        let Some(flow) = self.flows.get_mut(id as usize) else {
+            return;
+        };
+        let mss = u32::from(flow.mss);
+        flow.control.ssthresh = (flow.snd_max.wrapping_sub(flow.snd_una) / 2).max(4 * mss);
+        // A frame's worth, not one segment: the way to a sandbox has no queue that this could fill.
+        flow.control.cwnd = 4 * mss;
+        flow.control.recover = None;
+        flow.control.dup_acks = 0;
+        flow.control.timed = None;
+        flow.sacked = None;
+        flow.snd_nxt = flow.snd_una;
+        self.mark_pump(id);
+    }
+}
+
+/// Payload of the next frame: whole segments, as many as a frame holds.
+fn frame_room(flow: &Flow) -> usize {
+    let mss = usize::from(flow.mss);
+    MAX_PAYLOAD / mss * mss
+}
+
+/// Takes selective acknowledgements. True if they told something new.
+fn take_sack(flow: &mut Flow, options: &[u8]) -> bool {
+    let parsed = TcpOptions::parse(options);
+    let mut news = false;
+    for &(start, end) in &parsed.sack {
+        if lt(flow.snd_una, start) && lt(start, end) && le(end, flow.snd_max) {
+            let sacked = flow
+                .sacked
+                .get_or_insert_with(|| Box::new(Ranges::default()));
+            let before = sacked.bytes();
+            sacked.add(start, end);
+            news |= sacked.bytes() != before;
+        }
+    }
+    news
+}
+
+fn u64_to_u32(n: u64) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,159 @@
+//! [6] What a flow has acknowledged to the sandbox but the host's socket has not taken yet, and what
+//! arrived ahead of a hole. Addressed by sequence number; blocks come from the pool and go back to it.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use arrayvec::ArrayVec;
+
+use super::seq::{diff, dist};
+use crate::frame::Pool;
+
+/// Bytes a block. Small, so that a flow with little in it costs little.
+pub(super) const BLOCK: usize = 16 * 1024;
+
+/// The ring of one flow.
+#[derive(Debug)]
+pub(super) struct Ring {
+    /// Sequence number of the first byte of the first block.
+    start: u32,
+    /// First byte not yet taken by the host.
+    head: u32,
+    blocks: VecDeque<Option<Box<[u8]>>>,
+}
+
+impl Ring {
+    /// An empty ring whose first byte will be `head`.
+    pub(super) fn new(head: u32) -> Self {
+        Self {
+            start: head,
+            head,
+            blocks: VecDeque::new(),
+        }
+    }
+
+    /// The first byte not yet taken.
+    pub(super) fn head(&self) -> u32 {
+        self.head
+    }
+
+    /// Puts bytes at their place. Returns how many were stored: fewer than given if the pool is empty.
+    pub(super) fn write(&mut self, seq: u32, mut data: &[u8], pool: &mut Pool) -> usize {
+        let Ok(mut at) = usize::try_from(diff(seq, self.start)) else {
+            return 0;
+        };
+        let mut stored = 0;
+        while !data.is_empty() {
+            let (index, offset) = (at / BLOCK, at % BLOCK);
+            while self.blocks.len() <= index {
+                self.blocks.push_back(None);
+            }
+            let Some(slot) = self.blocks.get_mut(index) else {
+                break;
+            };
+            if slot.is_none() {
+                *slot = pool.take();
+            }
+            let Some(room) = slot.as_mut().and_then(|b| b.get_mut(offset..)) else {
+                break;
+            };
+            let n = room.len().min(data.len());
+            let (now, later) = data.split_at(n);
+            if let Some(to) = room.get_mut(..n) {
+                to.copy_from_slice(now);
+            }
+            data = later;
+            at += n;
+            stored += n;
+        }
+        stored
+    }
+
+    /// The bytes from the head up to `end`, in order, as far as 16 pieces reach.
+    pub(super) fn pieces(&self, end: u32) -> ArrayVec<IoSlice<'_>, 16> {
+        let mut out = ArrayVec::new();
+        let (Ok(mut at), Ok(end)) = (
+            usize::try_from(diff(self.head, self.start)),
+            usize::try_from(diff(end, self.start)),
+        ) else {
+            return out;
+        };
+        while at < end && !out.is_full() {
+            let (index, offset) = (at / BLOCK, at % BLOCK);
+            let upto = (offset + (end - at)).min(BLOCK);
+            let Some(piece) = self
+                .blocks
+                .get(index)
+                .and_then(Option::as_ref)
+                .and_then(|b| b.get(offset..upto))
+            else {
+                break;
+            };
+            out.push(IoSlice::new(piece));
+            at += piece.len();
+        }
+        out
+    }
+
+    /// Takes `n` bytes off the head and gives empty blocks back.
+    pub(super) fn consume(&mut self, n: usize, pool: &mut Pool) {
+        self.head = self.head.wrapping_add(dist(n));
+        while usize::try_from(diff(self.head, self.start)).is_ok_and(|d| d >= BLOCK) {
+            if let Some(Some(block)) = self.blocks.pop_front() {
+                pool.give(block);
+            }
+            self.start = self.start.wrapping_add(dist(BLOCK));
+        }
+    }
+
+    /// Gives every block back.
+    pub(super) fn free(&mut self, pool: &mut Pool) {
+        for block in self.blocks.drain(..).flatten() {
+            pool.give(block);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_come_out_in_order_whatever_the_order_in() {
+        let mut pool = Pool::new(BLOCK, 64 * BLOCK);
+        let base = u32::MAX - 20_000;
+        let data: Vec<u8> = (0..100_000u32).map(|i| (i * 7 % 251) as u8).collect();
+        let mut ring = Ring::new(base);
+        for (start, end) in [(60_000, 100_000), (0, 10), (30_000, 60_000), (10, 30_000)] {
+            let n = ring.write(
+                base.wrapping_add(start as u32),
+                &data[start..end],
+                &mut pool,
+            );
+            assert_eq!(n, end - start);
+        }
+        let mut got = Vec::new();
+        let end = base.wrapping_add(100_000);
+        while got.len() < data.len() {
+            let take: Vec<u8> = ring
+                .pieces(end)
+                .iter()
+                .flat_map(|p| p.to_vec())
+                .take(7_777)
+                .collect();
+            assert!(!take.is_empty());
+            ring.consume(take.len(), &mut pool);
+            got.extend(take);
+        }
+        assert_eq!(got, data);
+        ring.free(&mut pool);
+        assert_eq!(pool.in_use(), 0);
+    }
+
+    #[test]
+    fn an_empty_pool_takes_what_fits() {
+        let mut pool = Pool::new(BLOCK, BLOCK);
+        let mut ring = Ring::new(0);
+        assert_eq!(ring.write(0, &vec![1; 3 * BLOCK], &mut pool), BLOCK);
+    }
+}

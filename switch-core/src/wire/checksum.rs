@@ -1,0 +1,178 @@
+//! [2] The Internet checksum: whole, partial, patched. Source: RFC 1071, RFC 1624.
+
+use core::net::IpAddr;
+
+use super::packet::{Kind, PROTO_TCP, PROTO_UDP, Packet};
+use super::vnet_hdr::{GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, VnetHdr};
+use super::{be16, put};
+use crate::verdict::DropReason;
+
+/// The smallest segment of a TCP super-frame: below it a sandbox could make one frame into thousands.
+pub const MIN_TCP_GSO: u16 = 500;
+/// Datagrams of a UDP super-frame at most. Source: UDP_MAX_SEGMENTS of linux/udp.h.
+pub const MAX_UDP_SEGMENTS: usize = 128;
+
+/// Adds up bytes as 16-bit words in network order, unfolded; an odd byte at the end counts as the high one.
+/// Cost: eight bytes a step.
+#[must_use]
+#[inline]
+pub fn sum(bytes: &[u8]) -> u32 {
+    let mut total: u64 = 0;
+    let (chunks, rest) = bytes.as_chunks::<8>();
+    for chunk in chunks {
+        let v = u64::from_be_bytes(*chunk);
+        total += (v >> 32) + (v & 0xffff_ffff);
+    }
+    let mut tail = [0; 8];
+    if let Some(room) = tail.get_mut(..rest.len()) {
+        room.copy_from_slice(rest);
+    }
+    let v = u64::from_be_bytes(tail);
+    total += (v >> 32) + (v & 0xffff_ffff);
+    // 64 KB are at most 2^14 steps of 2^33: the carries fit, and three folds bring them to 17 bits.
+    total = (total >> 32) + (total & 0xffff_ffff);
+    total = (total >> 16) + (total & 0xffff);
+    total = (total >> 16) + (total & 0xffff);
+    u32::try_from(total).unwrap_or(u32::MAX)
+}
+
+/// Folds a sum to 16 bits, without complement.
+#[must_use]
+#[inline]
+pub const fn fold(sum: u32) -> u16 {
+    let s = (sum >> 16) + (sum & 0xffff);
+    let s = (s >> 16) + (s & 0xffff);
+    (s & 0xffff) as u16
+}
+
+/// Makes a folded sum a checksum.
+#[must_use]
+pub const fn finish(folded: u16) -> u16 {
+    !folded
+}
+
+/// The folded sum of the pseudo-header, not complemented. Source: RFC 9293 section 3.1, RFC 8200 section 8.1.
+#[must_use]
+#[inline]
+pub fn pseudo(src: IpAddr, dst: IpAddr, proto: u8, len: u32) -> u16 {
+    let address = |a: IpAddr| match a {
+        IpAddr::V4(a) => sum(&a.octets()),
+        IpAddr::V6(a) => sum(&a.octets()),
+    };
+    fold(address(src) + address(dst) + u32::from(proto) + (len >> 16) + (len & 0xffff))
+}
+
+/// True if the checksum of an L4 message over IP is right. UDP over IPv4 may have none.
+#[must_use]
+pub fn l4_valid(src: IpAddr, dst: IpAddr, proto: u8, message: &[u8]) -> bool {
+    if proto == PROTO_UDP && src.is_ipv4() && be16(message, 6) == Some(0) {
+        return true;
+    }
+    let len = u32::try_from(message.len()).unwrap_or(u32::MAX);
+    fold(u32::from(pseudo(src, dst, proto, len)) + sum(message)) == 0xffff
+}
+
+/// Brings a checksum up to date for bytes that changed. Shape: `old` and `new` start at an even offset and
+/// have one even length. Source: RFC 1624 section 3, equation 3.
+#[must_use]
+pub fn patch(csum: u16, old: &[u8], new: &[u8]) -> u16 {
+    !fold(u32::from(!csum) + u32::from(!fold(sum(old))) + u32::from(fold(sum(new))))
+}
+
+/// Computes a checksum that the virtio header says is only partial, in place.
+/// Errors: `BadOffload` where the header points outside of the frame.
+pub fn complete_partial(frame: &mut [u8], vnet: &VnetHdr) -> Result<(), DropReason> {
+    if !vnet.needs_csum() {
+        return Ok(());
+    }
+    let start = usize::from(vnet.csum_start);
+    let field = start + usize::from(vnet.csum_offset);
+    let total = frame.get(start..).map(sum).ok_or(DropReason::BadOffload)?;
+    let csum = match finish(fold(total)) {
+        // For UDP zero means none; for the others 0xffff is the same number.
+        0 => 0xffff,
+        c => c,
+    };
+    if put(frame, field, &csum.to_be_bytes()) {
+        Ok(())
+    } else {
+        Err(DropReason::BadOffload)
+    }
+}
+
+/// Holds the virtio header of a received frame against the frame.
+/// Errors: `BadOffload` where they contradict each other or ask for absurd segments.
+pub fn check_offload(len: usize, packet: &Packet, vnet: &VnetHdr) -> Result<(), DropReason> {
+    if !vnet.needs_csum() && !vnet.is_gso() {
+        return Ok(());
+    }
+    let Kind::Ip(ip) = packet.kind else {
+        return Err(DropReason::BadOffload);
+    };
+    let offset = match ip.proto {
+        PROTO_TCP => 16,
+        PROTO_UDP => 6,
+        _ => return Err(DropReason::BadOffload),
+    };
+    if ip.frag.is_some() || usize::from(vnet.csum_start) != ip.l4 || vnet.csum_offset != offset {
+        return Err(DropReason::BadOffload);
+    }
+    let payload = len.saturating_sub(ip.l4);
+    let size = usize::from(vnet.gso_size);
+    let good = match (vnet.gso_kind(), ip.proto, ip.src.is_ipv4()) {
+        (GSO_NONE, ..) => true,
+        (GSO_TCPV4, PROTO_TCP, true) | (GSO_TCPV6, PROTO_TCP, false) => {
+            size > 0 && vnet.needs_csum() && (vnet.gso_size >= MIN_TCP_GSO || payload <= size + 20)
+        }
+        (GSO_UDP_L4, PROTO_UDP, _) => {
+            size > 0 && vnet.needs_csum() && payload.saturating_sub(8) <= size * MAX_UDP_SEGMENTS
+        }
+        _ => false,
+    };
+    if good {
+        Ok(())
+    } else {
+        Err(DropReason::BadOffload)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// RFC 1071 section 4.1, word by word.
+    fn slow(bytes: &[u8]) -> u16 {
+        let mut total: u32 = 0;
+        for pair in bytes.chunks(2) {
+            total += u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)]));
+            total = (total & 0xffff) + (total >> 16);
+        }
+        total as u16
+    }
+
+    proptest! {
+        #[test]
+        fn fast_is_slow(bytes in prop::collection::vec(any::<u8>(), 0..4000)) {
+            let (a, b) = (fold(sum(&bytes)), slow(&bytes));
+            // Zero has two forms in ones' complement.
+            prop_assert!(a == b || (a % 0xffff == 0 && b % 0xffff == 0));
+        }
+
+        #[test]
+        fn patched_is_recomputed(mut bytes in prop::collection::vec(any::<u8>(), 40..60), new in any::<[u8; 4]>()) {
+            bytes.truncate(40);
+            bytes[10..12].fill(0);
+            let before = finish(fold(sum(&bytes)));
+            let old: [u8; 4] = bytes[12..16].try_into().unwrap();
+            bytes[12..16].copy_from_slice(&new);
+            let (a, b) = (patch(before, &old, &new), finish(fold(sum(&bytes))));
+            prop_assert!(a == b || (a % 0xffff == 0 && b % 0xffff == 0));
+        }
+    }
+
+    #[test]
+    fn longest_frame_of_ones_does_not_overflow() {
+        assert_eq!(fold(sum(&vec![0xff; 65_536])), 0xffff);
+    }
+}
