@@ -1,1 +1,2 @@
+//! The program: parses its arguments, runs them, and maps the result to an exit status.
 fn main() {}

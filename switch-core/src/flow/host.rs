@@ -1,4 +1,4 @@
-//! [6] What flows ask of the world: frames out, and sockets of the host. The program implements this
+//! `[6]` What flows ask of the world: frames out, and sockets of the host. The program implements this
 //! over real sockets, the tests over a simulated network.
 
 use std::io::IoSlice;

@@ -1,4 +1,4 @@
-//! [2] The virtio header that leads every frame of a TAP with offload. Source: linux/virtio_net.h.
+//! `[2]` The virtio header that leads every frame of a TAP with offload. Source: linux/virtio_net.h.
 
 /// The L4 checksum field holds only the pseudo-header's sum.
 pub const NEEDS_CSUM: u8 = 1;
