@@ -22,6 +22,7 @@ pub mod nat;
 pub mod policy;
 pub mod respond;
 
+mod events;
 pub mod pipeline;
 
 #[cfg(any(test, feature = "testing"))]

@@ -152,6 +152,8 @@ pub trait EchoHost {
 pub trait DnsHost {
     /// How many resolvers there are now.
     fn resolvers(&self) -> usize;
+    /// The address of one of them.
+    fn resolver(&self, index: usize) -> Option<SocketAddr>;
     /// Sends a query to resolver number `resolver` from a socket of its own (a fresh port). An event
     /// for `query` follows when an answer comes.
     fn dns_send(

@@ -1,3 +1,7 @@
-//! `[6]` Frames to host sockets and back. Neighbours: policy before, the host's sockets behind.
+//! [6] Frames to host sockets and back. Neighbours: policy before, the host's sockets behind.
+
+pub mod echo;
+pub mod event;
 pub mod host;
 pub mod tcp;
+pub mod udp;

@@ -1,1 +1,3 @@
-//! l2
+//! [3] Learning and look-up of stations.
+
+pub mod table;

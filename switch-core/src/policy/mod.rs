@@ -1,1 +1,3 @@
-//! policy
+//! [5] Who may talk to whom.
+
+pub mod host_rule;

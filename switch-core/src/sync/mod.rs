@@ -1,1 +1,3 @@
-//! sync
+//! What workers share.
+
+pub mod facade;

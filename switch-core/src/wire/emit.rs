@@ -105,6 +105,13 @@ impl HeaderBuf {
         self.push(&dst);
     }
 
+    /// An IPv6 fragment header. Units: `field` is the offset in bytes, its lowest bit set if more follow.
+    pub fn fragment(&mut self, next: u8, field: u16, id: u32) {
+        let field = field.to_be_bytes();
+        self.push(&[next, 0, field[0], field[1]]);
+        self.push(&id.to_be_bytes());
+    }
+
     /// A TCP header; its checksum is set afterwards. Shape: `options` padded to four bytes.
     #[allow(
         clippy::too_many_arguments,

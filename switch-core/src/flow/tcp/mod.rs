@@ -48,8 +48,10 @@ pub struct Cx {
     pub now: Tick,
     /// The gateway's MAC, from which everything to a sandbox comes.
     pub mac: Mac,
-    /// MTU of the endpoint at hand, for the MSS that is offered to it.
+    /// MTU of the endpoint at hand.
     pub mtu: u16,
+    /// The endpoint takes UDP super-frames.
+    pub uso: bool,
 }
 
 /// Capacities.
@@ -137,6 +139,20 @@ impl TcpFlows {
     #[must_use]
     pub fn find(&self, key: &Key) -> Option<u32> {
         self.index.get(key).copied()
+    }
+
+    /// True if a connection is over and only answers late segments: a new SYN may take its place.
+    #[must_use]
+    pub fn is_over(&self, id: u32) -> bool {
+        self.flows
+            .get(id as usize)
+            .is_some_and(|f| f.state == State::TimeWait)
+    }
+
+    /// The endpoint that a connection belongs to.
+    #[must_use]
+    pub fn port_of(&self, id: u32) -> Option<PortId> {
+        self.flows.get(id as usize).map(|f| f.port)
     }
 
     /// Takes a segment of the sandbox that belongs to connection `id`.

@@ -1,0 +1,196 @@
+//! [6] ICMP echo through sockets of the host: one for each address and identifier of a sandbox. Source: RFC 5508.
+
+use core::net::IpAddr;
+use core::time::Duration;
+use std::collections::HashMap;
+use std::io::IoSlice;
+
+use slab::Slab;
+
+use super::event::IcmpReport;
+use super::host::{DatagramMeta, EchoHost, HostError, Tx};
+use crate::addr::{Mac, PortId, SockId};
+use crate::respond::Gateway;
+use crate::respond::icmp::{self, IcmpError};
+use crate::time::Tick;
+use crate::verdict::DropReason;
+use crate::wire::emit::HeaderBuf;
+use crate::wire::packet::{Ip, PROTO_ICMP, PROTO_ICMPV6};
+use crate::wire::vnet_hdr::VnetHdr;
+
+/// Idle sessions live so long. Source: RFC 5508 REQ-2.
+const IDLE: Duration = Duration::from_secs(60);
+/// Sessions at most.
+const MAX: usize = 1_024;
+
+#[derive(Debug)]
+struct Session {
+    guest: IpAddr,
+    ident: u16,
+    port: PortId,
+    mac: Mac,
+    sock: SockId,
+    used: Tick,
+    /// As the sandbox knows the other side, and as the host does.
+    remote: (IpAddr, IpAddr),
+}
+
+/// The sessions of one owner.
+#[derive(Debug, Default)]
+pub struct EchoFlows {
+    sessions: Slab<Session>,
+    index: HashMap<(IpAddr, u16), u32>,
+    out: Vec<u8>,
+}
+
+impl EchoFlows {
+    /// Takes an echo request of a sandbox to `real`. Shape: `icmp` starts at the ICMP header.
+    /// Errors: `Host` errors as drop reasons; `Refused` where the host has neither ping nor raw sockets for us.
+    pub fn from_guest<H: EchoHost>(
+        &mut self,
+        host: &mut H,
+        now: Tick,
+        (port, mac): (PortId, Mac),
+        (ip, real): (&Ip, IpAddr),
+        icmp: &[u8],
+    ) -> Result<(), DropReason> {
+        let &[_, _, _, _, i0, i1, s0, s1] = icmp.first_chunk::<8>().ok_or(DropReason::Truncated)?;
+        let (ident, seq) = (u16::from_be_bytes([i0, i1]), u16::from_be_bytes([s0, s1]));
+        let key = (ip.src, ident);
+        let id = match self.index.get(&key) {
+            Some(&id) => id,
+            None => {
+                if self.sessions.len() >= MAX {
+                    return Err(DropReason::TableFull);
+                }
+                let id =
+                    u32::try_from(self.sessions.vacant_key()).map_err(|_| DropReason::TableFull)?;
+                let sock = host.echo_open(id, ip.src.is_ipv6()).map_err(|e| match e {
+                    HostError::Exhausted => DropReason::HostExhausted,
+                    _ => DropReason::Refused,
+                })?;
+                self.sessions.insert(Session {
+                    guest: ip.src,
+                    ident,
+                    port,
+                    mac,
+                    sock,
+                    used: now,
+                    remote: (ip.dst, real),
+                });
+                self.index.insert(key, id);
+                id
+            }
+        };
+        let Some(session) = self.sessions.get_mut(id as usize) else {
+            return Err(DropReason::NoFlow);
+        };
+        session.used = now;
+        session.remote = (ip.dst, real);
+        let meta = DatagramMeta {
+            ttl: (ip.ttl <= 32).then(|| ip.ttl.saturating_sub(1).max(1)),
+            tos: ip.tos,
+            dont_fragment: ip.dont_fragment && ip.src.is_ipv4(),
+            source: None,
+        };
+        host.echo_send(
+            session.sock,
+            real,
+            meta,
+            seq,
+            icmp.get(8..).unwrap_or_default(),
+        )
+        .map_err(|_| DropReason::HostError)
+    }
+
+    /// Brings an echo reply to its sandbox.
+    pub fn from_host<H: Tx>(
+        &mut self,
+        host: &mut H,
+        gw: &Gateway,
+        mapping: u32,
+        from: IpAddr,
+        seq: u16,
+        payload: &[u8],
+    ) {
+        let Some(s) = self.sessions.get(mapping as usize) else {
+            return;
+        };
+        let shown = if from == s.remote.1 { s.remote.0 } else { from };
+        let [i0, i1] = s.ident.to_be_bytes();
+        let [s0, s1] = seq.to_be_bytes();
+        icmp::echo_reply(
+            (gw.mac, s.mac),
+            (shown, s.guest),
+            [i0, i1, s0, s1],
+            payload,
+            &mut self.out,
+        );
+        host.tx(s.port, &VnetHdr::default(), &[IoSlice::new(&self.out)]);
+    }
+
+    /// Turns an error about an echo request into one about the sandbox's own packet.
+    pub fn failed<H: Tx>(
+        &mut self,
+        host: &mut H,
+        gw: &Gateway,
+        mapping: u32,
+        report: &IcmpReport<'_>,
+    ) {
+        let Some(s) = self.sessions.get(mapping as usize) else {
+            return;
+        };
+        let v4 = s.guest.is_ipv4();
+        let shown = s.remote.0;
+        let router = match report.offender {
+            Some(a) if a != s.remote.1 => a,
+            _ => shown,
+        };
+        // The host quotes the request with its own identifier; the sandbox wants its own back.
+        let mut quoted = report.payload.to_vec();
+        if quoted.len() < 8 {
+            quoted = vec![if v4 { 8 } else { 128 }, 0, 0, 0, 0, 0, 0, 0];
+        }
+        if let Some(field) = quoted.get_mut(4..6) {
+            field.copy_from_slice(&s.ident.to_be_bytes());
+        }
+        let mut original = HeaderBuf::new();
+        original.eth(gw.mac, s.mac, if v4 { 0x0800 } else { 0x86dd });
+        original.ip(
+            s.guest,
+            shown,
+            if v4 { PROTO_ICMP } else { PROTO_ICMPV6 },
+            1,
+            0,
+            quoted.len(),
+        );
+        let whole = [original.as_slice(), &quoted].concat();
+        let what = IcmpError::Raw {
+            kind: report.kind,
+            code: report.code,
+            info: report.info,
+        };
+        if icmp::error(gw, router, &whole, what, &mut self.out) {
+            host.tx(s.port, &VnetHdr::default(), &[IoSlice::new(&self.out)]);
+        }
+    }
+
+    /// Removes sessions that have been idle.
+    pub fn handle_timeout<H: EchoHost>(&mut self, host: &mut H, now: Tick) {
+        let index = &mut self.index;
+        self.sessions.retain(|_, s| {
+            let keep = now.since(s.used) < IDLE;
+            if !keep {
+                index.remove(&(s.guest, s.ident));
+                host.echo_close(s.sock);
+            }
+            keep
+        });
+    }
+
+    /// The next deadline.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Tick> {
+        self.sessions.iter().map(|(_, s)| s.used + IDLE).min()
+    }
+}

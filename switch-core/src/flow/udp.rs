@@ -1,0 +1,631 @@
+//! [6] UDP: one host socket for each address and port of a sandbox, so that mapping is independent of the
+//! other endpoint; what may come back is a choice. Source: RFC 4787.
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use core::time::Duration;
+use std::collections::HashMap;
+use std::io::IoSlice;
+
+use ahash::RandomState;
+use arrayvec::ArrayVec;
+use slab::Slab;
+
+use super::event::IcmpReport;
+use super::host::{DatagramMeta, HostError, Tx, UdpHost};
+use super::tcp::Cx;
+use crate::addr::{Mac, PortId, SockId};
+use crate::conntrack::expiry::Wheel;
+use crate::frag;
+use crate::respond::Gateway;
+use crate::respond::icmp::{self, IcmpError};
+use crate::time::Tick;
+use crate::verdict::DropReason;
+use crate::wire::emit::HeaderBuf;
+use crate::wire::packet::{Ip, PROTO_UDP};
+use crate::wire::vnet_hdr::{GSO_UDP_L4, VnetHdr};
+
+/// Idle mappings live so long. Source: RFC 4787 REQ-5.
+const IDLE: Duration = Duration::from_secs(300);
+/// Those that only ever spoke to port 53. Source: REQ-5 allows less for well-known ports.
+const IDLE_DNS: Duration = Duration::from_secs(30);
+/// Mappings of an endpoint at most.
+const MAX_MAPPINGS: usize = 4_096;
+/// Remotes that a mapping remembers for its filter; the oldest is forgotten.
+const MAX_REMOTES: usize = 64;
+/// Datagrams in one send. Source: UDP_MAX_SEGMENTS of older kernels.
+const MAX_RUN: usize = 64;
+/// Payload of one send. Source: 65,535 less IPv4 and UDP headers.
+const MAX_BYTES: usize = 65_507;
+/// Larger datagrams are sent from where they lie; smaller ones are copied together, which costs less than a call.
+const COPY_LIMIT: usize = 2_048;
+
+/// Which remotes may answer. Source: RFC 4787 section 5.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Filter {
+    /// Anyone.
+    EndpointIndependent,
+    /// Addresses that the sandbox has sent to.
+    #[default]
+    AddressDependent,
+    /// Addresses and ports that it has sent to.
+    AddressAndPortDependent,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Remote {
+    /// As the sandbox knows it.
+    shown: SocketAddr,
+    /// As the host knows it.
+    real: SocketAddr,
+    /// The host's address that it spoke to.
+    local: Option<IpAddr>,
+}
+
+#[derive(Debug)]
+struct Mapping {
+    guest: SocketAddr,
+    port: PortId,
+    mac: Mac,
+    sock: SockId,
+    remotes: Vec<Remote>,
+    last: usize,
+    published: bool,
+    only_dns: bool,
+    used: Tick,
+}
+
+impl Mapping {
+    fn idle(&self) -> Duration {
+        if self.only_dns { IDLE_DNS } else { IDLE }
+    }
+
+    /// The remote of this shown address, made the first if it is new.
+    fn remote(
+        &mut self,
+        shown: SocketAddr,
+        real: SocketAddr,
+        local: Option<IpAddr>,
+    ) -> &mut Remote {
+        let hit = self
+            .remotes
+            .get(self.last)
+            .is_some_and(|r| r.shown == shown);
+        if !hit {
+            self.last = match self.remotes.iter().position(|r| r.shown == shown) {
+                Some(at) => at,
+                None => {
+                    if self.remotes.len() >= MAX_REMOTES {
+                        self.remotes.remove(0);
+                    }
+                    self.remotes.push(Remote { shown, real, local });
+                    self.remotes.len() - 1
+                }
+            };
+        }
+        let at = self.last;
+        match self.remotes.get_mut(at) {
+            Some(_) => {}
+            None => self.remotes.push(Remote { shown, real, local }),
+        }
+        let at = at.min(self.remotes.len().saturating_sub(1));
+        self.remotes
+            .get_mut(at)
+            .unwrap_or_else(|| unreachable!("one was pushed"))
+    }
+}
+
+/// A run of datagrams that will leave in one call.
+#[derive(Debug)]
+struct Run {
+    mapping: u32,
+    to: SocketAddr,
+    meta: DatagramMeta,
+    size: usize,
+    count: usize,
+    open: bool,
+    bytes: Vec<u8>,
+}
+
+/// The mappings of one owner.
+#[derive(Debug)]
+pub struct UdpFlows {
+    mappings: Slab<Mapping>,
+    index: HashMap<SocketAddr, u32, RandomState>,
+    wheel: Wheel,
+    run: Run,
+    filter: Filter,
+    /// The host's own range for outgoing ports, which is left to it.
+    ephemeral: (u16, u16),
+    out: Vec<u8>,
+}
+
+impl UdpFlows {
+    /// No mappings yet. `ephemeral` is the host's ip_local_port_range.
+    #[must_use]
+    pub fn new(now: Tick, filter: Filter, ephemeral: (u16, u16), seeds: [u64; 4]) -> Self {
+        let [a, b, c, d] = seeds;
+        Self {
+            mappings: Slab::new(),
+            index: HashMap::with_hasher(RandomState::with_seeds(a, b, c, d)),
+            wheel: Wheel::new(now),
+            run: Run {
+                mapping: u32::MAX,
+                to: SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0),
+                meta: DatagramMeta::default(),
+                size: 0,
+                count: 0,
+                open: false,
+                bytes: Vec::with_capacity(MAX_BYTES),
+            },
+            filter,
+            ephemeral,
+            out: Vec::new(),
+        }
+    }
+
+    /// Mappings in use.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.mappings.len()
+    }
+
+    /// True if there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.mappings.is_empty()
+    }
+
+    /// The endpoint that a mapping belongs to.
+    #[must_use]
+    pub fn port_of(&self, mapping: u32) -> Option<PortId> {
+        self.mappings.get(mapping as usize).map(|m| m.port)
+    }
+
+    /// Takes a datagram, or a super-frame of them, from a sandbox to `real`.
+    /// Shape: `payload` is what follows the UDP header.
+    /// Errors: `TableFull`, `HostExhausted`, `HostError`.
+    pub fn from_guest<H: UdpHost>(
+        &mut self,
+        host: &mut H,
+        cx: &Cx,
+        from: (PortId, Mac, SocketAddr),
+        (shown, real): (SocketAddr, SocketAddr),
+        (ip, vnet): (&Ip, &VnetHdr),
+        payload: &[u8],
+    ) -> Result<(), DropReason> {
+        let (port, mac, guest) = from;
+        let id = match self.index.get(&guest) {
+            Some(&id) => id,
+            None => self.open(host, cx.now, port, mac, guest)?,
+        };
+        let Some(mapping) = self.mappings.get_mut(id as usize) else {
+            return Err(DropReason::NoFlow);
+        };
+        mapping.used = cx.now;
+        mapping.only_dns &= shown.port() == 53;
+        let remote = *mapping.remote(shown, real, None);
+        let meta = DatagramMeta {
+            source: remote.local,
+            ttl: (ip.ttl <= 32).then(|| ip.ttl.saturating_sub(1).max(1)),
+            tos: ip.tos,
+            dont_fragment: ip.dont_fragment && ip.src.is_ipv4(),
+        };
+        if vnet.gso_kind() == GSO_UDP_L4 && payload.len() > usize::from(vnet.gso_size) {
+            self.flush(host);
+            return self.send_super(host, id, remote.real, meta, payload, vnet.gso_size);
+        }
+        let run = &mut self.run;
+        let same = run.count > 0 && run.mapping == id && run.to == remote.real && run.meta == meta;
+        let fits = run.open
+            && payload.len() <= run.size
+            && run.count < MAX_RUN
+            && run.bytes.len() + payload.len() <= MAX_BYTES;
+        if !(same && fits) {
+            self.flush(host);
+        }
+        if payload.len() > COPY_LIMIT || payload.is_empty() {
+            return self.send(host, id, remote.real, meta, payload, 0);
+        }
+        let run = &mut self.run;
+        if run.count == 0 {
+            (run.mapping, run.to, run.meta, run.size, run.open) =
+                (id, remote.real, meta, payload.len(), true);
+        }
+        run.count += 1;
+        run.open = payload.len() == run.size;
+        run.bytes.extend_from_slice(payload);
+        Ok(())
+    }
+
+    fn send<H: UdpHost>(
+        &mut self,
+        host: &mut H,
+        id: u32,
+        to: SocketAddr,
+        meta: DatagramMeta,
+        payload: &[u8],
+        segment: u16,
+    ) -> Result<(), DropReason> {
+        let Some(mapping) = self.mappings.get(id as usize) else {
+            return Err(DropReason::NoFlow);
+        };
+        host.udp_send(mapping.sock, to, meta, &[IoSlice::new(payload)], segment)
+            .map_err(|e| match e {
+                HostError::Exhausted | HostError::WouldBlock => DropReason::HostExhausted,
+                HostError::TooBig => DropReason::TooBig,
+                _ => DropReason::HostError,
+            })
+    }
+
+    fn send_super<H: UdpHost>(
+        &mut self,
+        host: &mut H,
+        id: u32,
+        to: SocketAddr,
+        meta: DatagramMeta,
+        payload: &[u8],
+        size: u16,
+    ) -> Result<(), DropReason> {
+        let each = usize::from(size).max(1);
+        let lot = each * MAX_RUN.min(MAX_BYTES / each).max(1);
+        for piece in payload.chunks(lot) {
+            let segment = if piece.len() > each { size } else { 0 };
+            self.send(host, id, to, meta, piece, segment)?;
+        }
+        Ok(())
+    }
+
+    /// Ends a batch: what was put together leaves. Returns what was lost.
+    pub fn flush<H: UdpHost>(&mut self, host: &mut H) -> Option<(DropReason, usize)> {
+        if self.run.count == 0 {
+            return None;
+        }
+        let count = core::mem::take(&mut self.run.count);
+        let bytes = core::mem::take(&mut self.run.bytes);
+        let segment = if count > 1 {
+            u16::try_from(self.run.size).unwrap_or(0)
+        } else {
+            0
+        };
+        let sent = self.send(
+            host,
+            self.run.mapping,
+            self.run.to,
+            self.run.meta,
+            &bytes,
+            segment,
+        );
+        self.run.bytes = bytes;
+        self.run.bytes.clear();
+        sent.err().map(|reason| (reason, count))
+    }
+
+    fn open<H: UdpHost>(
+        &mut self,
+        host: &mut H,
+        now: Tick,
+        port: PortId,
+        mac: Mac,
+        guest: SocketAddr,
+    ) -> Result<u32, DropReason> {
+        if self.mappings.len() >= MAX_MAPPINGS {
+            self.evict(host, now)?;
+        }
+        let id = u32::try_from(self.mappings.vacant_key()).map_err(|_| DropReason::TableFull)?;
+        let any: IpAddr = if guest.is_ipv4() {
+            Ipv4Addr::UNSPECIFIED.into()
+        } else {
+            Ipv6Addr::UNSPECIFIED.into()
+        };
+        let wanted = guest.port();
+        let (low, high) = self.ephemeral;
+        let keep = wanted >= 1024 && !(low..=high).contains(&wanted);
+        let kept = if keep {
+            host.udp_open(id, SocketAddr::new(any, wanted)).ok()
+        } else {
+            None
+        };
+        let (sock, _) = match kept {
+            Some(opened) => opened,
+            None => host
+                .udp_open(id, SocketAddr::new(any, 0))
+                .map_err(|_| DropReason::HostExhausted)?,
+        };
+        self.insert(
+            now,
+            Mapping {
+                guest,
+                port,
+                mac,
+                sock,
+                remotes: Vec::new(),
+                last: 0,
+                published: false,
+                only_dns: true,
+                used: now,
+            },
+        );
+        Ok(id)
+    }
+
+    fn insert(&mut self, now: Tick, mapping: Mapping) -> u32 {
+        let guest = mapping.guest;
+        let id = u32::try_from(self.mappings.insert(mapping)).unwrap_or(u32::MAX);
+        self.index.insert(guest, id);
+        self.wheel.arm(id, now + IDLE_DNS);
+        id
+    }
+
+    /// The id that the next mapping will have: a published socket is opened under it.
+    #[must_use]
+    pub fn next_id(&self) -> u32 {
+        u32::try_from(self.mappings.vacant_key()).unwrap_or(u32::MAX)
+    }
+
+    /// Makes a published port the mapping of its inner port.
+    pub fn publish(
+        &mut self,
+        now: Tick,
+        sock: SockId,
+        (port, mac): (PortId, Mac),
+        guest: SocketAddr,
+    ) {
+        self.insert(
+            now,
+            Mapping {
+                guest,
+                port,
+                mac,
+                sock,
+                remotes: Vec::new(),
+                last: 0,
+                published: true,
+                only_dns: false,
+                used: now,
+            },
+        );
+    }
+
+    /// Makes room: the mapping idle longest goes, if it has been idle for the RFC's minimum of two minutes.
+    fn evict<H: UdpHost>(&mut self, host: &mut H, now: Tick) -> Result<(), DropReason> {
+        let oldest = self
+            .mappings
+            .iter()
+            .filter(|(_, m)| !m.published)
+            .min_by_key(|(_, m)| m.used)
+            .map(|(id, m)| (id, m.used));
+        match oldest {
+            Some((id, used)) if now.since(used) >= Duration::from_secs(120) => {
+                self.remove(host, u32::try_from(id).unwrap_or(u32::MAX));
+                Ok(())
+            }
+            _ => Err(DropReason::TableFull),
+        }
+    }
+
+    fn remove<H: UdpHost>(&mut self, host: &mut H, id: u32) {
+        if let Some(mapping) = self.mappings.try_remove(id as usize) {
+            self.index.remove(&mapping.guest);
+            self.wheel.cancel(id);
+            host.udp_close(mapping.sock);
+        }
+    }
+
+    /// Takes datagrams of one remote from the host to the sandbox: one super-frame where the endpoint takes it.
+    /// Errors: `NoFlow`, `Filtered`.
+    pub fn from_host<H: Tx>(
+        &mut self,
+        host: &mut H,
+        cx: &Cx,
+        gw: &Gateway,
+        event: Datagrams<'_>,
+    ) -> Result<(), DropReason> {
+        let Some(mapping) = self.mappings.get_mut(event.mapping as usize) else {
+            return Err(DropReason::NoFlow);
+        };
+        let shown = match mapping.remotes.iter().find(|r| r.real == event.from) {
+            Some(known) => known.shown,
+            None => SocketAddr::new(present(event.from.ip(), gw), event.from.port()),
+        };
+        let admitted = mapping.published
+            || match self.filter {
+                Filter::EndpointIndependent => true,
+                Filter::AddressDependent => {
+                    mapping.remotes.iter().any(|r| r.shown.ip() == shown.ip())
+                }
+                Filter::AddressAndPortDependent => mapping.remotes.iter().any(|r| r.shown == shown),
+            };
+        if !admitted {
+            return Err(DropReason::Filtered);
+        }
+        if mapping.published {
+            let local = event.local;
+            mapping.remote(shown, event.from, local).local = local;
+            mapping.used = cx.now;
+        }
+        let (port, to) = (mapping.port, (mapping.mac, mapping.guest));
+        let room = usize::from(cx.mtu).saturating_sub(if shown.is_ipv4() { 28 } else { 48 });
+        let first = event.pieces.first().map_or(0, |p| p.len());
+        if first > room {
+            for piece in event.pieces {
+                frag::send_large(
+                    host,
+                    (port, cx.mac, to.0),
+                    (shown, to.1),
+                    event.tos,
+                    piece,
+                    cx.mtu,
+                );
+            }
+            return Ok(());
+        }
+        let lot = if cx.uso {
+            MAX_RUN.min((MAX_BYTES - 40) / first.max(1)).max(1)
+        } else {
+            1
+        };
+        for run in event.pieces.chunks(lot) {
+            write(host, cx, (port, to.0), (shown, to.1), event.tos, run);
+        }
+        Ok(())
+    }
+
+    /// Turns an error of the host's socket into an ICMP message about the sandbox's own datagram.
+    pub fn failed<H: Tx>(
+        &mut self,
+        host: &mut H,
+        gw: &Gateway,
+        mapping: u32,
+        report: &IcmpReport<'_>,
+    ) {
+        let Some(m) = self.mappings.get(mapping as usize) else {
+            return;
+        };
+        let Some(remote) = m.remotes.iter().find(|r| r.real == report.to) else {
+            return;
+        };
+        let shown = remote.shown;
+        let router = match (report.offender, shown.is_ipv4()) {
+            (Some(a), _) if a.is_loopback() || a == report.to.ip() => shown.ip(),
+            (Some(a), _) => a,
+            (None, true) => gw.v4.map_or(shown.ip(), |v| v.0.into()),
+            (None, false) => gw.v6.map_or(shown.ip(), |v| v.0.into()),
+        };
+        let mut original = HeaderBuf::new();
+        original.eth(gw.mac, m.mac, if shown.is_ipv4() { 0x0800 } else { 0x86dd });
+        original.ip(
+            m.guest.ip(),
+            shown.ip(),
+            PROTO_UDP,
+            1,
+            0,
+            8 + report.payload.len(),
+        );
+        original.udp(m.guest.port(), shown.port(), report.payload.len());
+        original.set_full(
+            if shown.is_ipv4() { 34 } else { 54 },
+            m.guest.ip(),
+            shown.ip(),
+            PROTO_UDP,
+            &[report.payload],
+        );
+        let whole = [original.as_slice(), report.payload].concat();
+        let what = IcmpError::Raw {
+            kind: report.kind,
+            code: report.code,
+            info: report.info,
+        };
+        if icmp::error(gw, router, &whole, what, &mut self.out) {
+            host.tx(m.port, &VnetHdr::default(), &[IoSlice::new(&self.out)]);
+        }
+    }
+
+    /// Removes mappings that have been idle.
+    pub fn handle_timeout<H: UdpHost>(&mut self, host: &mut H, now: Tick) {
+        let mut due: ArrayVec<u32, 64> = ArrayVec::new();
+        let mut late = Vec::new();
+        self.wheel.expire(now, &mut |id| {
+            if due.try_push(id).is_err() {
+                late.push(id);
+            }
+        });
+        for id in due.into_iter().chain(late) {
+            let Some(mapping) = self.mappings.get(id as usize) else {
+                continue;
+            };
+            let end = mapping.used + mapping.idle();
+            if mapping.published {
+                continue;
+            }
+            if end <= now {
+                self.remove(host, id);
+            } else {
+                self.wheel.arm(id, end);
+            }
+        }
+    }
+
+    /// The next deadline.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Tick> {
+        self.wheel.poll_timeout()
+    }
+}
+
+/// Datagrams as they come from the host.
+#[derive(Debug, Clone, Copy)]
+pub struct Datagrams<'a> {
+    /// The mapping.
+    pub mapping: u32,
+    /// The remote.
+    pub from: SocketAddr,
+    /// The local address that it sent to.
+    pub local: Option<IpAddr>,
+    /// DSCP and ECN.
+    pub tos: u8,
+    /// Payloads of one size, but for the last, which may be smaller.
+    pub pieces: &'a [&'a [u8]],
+}
+
+/// The address by which a sandbox knows a client: its own, unless that means something else inside.
+#[must_use]
+pub fn present(client: IpAddr, gw: &Gateway) -> IpAddr {
+    match client {
+        IpAddr::V4(a) => {
+            let inside = gw.v4.is_some_and(|(own, prefix)| {
+                let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
+                own.to_bits() & mask == a.to_bits() & mask
+            });
+            match gw.v4 {
+                Some((own, _)) if inside || a.is_loopback() || a.is_link_local() => own.into(),
+                _ => client,
+            }
+        }
+        IpAddr::V6(a) => {
+            let inside = gw.v6.is_some_and(|(own, prefix)| {
+                let mask = u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0);
+                own.to_bits() & mask == a.to_bits() & mask
+            });
+            match gw.v6 {
+                Some((own, _)) if inside || a.is_loopback() || a.is_unicast_link_local() => {
+                    own.into()
+                }
+                _ => client,
+            }
+        }
+    }
+}
+
+/// Writes one frame of one or more datagrams.
+fn write<H: Tx>(
+    host: &mut H,
+    cx: &Cx,
+    (port, mac): (PortId, Mac),
+    (from, to): (SocketAddr, SocketAddr),
+    tos: u8,
+    run: &[&[u8]],
+) {
+    let len: usize = run.iter().map(|p| p.len()).sum();
+    let v4 = from.is_ipv4();
+    let mut head = HeaderBuf::new();
+    head.eth(mac, cx.mac, if v4 { 0x0800 } else { 0x86dd });
+    head.ip(from.ip(), to.ip(), PROTO_UDP, 64, tos, 8 + len);
+    head.udp(from.port(), to.port(), len);
+    let mut vnet = head.set_partial(
+        if v4 { 34 } else { 54 },
+        from.ip(),
+        to.ip(),
+        PROTO_UDP,
+        8 + len,
+    );
+    if run.len() > 1 {
+        vnet.gso_type = GSO_UDP_L4;
+        vnet.gso_size = run
+            .first()
+            .map_or(0, |p| u16::try_from(p.len()).unwrap_or(u16::MAX));
+    }
+    let mut pieces: ArrayVec<IoSlice<'_>, 65> = ArrayVec::new();
+    pieces.push(IoSlice::new(head.as_slice()));
+    pieces.extend(run.iter().take(MAX_RUN).map(|p| IoSlice::new(p)));
+    host.tx(port, &vnet, &pieces);
+}

@@ -1,0 +1,57 @@
+//! [4] ARP: the gateway answers for itself. Source: RFC 826, RFC 5227.
+
+use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress};
+
+use super::Gateway;
+use crate::addr::Mac;
+use crate::verdict::DropReason;
+use crate::wire::packet::Packet;
+
+/// Bytes of an ARP packet for IPv4 over Ethernet.
+const LEN: usize = 28;
+
+/// Answers a request for the gateway's address. True if `out` holds an answer.
+/// Errors: `Malformed`; `Spoofed` where somebody claims the gateway's address.
+pub fn respond(
+    gw: &Gateway,
+    frame: &[u8],
+    packet: &Packet,
+    out: &mut Vec<u8>,
+) -> Result<bool, DropReason> {
+    let Some((own, _)) = gw.v4 else {
+        return Ok(false);
+    };
+    let bytes = frame.get(packet.l3..).unwrap_or_default();
+    let arp = ArpPacket::new_checked(bytes).map_err(|_| DropReason::Truncated)?;
+    let ArpRepr::EthernetIpv4 {
+        operation,
+        source_hardware_addr,
+        source_protocol_addr,
+        target_protocol_addr,
+        ..
+    } = ArpRepr::parse(&arp).map_err(|_| DropReason::Malformed)?
+    else {
+        return Err(DropReason::Malformed);
+    };
+    if source_protocol_addr == own || Mac(source_hardware_addr.0) != packet.src {
+        return Err(DropReason::Spoofed);
+    }
+    if operation != ArpOperation::Request || target_protocol_addr != own {
+        return Ok(false);
+    }
+    let answer = ArpRepr::EthernetIpv4 {
+        operation: ArpOperation::Reply,
+        source_hardware_addr: EthernetAddress(gw.mac.0),
+        source_protocol_addr: own,
+        target_hardware_addr: source_hardware_addr,
+        target_protocol_addr: source_protocol_addr,
+    };
+    out.clear();
+    out.extend_from_slice(&packet.src.0);
+    out.extend_from_slice(&gw.mac.0);
+    out.extend_from_slice(&[8, 6]);
+    let mut body = [0; LEN];
+    answer.emit(&mut ArpPacket::new_unchecked(&mut body[..]));
+    out.extend_from_slice(&body);
+    Ok(true)
+}
