@@ -17,6 +17,10 @@ pub const PSH: u8 = 0x08;
 pub const ACK: u8 = 0x10;
 /// The urgent pointer counts.
 pub const URG: u8 = 0x20;
+/// The receiver saw congestion marks.
+pub const ECE: u8 = 0x40;
+/// The sender has reduced its window.
+pub const CWR: u8 = 0x80;
 
 /// The fixed part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
