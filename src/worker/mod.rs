@@ -1,1 +1,189 @@
-//! worker
+//! A worker: one thread that polls, receives, runs the switch to completion, and transmits.
+
+pub mod budget;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+use switch_core::addr::PortId;
+use switch_core::pipeline::Switch;
+use switch_core::time::Tick;
+
+use self::budget::Turn;
+use crate::endpoint::RX_BUFFER;
+use crate::host::sockets::{FIRST_TOKEN, HostIo};
+
+/// Token of the waker.
+const WAKE: Token = Token(FIRST_TOKEN - 1);
+/// Between unsolicited router advertisements. Source: RFC 4861 section 6.2.1, MaxRtrAdvInterval.
+const ADVERTISE: Duration = Duration::from_secs(600);
+
+/// What the rest of the process says to a worker.
+#[derive(Debug)]
+pub struct Signals {
+    /// End.
+    pub stop: AtomicBool,
+    /// The view of the host has changed.
+    pub changed: AtomicBool,
+    /// Wakes the worker to look.
+    pub waker: Waker,
+}
+
+/// One worker.
+#[derive(Debug)]
+pub struct Worker {
+    poll: Poll,
+    switch: Switch,
+    io: HostIo,
+    signals: Arc<Signals>,
+    start: Instant,
+    buffer: Vec<u8>,
+}
+
+impl Worker {
+    /// Makes a worker. `build` gets the registry that sockets are polled through.
+    pub fn new(
+        start: Instant,
+        switch: Switch,
+        build: impl FnOnce(mio::Registry) -> HostIo,
+    ) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let signals = Arc::new(Signals {
+            stop: AtomicBool::new(false),
+            changed: AtomicBool::new(true),
+            waker: Waker::new(poll.registry(), WAKE)?,
+        });
+        let io = build(poll.registry().try_clone()?);
+        Ok(Self {
+            poll,
+            switch,
+            io,
+            signals,
+            start,
+            buffer: vec![0; RX_BUFFER],
+        })
+    }
+
+    /// How to reach it.
+    #[must_use]
+    pub fn signals(&self) -> Arc<Signals> {
+        Arc::clone(&self.signals)
+    }
+
+    /// The parts, for setting up before it runs.
+    pub fn parts(&mut self) -> (&mut Switch, &mut HostIo) {
+        (&mut self.switch, &mut self.io)
+    }
+
+    fn now(&self) -> Tick {
+        Tick::from_nanos(u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    /// Runs until told to stop. Errors: the poll itself fails, or an endpoint is gone.
+    pub fn run(mut self) -> io::Result<()> {
+        let mut ready = vec![false; self.io.endpoints.len()];
+        for (i, endpoint) in self.io.endpoints.iter().enumerate() {
+            if let Some(fd) = endpoint.fd() {
+                self.poll
+                    .registry()
+                    .register(&mut SourceFd(&fd), Token(i), Interest::READABLE)?;
+                ready[i] = true;
+            }
+        }
+        let mut events = Events::with_capacity(256);
+        let mut again: Vec<Token> = Vec::new();
+        let mut advertise = self.now();
+        loop {
+            let busy = ready.contains(&true) || self.switch.has_ready() || !again.is_empty();
+            let wait = if busy {
+                Some(Duration::ZERO)
+            } else {
+                self.wait(advertise)
+            };
+            match self.poll.poll(&mut events, wait) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                other => other?,
+            }
+            let now = self.now();
+            for token in std::mem::take(&mut again) {
+                if self.io.again(&mut self.switch, now, token) {
+                    again.push(token);
+                }
+            }
+            for event in &events {
+                match event.token() {
+                    WAKE => {
+                        if self.signals.stop.load(Ordering::Acquire) {
+                            return Ok(());
+                        }
+                    }
+                    Token(i) if i < ready.len() => ready[i] = true,
+                    token => {
+                        if self.io.handle(&mut self.switch, now, event) {
+                            again.push(token);
+                        }
+                    }
+                }
+            }
+            if self.signals.changed.swap(false, Ordering::AcqRel) {
+                let view = self.io.view.load_full();
+                self.switch
+                    .host_changed(view.addresses.clone(), view.v6_route);
+                self.switch.advertise(&mut self.io);
+            }
+            self.switch.flush(&mut self.io, now);
+            for (i, flag) in ready.iter_mut().enumerate().filter(|(_, flag)| **flag) {
+                *flag = Self::turn(&mut self.switch, &mut self.io, &mut self.buffer, now, i)?;
+            }
+            self.switch.flush(&mut self.io, now);
+            self.switch.run_ready(&mut self.io, now);
+            if self.switch.poll_timeout().is_some_and(|at| at <= now) {
+                self.switch.handle_timeout(&mut self.io, now);
+            }
+            if advertise <= now {
+                advertise = now + ADVERTISE;
+                self.switch.advertise(&mut self.io);
+            }
+        }
+    }
+
+    fn wait(&self, advertise: Tick) -> Option<Duration> {
+        let deadline = self
+            .switch
+            .poll_timeout()
+            .map_or(advertise, |at| at.min(advertise));
+        Some(deadline.since(self.now()))
+    }
+
+    /// One endpoint's turn: frames until it is empty or its budget is. True if it may have more.
+    fn turn(
+        switch: &mut Switch,
+        io: &mut HostIo,
+        buffer: &mut [u8],
+        now: Tick,
+        index: usize,
+    ) -> io::Result<bool> {
+        let port = PortId(u32::try_from(index).unwrap_or(u32::MAX));
+        let mut turn = Turn::default();
+        while !turn.over() {
+            match io.endpoints[index].rx(buffer) {
+                Ok(got) => {
+                    turn.spend(got.end - got.start);
+                    switch.handle_frame(io, now, port, &got.vnet, &buffer[got.start..got.end]);
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                // Shorter than its own header: lost by the kernel's count, not the endpoint's end.
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {}
+                // A link that is down comes up again; until then nothing arrives.
+                Err(e) if e.raw_os_error() == Some(libc::EIO) => return Ok(false),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(true)
+    }
+}

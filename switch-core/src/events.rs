@@ -185,6 +185,16 @@ impl Switch {
         self.udp.publish(now, sock, (port, mac), to);
     }
 
+    /// The MAC of an endpoint's sandbox.
+    #[must_use]
+    pub fn mac_of(&self, port: PortId) -> crate::addr::Mac {
+        self.config
+            .ports
+            .iter()
+            .find(|p| p.id == port)
+            .map_or(self.config.gateway.mac, |p| p.mac)
+    }
+
     /// The id that the next UDP mapping will have.
     #[must_use]
     pub fn next_mapping(&self) -> u32 {
@@ -206,6 +216,12 @@ impl Switch {
     pub fn run_ready<H: Host>(&mut self, host: &mut H, now: Tick) -> bool {
         let cx = self.cx(now, None);
         self.tcp.run_ready(host, &cx)
+    }
+
+    /// True if a flow waits for its next turn.
+    #[must_use]
+    pub fn has_ready(&self) -> bool {
+        self.tcp.has_ready()
     }
 
     /// The next deadline.

@@ -1,1 +1,379 @@
-//! host/sockets
+//! Sockets of the host behind translated flows: one table, owned by one worker.
+
+pub mod dispatch;
+pub mod ping;
+mod sys;
+pub mod tcp;
+pub mod udp;
+
+use std::io::{self, IoSlice};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+use slab::Slab;
+use socket2::Socket;
+use switch_core::addr::{PortId, SockId};
+use switch_core::flow::host::{
+    ConnectOptions, DatagramMeta, DnsHost, EchoHost, HostError, Peeked, TcpHost, Tx, UdpHost,
+};
+use switch_core::wire::vnet_hdr::VnetHdr;
+
+use self::ping::PingSock;
+use self::tcp::{PeekMode, TcpSock, host_error};
+use self::udp::UdpSock;
+use crate::endpoint::Endpoint;
+
+/// Tokens below this belong to the worker itself.
+pub const FIRST_TOKEN: usize = 1 << 16;
+
+/// What is known of the host: replaced as a whole when something changes.
+#[derive(Debug, Clone, Default)]
+pub struct HostView {
+    /// Resolvers, in order.
+    pub resolvers: Vec<SocketAddr>,
+    /// Addresses of its interfaces.
+    pub addresses: Vec<IpAddr>,
+    /// It has a default route for IPv6.
+    pub v6_route: bool,
+}
+
+/// A socket and what it is for.
+#[derive(Debug)]
+pub(crate) enum Kind {
+    Tcp(TcpSock),
+    /// A listener, and the rule and offset of its published port.
+    Listener(Socket, Published),
+    Udp(UdpSock, u32),
+    Echo(PingSock, u32),
+    Dns(UdpSocket, u32),
+}
+
+/// Where a published port leads.
+#[derive(Debug, Clone, Copy)]
+pub struct Published {
+    /// The endpoint.
+    pub port: PortId,
+    /// Address and port in the sandbox.
+    pub to: SocketAddr,
+}
+
+#[derive(Debug)]
+struct Slot {
+    generation: u32,
+    kind: Kind,
+}
+
+/// Counters of the endpoints' side.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TxStats {
+    /// Frames sent.
+    pub frames: u64,
+    /// Bytes sent.
+    pub bytes: u64,
+    /// Frames that the endpoint refused.
+    pub failed: u64,
+}
+
+/// The world of one worker: its endpoints and its sockets.
+pub struct HostIo {
+    registry: Registry,
+    slots: Slab<Slot>,
+    generation: u32,
+    /// Endpoints by port number.
+    pub endpoints: Vec<Box<dyn Endpoint>>,
+    /// What is known of the host.
+    pub view: Arc<ArcSwap<HostView>>,
+    peek: [PeekMode; 2],
+    raw_icmp: [Option<Socket>; 2],
+    batch: Option<Box<sys::Batch>>,
+    /// What was sent to endpoints.
+    pub tx_stats: TxStats,
+}
+
+impl std::fmt::Debug for HostIo {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HostIo")
+            .field("sockets", &self.slots.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl HostIo {
+    /// A table without sockets. `raw_icmp` are raw sockets for IPv4 and IPv6 where the start allowed them.
+    #[must_use]
+    pub fn new(
+        registry: Registry,
+        endpoints: Vec<Box<dyn Endpoint>>,
+        view: Arc<ArcSwap<HostView>>,
+        raw_icmp: [Option<Socket>; 2],
+    ) -> Self {
+        Self {
+            registry,
+            slots: Slab::new(),
+            generation: 0,
+            endpoints,
+            view,
+            peek: [tcp::probe_peek(false), tcp::probe_peek(true)],
+            raw_icmp,
+            batch: Some(Box::new(sys::Batch::new())),
+            tx_stats: TxStats::default(),
+        }
+    }
+
+    /// Open sockets.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// True if there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Adds a listening socket of a published TCP port.
+    pub fn listen(&mut self, socket: Socket, to: Published) -> io::Result<()> {
+        let fd = socket.as_raw_fd();
+        self.insert(fd, Interest::READABLE, Kind::Listener(socket, to))
+            .map(|_| ())
+    }
+
+    /// Adds a bound socket of a published UDP port.
+    pub fn publish_udp(&mut self, socket: UdpSock, mapping: u32) -> io::Result<SockId> {
+        socket.want_local_address();
+        let fd = socket.as_fd().as_raw_fd();
+        self.insert(fd, Interest::READABLE, Kind::Udp(socket, mapping))
+    }
+
+    fn insert(&mut self, fd: RawFd, interest: Interest, kind: Kind) -> io::Result<SockId> {
+        self.generation = self.generation.wrapping_add(1);
+        let entry = self.slots.vacant_entry();
+        let index = u32::try_from(entry.key()).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        let token = token(index, self.generation);
+        self.registry
+            .register(&mut SourceFd(&fd), token, interest)?;
+        entry.insert(Slot {
+            generation: self.generation,
+            kind,
+        });
+        Ok(SockId(index))
+    }
+
+    /// The slot of an event, unless its socket has been closed since.
+    fn find(&self, token: Token) -> Option<u32> {
+        let index = u32::try_from((token.0 - FIRST_TOKEN) & 0xffff_ffff).ok()?;
+        let generation = u32::try_from((token.0 - FIRST_TOKEN) >> 32).ok()?;
+        self.slots
+            .get(index as usize)
+            .filter(|s| s.generation == generation)
+            .map(|_| index)
+    }
+
+    fn tcp_mut(&mut self, sock: SockId) -> Option<&mut TcpSock> {
+        match self.slots.get_mut(sock.0 as usize)? {
+            Slot {
+                kind: Kind::Tcp(tcp),
+                ..
+            } => Some(tcp),
+            _ => None,
+        }
+    }
+
+    fn close(&mut self, sock: SockId) {
+        // Closing the last descriptor takes it out of epoll.
+        self.slots.try_remove(sock.0 as usize);
+    }
+}
+
+fn token(index: u32, generation: u32) -> Token {
+    Token(FIRST_TOKEN + index as usize + ((generation as usize) << 32))
+}
+
+impl Tx for HostIo {
+    fn tx(&mut self, port: PortId, vnet: &VnetHdr, frame: &[IoSlice<'_>]) -> bool {
+        let Some(endpoint) = self.endpoints.get_mut(port.0 as usize) else {
+            return false;
+        };
+        match endpoint.tx(vnet, frame) {
+            Ok(()) => {
+                self.tx_stats.frames += 1;
+                self.tx_stats.bytes += frame.iter().map(|p| p.len() as u64).sum::<u64>();
+                true
+            }
+            Err(_) => {
+                self.tx_stats.failed += 1;
+                false
+            }
+        }
+    }
+}
+
+impl TcpHost for HostIo {
+    fn tcp_connect(
+        &mut self,
+        flow: u32,
+        to: SocketAddr,
+        options: ConnectOptions,
+    ) -> Result<SockId, HostError> {
+        let mode = self.peek[usize::from(to.is_ipv6())];
+        let sock = TcpSock::connect(flow, to, options, mode)?;
+        let fd = sock.raw();
+        self.insert(fd, Interest::READABLE | Interest::WRITABLE, Kind::Tcp(sock))
+            .map_err(|e| host_error(&e))
+    }
+
+    fn tcp_assign(&mut self, sock: SockId, flow: u32) {
+        if let Some(tcp) = self.tcp_mut(sock) {
+            tcp.flow = flow;
+        }
+    }
+
+    fn tcp_send(&mut self, sock: SockId, data: &[IoSlice<'_>]) -> Result<usize, HostError> {
+        self.tcp_mut(sock).ok_or(HostError::Reset)?.send(data)
+    }
+
+    fn tcp_peek(
+        &mut self,
+        sock: SockId,
+        offset: usize,
+        buf: &mut [u8],
+    ) -> Result<Peeked, HostError> {
+        self.tcp_mut(sock)
+            .ok_or(HostError::Reset)?
+            .peek(offset, buf)
+    }
+
+    fn tcp_discard(&mut self, sock: SockId, len: usize) -> Result<(), HostError> {
+        self.tcp_mut(sock).ok_or(HostError::Reset)?.discard(len)
+    }
+
+    fn tcp_shutdown(&mut self, sock: SockId) {
+        if let Some(tcp) = self.tcp_mut(sock) {
+            tcp.shutdown();
+        }
+    }
+
+    fn tcp_close(&mut self, sock: SockId, reset: bool) {
+        if let Some(Slot {
+            kind: Kind::Tcp(tcp),
+            ..
+        }) = self.slots.try_remove(sock.0 as usize)
+        {
+            tcp.close(reset);
+        }
+    }
+}
+
+impl UdpHost for HostIo {
+    fn udp_open(&mut self, mapping: u32, local: SocketAddr) -> Result<(SockId, u16), HostError> {
+        let (sock, port) = UdpSock::open(local).map_err(|e| host_error(&e))?;
+        let fd = sock.as_fd().as_raw_fd();
+        let id = self
+            .insert(fd, Interest::READABLE, Kind::Udp(sock, mapping))
+            .map_err(|e| host_error(&e))?;
+        Ok((id, port))
+    }
+
+    fn udp_send(
+        &mut self,
+        sock: SockId,
+        to: SocketAddr,
+        meta: DatagramMeta,
+        payload: &[IoSlice<'_>],
+        segment: u16,
+    ) -> Result<(), HostError> {
+        match self.slots.get_mut(sock.0 as usize) {
+            Some(Slot {
+                kind: Kind::Udp(udp, _),
+                ..
+            }) => udp
+                .send(to, &meta, payload, segment)
+                .map_err(|e| host_error(&e)),
+            _ => Err(HostError::Other),
+        }
+    }
+
+    fn udp_close(&mut self, sock: SockId) {
+        self.close(sock);
+    }
+}
+
+impl EchoHost for HostIo {
+    fn echo_open(&mut self, mapping: u32, v6: bool) -> Result<SockId, HostError> {
+        // Our own identifiers start high, away from those that ping programs take from their process ids.
+        let ident = 0x8000 | u16::try_from(mapping & 0x7fff).unwrap_or(0);
+        let sock = PingSock::open(v6, self.raw_icmp[usize::from(v6)].as_ref(), ident)
+            .map_err(|e| host_error(&e))?;
+        let fd = sock.as_fd().as_raw_fd();
+        self.insert(fd, Interest::READABLE, Kind::Echo(sock, mapping))
+            .map_err(|e| host_error(&e))
+    }
+
+    fn echo_send(
+        &mut self,
+        sock: SockId,
+        to: IpAddr,
+        meta: DatagramMeta,
+        seq: u16,
+        payload: &[u8],
+    ) -> Result<(), HostError> {
+        match self.slots.get(sock.0 as usize) {
+            Some(Slot {
+                kind: Kind::Echo(ping, _),
+                ..
+            }) => ping
+                .send(to, &meta, seq, payload)
+                .map_err(|e| host_error(&e)),
+            _ => Err(HostError::Other),
+        }
+    }
+
+    fn echo_close(&mut self, sock: SockId) {
+        self.close(sock);
+    }
+}
+
+impl DnsHost for HostIo {
+    fn resolvers(&self) -> usize {
+        self.view.load().resolvers.len()
+    }
+
+    fn resolver(&self, index: usize) -> Option<SocketAddr> {
+        self.view.load().resolvers.get(index).copied()
+    }
+
+    fn dns_send(
+        &mut self,
+        query: u32,
+        resolver: usize,
+        message: &[u8],
+    ) -> Result<SockId, HostError> {
+        let to = self.resolver(resolver).ok_or(HostError::NetUnreachable)?;
+        let any: SocketAddr = if to.is_ipv6() {
+            ([0u16; 8], 0).into()
+        } else {
+            ([0u8; 4], 0).into()
+        };
+        let open = || -> io::Result<UdpSocket> {
+            let socket = UdpSocket::bind(any)?;
+            socket.set_nonblocking(true)?;
+            // Connected: only the resolver's own answers come in, and its refusal is reported.
+            socket.connect(to)?;
+            socket.send(message)?;
+            Ok(socket)
+        };
+        let socket = open().map_err(|e| host_error(&e))?;
+        let fd = socket.as_raw_fd();
+        self.insert(fd, Interest::READABLE, Kind::Dns(socket, query))
+            .map_err(|e| host_error(&e))
+    }
+
+    fn dns_close(&mut self, sock: SockId) {
+        self.close(sock);
+    }
+}

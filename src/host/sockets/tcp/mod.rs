@@ -50,10 +50,16 @@ pub struct TcpSock {
 
 impl TcpSock {
     /// Starts a connection. Cost: socket and connect, more only for a chosen TTL or DSCP.
-    pub fn connect(flow: u32, to: SocketAddr, how: ConnectOptions, mode: PeekMode) -> Result<Self, HostError> {
+    pub fn connect(
+        flow: u32,
+        to: SocketAddr,
+        how: ConnectOptions,
+        mode: PeekMode,
+    ) -> Result<Self, HostError> {
         let v6 = to.is_ipv6();
         let domain = if v6 { Domain::IPV6 } else { Domain::IPV4 };
-        let socket = Socket::new_raw(domain, Type::STREAM.nonblocking().cloexec(), None).map_err(|e| host_error(&e))?;
+        let socket = Socket::new_raw(domain, Type::STREAM.nonblocking().cloexec(), None)
+            .map_err(|e| host_error(&e))?;
         if let Some(ttl) = how.ttl {
             // Best effort: without these a traceroute sees the host's defaults.
             let _ = sys::set_ttl(socket.as_fd(), v6, ttl.max(1));
@@ -127,7 +133,9 @@ impl TcpSock {
         loop {
             let sent = match data {
                 [one] => self.socket.send_with_flags(one, libc::MSG_NOSIGNAL),
-                many => self.socket.send_vectored_with_flags(many, libc::MSG_NOSIGNAL),
+                many => self
+                    .socket
+                    .send_vectored_with_flags(many, libc::MSG_NOSIGNAL),
             };
             match sent {
                 Ok(n) => return Ok(n),
@@ -189,9 +197,10 @@ impl TcpSock {
 
     /// True if the peer's end has arrived: poll reports it whatever still waits to be read.
     fn at_end(&self) -> bool {
-        let mut fds = [nix::poll::PollFd::new(self.socket.as_fd(), nix::poll::PollFlags::POLLRDHUP)];
+        let hang_up = nix::poll::PollFlags::from_bits_retain(libc::POLLRDHUP);
+        let mut fds = [nix::poll::PollFd::new(self.socket.as_fd(), hang_up)];
         nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO).is_ok_and(|n| n > 0)
-            && fds[0].revents().is_some_and(|r| r.contains(nix::poll::PollFlags::POLLRDHUP))
+            && fds[0].revents().is_some_and(|r| r.contains(hang_up))
     }
 
     /// Takes bytes off that have been peeked.
@@ -236,11 +245,15 @@ pub fn host_error(e: &io::Error) -> HostError {
         Some(libc::ECONNREFUSED) => HostError::Refused,
         Some(libc::ECONNRESET | libc::EPIPE | libc::ECONNABORTED) => HostError::Reset,
         Some(libc::EHOSTUNREACH | libc::EHOSTDOWN) => HostError::HostUnreachable,
-        Some(libc::ENETUNREACH | libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT | libc::ENETDOWN) => HostError::NetUnreachable,
+        Some(libc::ENETUNREACH | libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT | libc::ENETDOWN) => {
+            HostError::NetUnreachable
+        }
         Some(libc::ETIMEDOUT) => HostError::TimedOut,
         Some(libc::EACCES | libc::EPERM) => HostError::Forbidden,
         Some(libc::EMSGSIZE) => HostError::TooBig,
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRINUSE) => HostError::Exhausted,
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRINUSE) => {
+            HostError::Exhausted
+        }
         _ => HostError::Other,
     }
 }

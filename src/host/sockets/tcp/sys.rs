@@ -1,5 +1,8 @@
 //! System calls on TCP sockets that no safe wrapper offers.
-#![allow(unsafe_code, reason = "recv without a buffer and two socket options have no safe wrapper")]
+#![allow(
+    unsafe_code,
+    reason = "recv without a buffer and two socket options have no safe wrapper"
+)]
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -12,7 +15,12 @@ pub(super) fn discard(fd: BorrowedFd<'_>, len: usize) -> io::Result<usize> {
     // SAFETY: with MSG_TRUNC on a TCP socket the kernel writes nothing to the buffer, so null is
     // allowed (tcp(7)); the descriptor is borrowed and therefore open.
     let n = unsafe {
-        libc::recv(fd.as_raw_fd(), std::ptr::null_mut(), len, libc::MSG_TRUNC | libc::MSG_DONTWAIT)
+        libc::recv(
+            fd.as_raw_fd(),
+            std::ptr::null_mut(),
+            len,
+            libc::MSG_TRUNC | libc::MSG_DONTWAIT,
+        )
     };
     usize::try_from(n).map_err(|_| io::Error::last_os_error())
 }
@@ -31,11 +39,22 @@ pub(super) fn peek(fd: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<usize> {
     usize::try_from(n).map_err(|_| io::Error::last_os_error())
 }
 
-fn set_int(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
-    let len = libc::socklen_t::try_from(size_of::<libc::c_int>()).map_err(|_| io::ErrorKind::InvalidInput)?;
+fn set_int(
+    fd: BorrowedFd<'_>,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    let len = libc::socklen_t::try_from(size_of::<libc::c_int>())
+        .map_err(|_| io::ErrorKind::InvalidInput)?;
     // SAFETY: the option's value is an int, which lives on this stack frame, and its length is given.
-    let r = unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), len) };
-    if r == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    let r =
+        unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), len) };
+    if r == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Sets the offset at which the next peek starts.

@@ -112,17 +112,8 @@ impl Ranges {
         self.0.is_empty()
     }
 
-    pub(super) fn clear(&mut self) {
-        self.0.clear();
-    }
-
     pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = (u32, u32)> + '_ {
         self.0.iter().copied()
-    }
-
-    /// The end of the last range.
-    pub(super) fn end(&self) -> Option<u32> {
-        self.0.last().map(|r| r.1)
     }
 
     /// Bytes in all ranges.

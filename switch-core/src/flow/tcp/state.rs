@@ -268,11 +268,6 @@ impl Flow {
         self.eof_at.is_some_and(|end| seq::lt(end, self.snd_una))
     }
 
-    /// True once our FIN has been sent at least once.
-    pub(super) fn fin_sent(&self) -> bool {
-        self.eof_at.is_some_and(|end| seq::lt(end, self.snd_max))
-    }
-
     /// The next deadline of this flow.
     pub(super) fn deadline(&self) -> Tick {
         self.rto_at.min(self.ack_at).min(self.idle_at)

@@ -1,0 +1,446 @@
+//! Datagram system calls with control messages: batches in, runs out, and the error queue.
+#![allow(
+    unsafe_code,
+    reason = "recvmmsg, sendmsg with control messages and the error queue have no safe wrapper that does not allocate"
+)]
+
+use std::io::{self, IoSlice};
+use std::mem::{size_of, zeroed};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use switch_core::flow::host::DatagramMeta;
+
+/// Datagrams taken in one call.
+pub(super) const BATCH: usize = 32;
+/// Room of a slot: the largest datagram, or the largest run that UDP_GRO makes.
+const SLOT: usize = 65_536;
+/// Room for control messages of a datagram.
+const CONTROL: usize = 256;
+
+/// Buffers for a batch. Slots lie 64 KB apart in memory that costs nothing until it is written to.
+pub(super) struct Batch {
+    bytes: Vec<u8>,
+    names: Box<[libc::sockaddr_storage; BATCH]>,
+    controls: Box<[[u64; CONTROL / 8]; BATCH]>,
+    filled: [(usize, usize, usize); BATCH],
+}
+
+impl std::fmt::Debug for Batch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Batch").finish_non_exhaustive()
+    }
+}
+
+/// One received datagram, or a run of them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Incoming<'a> {
+    pub(super) from: SocketAddr,
+    pub(super) local: Option<IpAddr>,
+    pub(super) tos: u8,
+    /// Size of a datagram in a run; 0 for a single one.
+    pub(super) segment: u16,
+    pub(super) payload: &'a [u8],
+}
+
+impl Batch {
+    pub(super) fn new() -> Self {
+        // SAFETY: a sockaddr_storage of zeros is a valid value (family AF_UNSPEC).
+        let name: libc::sockaddr_storage = unsafe { zeroed() };
+        Self {
+            bytes: vec![0; BATCH * SLOT],
+            names: Box::new([name; BATCH]),
+            controls: Box::new([[0; CONTROL / 8]; BATCH]),
+            filled: [(0, 0, 0); BATCH],
+        }
+    }
+
+    /// Receives what waits, up to a batch. Errors: `WouldBlock`, or the socket's pending error.
+    pub(super) fn recv(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
+        // SAFETY: iovec and mmsghdr are plain C structs for which zeros are valid.
+        let mut iovs: [libc::iovec; BATCH] = unsafe { zeroed() };
+        // SAFETY: as above.
+        let mut msgs: [libc::mmsghdr; BATCH] = unsafe { zeroed() };
+        for (i, slot) in self.bytes.chunks_exact_mut(SLOT).enumerate() {
+            iovs[i] = libc::iovec {
+                iov_base: slot.as_mut_ptr().cast(),
+                iov_len: SLOT,
+            };
+            let h = &mut msgs[i].msg_hdr;
+            h.msg_name = (&raw mut self.names[i]).cast();
+            h.msg_namelen = socklen::<libc::sockaddr_storage>();
+            h.msg_iov = &raw mut iovs[i];
+            h.msg_iovlen = 1;
+            h.msg_control = self.controls[i].as_mut_ptr().cast();
+            h.msg_controllen = CONTROL;
+        }
+        // SAFETY: every header points to its own slot, name and control buffer, all of which outlive the call.
+        let n = unsafe {
+            libc::recvmmsg(
+                fd.as_raw_fd(),
+                msgs.as_mut_ptr(),
+                BATCH as libc::c_uint,
+                libc::MSG_DONTWAIT,
+                std::ptr::null_mut(),
+            )
+        };
+        let n = usize::try_from(n).map_err(|_| io::Error::last_os_error())?;
+        for (i, m) in msgs.iter().take(n).enumerate() {
+            self.filled[i] = (
+                m.msg_len as usize,
+                m.msg_hdr.msg_namelen as usize,
+                m.msg_hdr.msg_controllen,
+            );
+        }
+        Ok(n)
+    }
+
+    /// The datagram in a slot that the last call filled.
+    pub(super) fn get(&self, i: usize) -> Option<Incoming<'_>> {
+        let &(len, _, control) = self.filled.get(i)?;
+        let from = address(&self.names[i])?;
+        let mut out = Incoming {
+            from,
+            local: None,
+            tos: 0,
+            segment: 0,
+            payload: self.bytes.get(i * SLOT..i * SLOT + len)?,
+        };
+        for (level, kind, data) in Controls::new(&self.controls[i], control) {
+            match (level, kind) {
+                (libc::SOL_UDP, libc::UDP_GRO) => {
+                    out.segment = first4(data).map_or(0, |v| u16::try_from(v).unwrap_or(0));
+                }
+                (libc::IPPROTO_IP, libc::IP_TOS) => out.tos = data.first().copied().unwrap_or(0),
+                (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
+                    out.tos = data.first().copied().unwrap_or(0)
+                }
+                // in_pktinfo: ifindex, the address of the interface, the destination of the packet.
+                (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                    out.local = data
+                        .get(8..12)
+                        .and_then(|b| b.first_chunk())
+                        .map(|b: &[u8; 4]| Ipv4Addr::from_octets(*b).into());
+                }
+                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                    out.local = data
+                        .first_chunk()
+                        .map(|b: &[u8; 16]| Ipv6Addr::from_octets(*b).into());
+                }
+                _ => {}
+            }
+        }
+        Some(out)
+    }
+}
+
+fn first4(data: &[u8]) -> Option<i32> {
+    data.first_chunk().map(|b| i32::from_ne_bytes(*b))
+}
+
+fn socklen<T>() -> libc::socklen_t {
+    libc::socklen_t::try_from(size_of::<T>()).unwrap_or(0)
+}
+
+/// Walks control messages as bytes: header of 16 bytes (length, level, type), data, padding to 8.
+struct Controls<'a>(&'a [u8]);
+
+impl<'a> Controls<'a> {
+    fn new(words: &'a [u64; CONTROL / 8], len: usize) -> Self {
+        // SAFETY: any u64 array may be read as bytes, and the length stays within it.
+        let bytes =
+            unsafe { std::slice::from_raw_parts(words.as_ptr().cast::<u8>(), len.min(CONTROL)) };
+        Self(bytes)
+    }
+}
+
+impl<'a> Iterator for Controls<'a> {
+    type Item = (i32, i32, &'a [u8]);
+    fn next(&mut self) -> Option<Self::Item> {
+        let len = usize::from_ne_bytes(*self.0.first_chunk()?);
+        let level = i32::from_ne_bytes(*self.0.get(8..)?.first_chunk()?);
+        let kind = i32::from_ne_bytes(*self.0.get(12..)?.first_chunk()?);
+        let data = self.0.get(16..len)?;
+        self.0 = self.0.get(len.next_multiple_of(8)..).unwrap_or_default();
+        Some((level, kind, data))
+    }
+}
+
+fn address(s: &libc::sockaddr_storage) -> Option<SocketAddr> {
+    let at: *const libc::sockaddr_storage = s;
+    match i32::from(s.ss_family) {
+        libc::AF_INET => {
+            // SAFETY: the family says that a sockaddr_in lies here, which is smaller than the storage.
+            let a = unsafe { &*at.cast::<libc::sockaddr_in>() };
+            Some(SocketAddr::new(
+                Ipv4Addr::from(u32::from_be(a.sin_addr.s_addr)).into(),
+                u16::from_be(a.sin_port),
+            ))
+        }
+        libc::AF_INET6 => {
+            // SAFETY: the family says that a sockaddr_in6 lies here, which is smaller than the storage.
+            let a = unsafe { &*at.cast::<libc::sockaddr_in6>() };
+            Some(SocketAddr::new(
+                Ipv6Addr::from_octets(a.sin6_addr.s6_addr).into(),
+                u16::from_be(a.sin6_port),
+            ))
+        }
+        _ => None,
+    }
+}
+
+/// Control messages in the making.
+struct ControlOut {
+    words: [u64; CONTROL / 8],
+    len: usize,
+}
+
+impl ControlOut {
+    fn push(&mut self, level: i32, kind: i32, data: &[u8]) {
+        let len = 16 + data.len();
+        let at = self.len;
+        let mut head = [0u8; 16];
+        head[..8].copy_from_slice(&len.to_ne_bytes());
+        head[8..12].copy_from_slice(&level.to_ne_bytes());
+        head[12..].copy_from_slice(&kind.to_ne_bytes());
+        for (i, byte) in head.iter().chain(data).enumerate() {
+            let (word, shift) = ((at + i) / 8, (at + i) % 8);
+            let mut bytes = self.words[word].to_ne_bytes();
+            bytes[shift] = *byte;
+            self.words[word] = u64::from_ne_bytes(bytes);
+        }
+        self.len = at + len.next_multiple_of(8);
+    }
+}
+
+/// Sends one datagram, or a run that the kernel cuts at `segment`.
+pub(super) fn send(
+    fd: BorrowedFd<'_>,
+    to: SocketAddr,
+    meta: &DatagramMeta,
+    payload: &[IoSlice<'_>],
+    segment: u16,
+) -> io::Result<()> {
+    let name = socket2::SockAddr::from(to);
+    let mut control = ControlOut {
+        words: [0; CONTROL / 8],
+        len: 0,
+    };
+    let v6 = to.is_ipv6();
+    let (level, ttl, tos) = if v6 {
+        (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT, libc::IPV6_TCLASS)
+    } else {
+        (libc::IPPROTO_IP, libc::IP_TTL, libc::IP_TOS)
+    };
+    if segment != 0 {
+        control.push(libc::SOL_UDP, libc::UDP_SEGMENT, &segment.to_ne_bytes());
+    }
+    if let Some(value) = meta.ttl {
+        control.push(level, ttl, &i32::from(value).to_ne_bytes());
+    }
+    if meta.tos != 0 {
+        control.push(level, tos, &i32::from(meta.tos).to_ne_bytes());
+    }
+    match meta.source {
+        Some(IpAddr::V4(a)) if !v6 && !a.is_unspecified() => {
+            let mut info = [0; 12];
+            info[4..8].copy_from_slice(&a.octets());
+            control.push(libc::IPPROTO_IP, libc::IP_PKTINFO, &info);
+        }
+        Some(IpAddr::V6(a)) if v6 && !a.is_unspecified() => {
+            let mut info = [0; 20];
+            info[..16].copy_from_slice(&a.octets());
+            control.push(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info);
+        }
+        _ => {}
+    }
+    // SAFETY: msghdr is a plain C struct for which zeros are valid.
+    let mut msg: libc::msghdr = unsafe { zeroed() };
+    msg.msg_name = name.as_ptr().cast_mut().cast();
+    msg.msg_namelen = name.len();
+    msg.msg_iov = payload.as_ptr().cast_mut().cast();
+    msg.msg_iovlen = payload.len();
+    if control.len > 0 {
+        msg.msg_control = control.words.as_mut_ptr().cast();
+        msg.msg_controllen = control.len;
+    }
+    // SAFETY: IoSlice has the layout of iovec; name, payload and control outlive the call, which only reads them.
+    let n = unsafe {
+        libc::sendmsg(
+            fd.as_raw_fd(),
+            &raw const msg,
+            libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
+        )
+    };
+    if n < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// One entry of a socket's error queue.
+#[derive(Debug)]
+pub(super) struct Report {
+    pub(super) errno: i32,
+    pub(super) offender: Option<IpAddr>,
+    /// The host itself found it, as when a datagram is larger than the MTU.
+    pub(super) is_local: bool,
+    pub(super) kind: u8,
+    pub(super) code: u8,
+    pub(super) info: u32,
+    pub(super) to: Option<SocketAddr>,
+    pub(super) payload: Vec<u8>,
+}
+
+/// Takes the next error off the queue. Errors: `WouldBlock` when there is none.
+pub(super) fn recv_error(fd: BorrowedFd<'_>) -> io::Result<Report> {
+    let mut payload = vec![0; 576];
+    // SAFETY: a sockaddr_storage of zeros is a valid value.
+    let mut name: libc::sockaddr_storage = unsafe { zeroed() };
+    let mut control = [0u64; CONTROL / 8];
+    let mut iov = libc::iovec {
+        iov_base: payload.as_mut_ptr().cast(),
+        iov_len: payload.len(),
+    };
+    // SAFETY: msghdr is a plain C struct for which zeros are valid.
+    let mut msg: libc::msghdr = unsafe { zeroed() };
+    msg.msg_name = (&raw mut name).cast();
+    msg.msg_namelen = socklen::<libc::sockaddr_storage>();
+    msg.msg_iov = &raw mut iov;
+    msg.msg_iovlen = 1;
+    msg.msg_control = control.as_mut_ptr().cast();
+    msg.msg_controllen = CONTROL;
+    // SAFETY: name, payload and control are writable, of the lengths given, and outlive the call.
+    let n = unsafe {
+        libc::recvmsg(
+            fd.as_raw_fd(),
+            &raw mut msg,
+            libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT,
+        )
+    };
+    let n = usize::try_from(n).map_err(|_| io::Error::last_os_error())?;
+    payload.truncate(n);
+    let mut report = Report {
+        errno: 0,
+        offender: None,
+        is_local: false,
+        kind: 0,
+        code: 0,
+        info: 0,
+        to: address(&name),
+        payload,
+    };
+    for (level, kind, data) in Controls::new(&control, msg.msg_controllen) {
+        let ours = matches!(
+            (level, kind),
+            (libc::IPPROTO_IP, libc::IP_RECVERR) | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR)
+        );
+        // sock_extended_err: errno u32, origin, type, code, pad, info u32, data u32; then the offender's address.
+        let Some((head, offender)) = data.split_first_chunk::<16>().filter(|_| ours) else {
+            continue;
+        };
+        report.errno = i32::from_ne_bytes([head[0], head[1], head[2], head[3]]);
+        report.is_local = head[4] == 1;
+        (report.kind, report.code) = (head[5], head[6]);
+        report.info = u32::from_ne_bytes([head[8], head[9], head[10], head[11]]);
+        let family = offender
+            .first_chunk()
+            .map(|b| i32::from(u16::from_ne_bytes(*b)));
+        report.offender = match family {
+            Some(libc::AF_INET) => offender
+                .get(4..8)
+                .and_then(|b| b.first_chunk())
+                .map(|b: &[u8; 4]| Ipv4Addr::from_octets(*b).into()),
+            Some(libc::AF_INET6) => offender
+                .get(8..24)
+                .and_then(|b| b.first_chunk())
+                .map(|b: &[u8; 16]| Ipv6Addr::from_octets(*b).into()),
+            _ => None,
+        };
+    }
+    Ok(report)
+}
+
+/// Sets an option that is an int.
+pub(super) fn set_int(fd: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> io::Result<()> {
+    // SAFETY: the option's value is an int on this stack frame, and its length is given.
+    let r = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            level,
+            name,
+            (&raw const value).cast(),
+            socklen::<i32>(),
+        )
+    };
+    if r == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::UdpSocket;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn a_run_is_cut_and_comes_back_whole() {
+        let (a, b) = (
+            UdpSocket::bind("127.0.0.1:0").unwrap(),
+            UdpSocket::bind("127.0.0.1:0").unwrap(),
+        );
+        set_int(b.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1).unwrap();
+        set_int(b.as_fd(), libc::IPPROTO_IP, libc::IP_PKTINFO, 1).unwrap();
+        let payload: Vec<u8> = (0..250u8).collect();
+        send(
+            a.as_fd(),
+            b.local_addr().unwrap(),
+            &DatagramMeta::default(),
+            &[IoSlice::new(&payload)],
+            100,
+        )
+        .unwrap();
+        let mut batch = Batch::new();
+        let mut got = Vec::new();
+        while got.len() < payload.len() {
+            match batch.recv(b.as_fd()) {
+                Ok(n) => {
+                    for i in 0..n {
+                        let d = batch.get(i).unwrap();
+                        assert_eq!(d.from, a.local_addr().unwrap());
+                        assert_eq!(d.local, Some(Ipv4Addr::LOCALHOST.into()));
+                        assert!(d.segment == 100 || d.payload.len() <= 100);
+                        got.extend_from_slice(d.payload);
+                    }
+                }
+                Err(e) => assert_eq!(e.kind(), io::ErrorKind::WouldBlock),
+            }
+        }
+        assert_eq!(got, payload);
+    }
+
+    #[test]
+    fn a_refusal_is_told_with_its_datagram() {
+        let gone = UdpSocket::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        let a = UdpSocket::bind("127.0.0.1:0").unwrap();
+        set_int(a.as_fd(), libc::IPPROTO_IP, libc::IP_RECVERR, 1).unwrap();
+        send(
+            a.as_fd(),
+            gone,
+            &DatagramMeta::default(),
+            &[IoSlice::new(b"hello")],
+            0,
+        )
+        .unwrap();
+        let report = recv_error(a.as_fd()).unwrap();
+        assert_eq!((report.kind, report.code, report.to), (3, 3, Some(gone)));
+        assert_eq!(report.payload, b"hello");
+    }
+}
