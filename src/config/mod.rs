@@ -1,1 +1,16 @@
-//! config
+//! Configuration in two types: raw, as written by a person, and checked, as a worker may trust it.
+
+pub mod facts;
+pub mod file;
+pub mod names;
+mod options;
+pub mod publish;
+pub mod raw;
+pub mod resolve;
+pub mod subnet;
+
+pub use facts::HostFacts;
+pub use publish::{PortRange, Proto, PublishRule};
+pub use raw::{NetOptions, UdpFilter};
+pub use resolve::{HostEntry, NetworkMode, RunConfig, Target, User};
+pub use subnet::{Subnet4, Subnet6};

@@ -1,1 +1,3 @@
-//! observe
+//! What can be seen of a running switch.
+
+pub mod log;

@@ -1,0 +1,136 @@
+//! Options as written: on the command line, or in a file under the same names.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+/// Who may answer to a UDP mapping of the sandbox. Source: RFC 4787 section 5.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum UdpFilter {
+    /// Anyone.
+    EndpointIndependent,
+    /// Addresses that the sandbox has sent to.
+    #[default]
+    AddressDependent,
+    /// Addresses and ports that the sandbox has sent to.
+    AddressAndPortDependent,
+}
+
+/// The options that `run` and `attach` share, none of them checked yet.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, clap::Args)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct NetOptions {
+    /// The network: its own by default, none, host, netns:PATH
+    #[arg(long, value_name = "NETWORK")]
+    pub network: Option<String>,
+    /// The sandbox's name, which resolves inside
+    #[arg(long)]
+    pub name: Option<String>,
+    /// The host name inside [default: the name]
+    #[arg(long)]
+    pub hostname: Option<String>,
+    /// The interface's name inside [default: eth0]
+    #[arg(long, value_name = "NAME")]
+    pub ifname: Option<String>,
+    /// The sandbox's IPv4 address [default: .2 of the subnet]
+    #[arg(long, value_name = "ADDR")]
+    pub ip: Option<String>,
+    /// The sandbox's IPv6 address [default: ::2 of the subnet]
+    #[arg(long, value_name = "ADDR")]
+    pub ip6: Option<String>,
+    /// The IPv4 subnet [default: a private /24 that the host does not use]
+    #[arg(long, value_name = "ADDR/LEN")]
+    pub subnet: Option<String>,
+    /// The IPv6 subnet [default: a fresh unique local /64]
+    #[arg(long, value_name = "ADDR/LEN")]
+    pub subnet6: Option<String>,
+    /// The interface's MAC address [default: chosen]
+    #[arg(long, value_name = "MAC")]
+    pub mac: Option<String>,
+    /// The interface's MTU, 68 to 65521 [default: 1500]
+    #[arg(long, value_name = "BYTES")]
+    pub mtu: Option<u32>,
+    /// Publishes ports of the sandbox: [IP:]HOST[-HOST][:PORT[-PORT]][/tcp|/udp] (repeatable)
+    #[arg(short, long, value_name = "PORTS")]
+    pub publish: Vec<String>,
+    /// Names a port for --publish-all: PORT[-PORT][/tcp|/udp] (repeatable)
+    #[arg(long, value_name = "PORTS")]
+    pub expose: Vec<String>,
+    /// Publishes every exposed port on a free port of the host
+    #[arg(short = 'P', long)]
+    pub publish_all: bool,
+    /// Asks this resolver in place of the host's: ADDR, or ADDR:PORT (repeatable)
+    #[arg(long, value_name = "ADDR")]
+    pub dns: Vec<String>,
+    /// A search domain (repeatable)
+    #[arg(long, value_name = "DOMAIN")]
+    pub dns_search: Vec<String>,
+    /// A name with its address: NAME:ADDR (repeatable)
+    #[arg(long, value_name = "NAME:ADDR")]
+    pub add_host: Vec<String>,
+    /// An address that reaches the host's own loopback: ADDR, gateway or none (repeatable) [default: none]
+    #[arg(long, value_name = "ADDR")]
+    pub host_loopback: Vec<String>,
+    /// Opens every service on the host's other addresses, not only published ports
+    #[arg(long)]
+    pub host_access: bool,
+    /// Writes every frame to a pcapng file
+    #[arg(long, value_name = "FILE")]
+    pub pcap: Option<PathBuf>,
+    /// Worker threads [default: half the cores, 1 to 8]
+    #[arg(long, value_name = "N")]
+    pub workers: Option<u16>,
+    /// Queues of the interface, for one hot sandbox [default: 1]
+    #[arg(long, value_name = "N")]
+    pub queues: Option<u16>,
+    /// Writes a line to this descriptor when the network is up
+    #[arg(long, value_name = "FD")]
+    pub ready_fd: Option<i32>,
+    /// Writes weft's process id to a file when the network is up
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+    /// As root, runs weft's own processes as this user: NAME, UID or UID:GID
+    #[arg(long, value_name = "USER")]
+    pub user: Option<String>,
+    /// Who may answer to the sandbox's datagrams [default: address-dependent]
+    #[arg(long, value_name = "FILTER", value_enum)]
+    pub udp_filter: Option<UdpFilter>,
+}
+
+impl NetOptions {
+    /// Fills what is not given here from `below`: an option on the command line takes the place of the file's.
+    #[must_use]
+    pub fn over(self, below: Self) -> Self {
+        fn list(mine: Vec<String>, below: Vec<String>) -> Vec<String> {
+            if mine.is_empty() { below } else { mine }
+        }
+        Self {
+            network: self.network.or(below.network),
+            name: self.name.or(below.name),
+            hostname: self.hostname.or(below.hostname),
+            ifname: self.ifname.or(below.ifname),
+            ip: self.ip.or(below.ip),
+            ip6: self.ip6.or(below.ip6),
+            subnet: self.subnet.or(below.subnet),
+            subnet6: self.subnet6.or(below.subnet6),
+            mac: self.mac.or(below.mac),
+            mtu: self.mtu.or(below.mtu),
+            publish: list(self.publish, below.publish),
+            expose: list(self.expose, below.expose),
+            publish_all: self.publish_all || below.publish_all,
+            dns: list(self.dns, below.dns),
+            dns_search: list(self.dns_search, below.dns_search),
+            add_host: list(self.add_host, below.add_host),
+            host_loopback: list(self.host_loopback, below.host_loopback),
+            host_access: self.host_access || below.host_access,
+            pcap: self.pcap.or(below.pcap),
+            workers: self.workers.or(below.workers),
+            queues: self.queues.or(below.queues),
+            ready_fd: self.ready_fd.or(below.ready_fd),
+            pid_file: self.pid_file.or(below.pid_file),
+            user: self.user.or(below.user),
+            udp_filter: self.udp_filter.or(below.udp_filter),
+        }
+    }
+}
