@@ -1,2 +1,7 @@
-//! The program: parses its arguments, runs them, and maps the result to an exit status.
-fn main() {}
+//! The program: everything is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    weft::cli::main()
+}

@@ -1,1 +1,78 @@
-//! cli
+//! The command line: arguments, and one file for each command.
+
+pub mod args;
+pub mod exit;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::Parser;
+
+use crate::config::{HostFacts, NetOptions, RunConfig, Target, file, resolve};
+use crate::observe::log;
+
+use args::{Cli, Command};
+
+/// Parses the command line and does what it says. Must be called while the process has one thread.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => return exit::usage(&e),
+    };
+    dispatch(cli.command).unwrap_or_else(|e| exit::fail(&e))
+}
+
+fn dispatch(command: Command) -> Result<ExitCode> {
+    if let Some(name) = command.later() {
+        bail!("'weft {name}' comes with {}", resolve::DAEMON_RELEASE);
+    }
+    log::init()?;
+    match command {
+        Command::Run(args) => {
+            let target = Target::Command(args.command);
+            let config = checked(target, args.keep_id, args.options, args.config.as_deref())?;
+            bail!(
+                "'weft run {:?}' is not built into this program",
+                config.target
+            )
+        }
+        Command::Attach(args) => {
+            let target = resolve::attach_target(&args.target)?;
+            let config = checked(target, false, args.options, args.config.as_deref())?;
+            bail!(
+                "'weft attach {:?}' is not built into this program",
+                config.target
+            )
+        }
+        Command::Doctor(_) => bail!("'weft doctor' is not built into this program"),
+        Command::Demo(_) => bail!("'weft demo' is not built into this program"),
+        Command::Up(_)
+        | Command::Network(_)
+        | Command::Endpoint(_)
+        | Command::Publish(_)
+        | Command::Show(_)
+        | Command::Trace(_)
+        | Command::Capture(_)
+        | Command::Top(_)
+        | Command::Replay(_) => bail!("this command comes with {}", resolve::DAEMON_RELEASE),
+    }
+}
+
+/// From arguments, and the file they may name, to a checked configuration. Says its warnings.
+fn checked(
+    target: Target,
+    keep_id: bool,
+    options: NetOptions,
+    file: Option<&std::path::Path>,
+) -> Result<RunConfig> {
+    let options = match file {
+        Some(path) => options.over(file::load(path)?),
+        None => options,
+    };
+    let config = RunConfig::resolve(target, keep_id, options, &HostFacts::gather()?)?;
+    for warning in &config.warnings {
+        exit::complain(format_args!("warning: {warning}"));
+    }
+    Ok(config)
+}

@@ -1,0 +1,261 @@
+//! The command line as clap sees it. It only collects; `config` checks.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::NetOptions;
+
+/// A virtual switch for containers that lives wholly in user space
+#[derive(Debug, Parser)]
+#[command(
+    name = "weft",
+    version,
+    max_term_width = 100,
+    disable_help_subcommand = true,
+    infer_subcommands = false
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands. Those of the daemon are known by name, so that they can be refused by name.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Runs a command in a network of its own
+    Run(RunArgs),
+    /// Gives a network to a namespace that exists
+    Attach(AttachArgs),
+    /// Shows what this machine allows, and the command that mends what it does not
+    Doctor(DoctorArgs),
+    /// Shows weft at work between namespaces of its own, with measured figures
+    Demo(DemoArgs),
+    /// The switch as a daemon (from weft 0.2)
+    Up(LaterArgs),
+    /// Creates, lists, inspects and removes networks (from weft 0.2)
+    Network(LaterArgs),
+    /// Connects, disconnects, lists and inspects endpoints (from weft 0.2)
+    Endpoint(LaterArgs),
+    /// Adds, lists and removes published ports (from weft 0.2)
+    Publish(LaterArgs),
+    /// Shows tables of the switch (from weft 0.2)
+    Show(LaterArgs),
+    /// Follows one packet through the switch (from weft 0.2)
+    Trace(LaterArgs),
+    /// Starts and stops captures (from weft 0.2)
+    Capture(LaterArgs),
+    /// Shows the busiest flows as they change (from weft 0.2)
+    Top(LaterArgs),
+    /// Sends a capture through the switch again (from weft 0.2)
+    Replay(LaterArgs),
+}
+
+impl Command {
+    /// The name of a command that a later release brings.
+    #[must_use]
+    pub const fn later(&self) -> Option<&'static str> {
+        match self {
+            Self::Run(_) | Self::Attach(_) | Self::Doctor(_) | Self::Demo(_) => None,
+            Self::Up(_) => Some("up"),
+            Self::Network(_) => Some("network"),
+            Self::Endpoint(_) => Some("endpoint"),
+            Self::Publish(_) => Some("publish"),
+            Self::Show(_) => Some("show"),
+            Self::Trace(_) => Some("trace"),
+            Self::Capture(_) => Some("capture"),
+            Self::Top(_) => Some("top"),
+            Self::Replay(_) => Some("replay"),
+        }
+    }
+}
+
+/// `weft run`
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The network's options.
+    #[command(flatten)]
+    pub options: NetOptions,
+    /// Reads options from a TOML file; those given here win
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Stays the calling user inside, in place of root
+    #[arg(long)]
+    pub keep_id: bool,
+    /// The command and its arguments; what follows its first word is its own
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// `weft attach`
+#[derive(Debug, Args)]
+pub struct AttachArgs {
+    /// The network's options.
+    #[command(flatten)]
+    pub options: NetOptions,
+    /// Reads options from a TOML file; those given here win
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// A process, or a network namespace by its path or its name under /run/netns
+    #[arg(value_name = "PID|NETNS")]
+    pub target: String,
+}
+
+/// `weft doctor`
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Prints JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Runs the probes that need a namespace to throw away, and prints what they found.
+    #[arg(long, hide = true)]
+    pub probe_namespace: bool,
+}
+
+/// `weft demo`
+#[derive(Debug, Args)]
+pub struct DemoArgs {}
+
+/// A command of a later release: whatever follows is taken, so that its name is what the error is about.
+#[derive(Debug, Args)]
+pub struct LaterArgs {
+    /// Anything.
+    #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub rest: Vec<OsString>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(line: &str) -> RunArgs {
+        let words = std::iter::once("weft").chain(line.split_whitespace());
+        let Command::Run(args) = Cli::try_parse_from(words).unwrap().command else {
+            panic!("not run: {line}")
+        };
+        args
+    }
+
+    fn error(line: &str) -> String {
+        let words = std::iter::once("weft").chain(line.split_whitespace());
+        crate::cli::exit::usage_line(&Cli::try_parse_from(words).unwrap_err())
+    }
+
+    #[test]
+    fn the_tree_is_sound() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_follows_the_command_is_its_own() {
+        for (line, command) in [
+            ("run bash", "bash"),
+            ("run -- bash", "bash"),
+            (
+                "run bash -c true --mtu 9000 -p 1",
+                "bash -c true --mtu 9000 -p 1",
+            ),
+            ("run --mtu 9000 -- curl -v -- x", "curl -v -- x"),
+            (
+                "run -p 8080:80 -- python3 -m http.server 80",
+                "python3 -m http.server 80",
+            ),
+            (
+                "run -p 8080:80 python3 -m http.server 80",
+                "python3 -m http.server 80",
+            ),
+            ("run env -- --help", "env -- --help"),
+            ("run ls --help", "ls --help"),
+            ("run -- --odd", "--odd"),
+        ] {
+            let args = run(line);
+            let got: Vec<_> = args.command.iter().map(|w| w.to_string_lossy()).collect();
+            assert_eq!(got.join(" "), command, "{line}");
+        }
+        assert_eq!(run("run bash --mtu 9000").options.mtu, None);
+    }
+
+    #[test]
+    fn every_option_has_its_place() {
+        let args = run(
+            "run --network none --name n --hostname h --ifname e --ip 1 --ip6 2 --subnet 3 --subnet6 4 --mac 5 --mtu 6 \
+            -p 7 --publish 8 --expose 9 -P --dns 10 --dns-search 11 --add-host 12 --host-loopback 13 --host-access --pcap 14 \
+            --workers 15 --queues 16 --config 17 --ready-fd 18 --pid-file 19 --keep-id --user 20 --udp-filter endpoint-independent x",
+        );
+        let o = &args.options;
+        assert_eq!(o.publish, ["7", "8"]);
+        assert!(o.publish_all && o.host_access && args.keep_id);
+        assert_eq!(
+            (o.workers, o.queues, o.ready_fd, o.mtu),
+            (Some(15), Some(16), Some(18), Some(6))
+        );
+    }
+
+    #[test]
+    fn later_commands_take_anything() {
+        for line in [
+            "up --config x",
+            "network create blue --driver bridge",
+            "show flows --json",
+            "replay -x f",
+            "top",
+        ] {
+            let words = std::iter::once("weft").chain(line.split_whitespace());
+            let name = Cli::try_parse_from(words).unwrap().command.later();
+            assert_eq!(name, line.split_whitespace().next(), "{line}");
+        }
+    }
+
+    #[test]
+    fn usage_errors_are_one_line() {
+        let lines = [
+            "",
+            "runn x",
+            "run",
+            "run --publis 80 x",
+            "run --mtu big x",
+            "run --udp-filter none x",
+            "run -p",
+            "attach",
+            "attach 1 2",
+            "doctor --jsn",
+            "run --mtu 1 --mtu 2 x",
+            "run --keep-id=yes x",
+            "-x",
+            "attach --keep-id 1",
+        ];
+        let errors = lines.map(|l| format!("{l}\n    {}", error(l)));
+        insta::assert_snapshot!(errors.join("\n"), @r"
+            no command given; see 'weft --help'
+        runn x
+            unrecognized subcommand 'runn'; tip: a similar subcommand exists: 'run'; see 'weft --help'
+        run
+            the following required arguments were not provided: <COMMAND>...; see 'weft run --help'
+        run --publis 80 x
+            unexpected argument '--publis' found; tip: a similar argument exists: '--publish'; tip: to pass '--publis' as a value, use '-- --publis'; see 'weft run --help'
+        run --mtu big x
+            invalid value 'big' for '--mtu <BYTES>': invalid digit found in string; see 'weft --help'
+        run --udp-filter none x
+            invalid value 'none' for '--udp-filter <FILTER>'; [possible values: endpoint-independent, address-dependent, address-and-port-dependent]; see 'weft --help'
+        run -p
+            a value is required for '--publish <PORTS>' but none was supplied; see 'weft --help'
+        attach
+            the following required arguments were not provided: <PID|NETNS>; see 'weft attach --help'
+        attach 1 2
+            unexpected argument '2' found; see 'weft attach --help'
+        doctor --jsn
+            unexpected argument '--jsn' found; tip: a similar argument exists: '--json'; see 'weft doctor --help'
+        run --mtu 1 --mtu 2 x
+            the argument '--mtu <BYTES>' cannot be used multiple times; see 'weft run --help'
+        run --keep-id=yes x
+            unexpected value 'yes' for '--keep-id' found; no more were expected; see 'weft run --help'
+        -x
+            unexpected argument '-x' found; see 'weft --help'
+        attach --keep-id 1
+            unexpected argument '--keep-id' found; tip: to pass '--keep-id' as a value, use '-- --keep-id'; see 'weft attach --help'
+        ");
+    }
+}
