@@ -235,7 +235,7 @@ mod tests {
         run
             the following required arguments were not provided: <COMMAND>...; see 'weft run --help'
         run --publis 80 x
-            unexpected argument '--publis' found; tip: a similar argument exists: '--publish'; tip: to pass '--publis' as a value, use '-- --publis'; see 'weft run --help'
+            unexpected argument '--publis' found; tip: a similar argument exists: '--publish'; see 'weft run --help'
         run --mtu big x
             invalid value 'big' for '--mtu <BYTES>': invalid digit found in string; see 'weft --help'
         run --udp-filter none x
@@ -255,7 +255,7 @@ mod tests {
         -x
             unexpected argument '-x' found; see 'weft --help'
         attach --keep-id 1
-            unexpected argument '--keep-id' found; tip: to pass '--keep-id' as a value, use '-- --keep-id'; see 'weft attach --help'
+            unexpected argument '--keep-id' found; see 'weft attach --help'
         ");
     }
 }

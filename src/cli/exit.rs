@@ -69,9 +69,11 @@ pub fn usage_line(error: &clap::Error) -> String {
         .lines()
         .map(str::trim)
         .take_while(|l| !l.starts_with("Usage:"));
-    let parts: Vec<&str> = body
-        .filter(|l| !l.is_empty() && !l.starts_with("For more information"))
-        .collect();
+    // That a mistyped option could be meant as a value is true and no help.
+    let noise = |l: &str| {
+        l.is_empty() || l.starts_with("For more information") || l.starts_with("tip: to pass")
+    };
+    let parts: Vec<&str> = body.filter(|l| !noise(l)).collect();
     let joined = parts.join("; ").replace(":; ", ": ");
     let message = joined.strip_prefix("error: ").unwrap_or(&joined);
     format!("{message}; see '{command}'")

@@ -1,1 +1,3 @@
-//! endpoint/wrap
+//! What wraps an endpoint to look at its frames.
+
+pub mod pcap;
