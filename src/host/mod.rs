@@ -1,7 +1,26 @@
 //! Namespaces, links, sockets of the host.
+pub mod broker;
+pub mod broker_proto;
+mod etc;
+mod helper;
+mod init;
 pub mod link;
 pub mod netlink;
+mod netns;
 pub mod netwatch;
 pub mod privileges;
 pub mod resolver;
+mod sandbox;
+mod serve;
 pub mod sockets;
+mod sys;
+
+/// Repeats a call that a signal has interrupted.
+fn retry<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
+    loop {
+        match call() {
+            Err(nix::errno::Errno::EINTR) => {}
+            result => return result,
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! The broker as the main process sees it: a child in the start context that keeps the rights which weft gives up.
+//!
+//! Order: [`Broker::spawn`] before any thread exists; then [`Broker::create`] or [`Broker::attach`]; ports and sockets;
+//! when the worker is ready [`Broker::start`]; then poll [`Broker::fd`] and take [`Broker::next_event`].
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use anyhow::{Context, Result, bail};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::prctl;
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::wait::waitpid;
+use nix::unistd::{Pid, getpid, getppid};
+
+pub use super::broker_proto::{
+    Address, Command, Event, Failure, MAX_FDS, Network, SandboxSpec, Target,
+};
+use super::broker_proto::{Answer, Channel, FromBroker, Request};
+use super::resolver::Resolvers;
+use super::{serve, sys};
+use crate::endpoint::tap::Tap;
+
+/// Milliseconds that the broker may take to end its sandbox before it is killed.
+const PATIENCE: u16 = 5_000;
+
+/// A sandbox that exists and waits for its command.
+#[derive(Debug)]
+pub struct Created {
+    /// The TAP inside, where the spec asked for a private network.
+    pub tap: Option<Tap>,
+    /// What could not be had; each is one line for the log.
+    pub warnings: Vec<String>,
+}
+
+/// A command that runs.
+#[derive(Debug)]
+pub struct Started {
+    /// The command's process, as seen from outside.
+    pub pid: i32,
+    /// What could not be had; each is one line for the log.
+    pub warnings: Vec<String>,
+}
+
+/// The broker process and the channel to it. Dropping it ends the sandbox and waits for every process of it.
+#[derive(Debug)]
+pub struct Broker {
+    pid: Pid,
+    channel: Option<Channel>,
+    events: VecDeque<Event>,
+    resolvers: Resolvers,
+}
+
+impl Broker {
+    /// Forks the broker. Signals blocked or not at this moment are so for the command as well.
+    /// Errors: the process has threads already; those of fork(2).
+    pub fn spawn() -> Result<Self> {
+        Self::spawn_without(&[])
+    }
+
+    /// As [`Self::spawn`]; the descriptors in `private` stay with the calling process alone, so that whoever reads
+    /// the other end of such a pipe sees it close.
+    /// Errors: as [`Self::spawn`].
+    pub fn spawn_without(private: &[RawFd]) -> Result<Self> {
+        let (ours, theirs) = Channel::pair().context("cannot make the broker's channel")?;
+        let resolvers = Resolvers::of_host();
+        let known = resolvers.clone();
+        let parent = getpid();
+        let ours_raw = ours.fd().as_raw_fd();
+        let mask = SigSet::thread_get_mask()?;
+        let pid = sys::fork_child(|| {
+            sys::close_inherited(ours_raw);
+            for fd in private.iter().filter(|fd| **fd > 2) {
+                sys::close_inherited(*fd);
+            }
+            // A terminal's signals go to the whole group; what ends this process is the end of its channel.
+            let blocked = block_terminal_signals().is_ok();
+            let guarded = prctl::set_pdeathsig(Signal::SIGKILL).is_ok() && getppid() == parent;
+            if !blocked || !guarded {
+                return 1;
+            }
+            serve::run(theirs, mask, known)
+        })
+        .context("cannot fork the broker")?;
+        Ok(Self {
+            pid,
+            channel: Some(ours),
+            events: VecDeque::new(),
+            resolvers,
+        })
+    }
+
+    /// The host's resolvers as last heard of.
+    #[must_use]
+    pub const fn resolvers(&self) -> &Resolvers {
+        &self.resolvers
+    }
+
+    /// Makes a sandbox: namespaces, the TAP, addresses and routes. Nothing runs in it yet.
+    /// Errors: [`Failure`], one line: what this machine refuses and how to mend it.
+    pub fn create(&mut self, spec: &SandboxSpec) -> Result<Created> {
+        self.made(&Request::Create(Box::new(spec.clone())))
+    }
+
+    /// Joins a network namespace that exists and makes the TAP there.
+    /// Errors: [`Failure`], one line: no such namespace, another user's, or the interface's name is taken.
+    pub fn attach(&mut self, target: &Target, spec: &SandboxSpec) -> Result<Created> {
+        self.made(&Request::Attach(target.clone(), Box::new(spec.clone())))
+    }
+
+    fn made(&mut self, request: &Request) -> Result<Created> {
+        let (answer, mut fds) = self.ask(request)?;
+        let Answer::Created { caps, warnings } = answer else {
+            bail!("the broker answered out of turn: {answer:?}");
+        };
+        let tap = caps.zip(fds.pop()).map(|(caps, fd)| Tap { fd, caps });
+        Ok(Created { tap, warnings })
+    }
+
+    /// Starts the command in the sandbox.
+    /// Errors: [`Failure`] with status 126 or 127 when it cannot be executed or found.
+    pub fn start(&mut self, command: &Command) -> Result<Started> {
+        let answer = self.ask(&Request::Start(command.clone()))?.0;
+        let Answer::Started { pid, warnings } = answer else {
+            bail!("the broker answered out of turn: {answer:?}");
+        };
+        Ok(Started { pid, warnings })
+    }
+
+    /// Sends a signal to the command. Errors: the number is no signal; the broker has gone.
+    pub fn signal(&mut self, number: i32) -> Result<()> {
+        self.ask(&Request::Signal(number)).map(|_| ())
+    }
+
+    /// Binds a TCP port of the host, privileged ones too where weft was started with the right to. The socket listens,
+    /// does not block, and one of IPv6 takes IPv6 only.
+    /// Errors: [`Failure`] with the error number: the port is in use, or privileged.
+    pub fn bind_tcp(&mut self, addr: SocketAddr) -> Result<OwnedFd> {
+        self.one(&Request::BindTcp(addr))
+    }
+
+    /// Binds a UDP port of the host, as [`Self::bind_tcp`]. Errors: as there.
+    pub fn bind_udp(&mut self, addr: SocketAddr) -> Result<OwnedFd> {
+        self.one(&Request::BindUdp(addr))
+    }
+
+    /// Opens a raw ICMP or ICMPv6 socket, which does not block.
+    /// Errors: [`Failure`] with `EPERM` where weft was started without the right to.
+    pub fn raw_icmp(&mut self, v6: bool) -> Result<OwnedFd> {
+        self.one(&Request::RawIcmp { v6 })
+    }
+
+    /// Opens unconnected TCP sockets inside the sandbox, at most [`MAX_FDS`] less one; they do not block.
+    /// Errors: [`Failure`]: there is no sandbox, or it is out of descriptors.
+    pub fn sandbox_sockets(&mut self, v6: bool, count: usize) -> Result<Vec<OwnedFd>> {
+        Ok(self.ask(&Request::Sockets { v6, count })?.1)
+    }
+
+    /// The descriptor to poll for reading; readable when an event waits in the kernel.
+    /// Events heard while an answer was awaited are not there: take [`Self::next_event`] until `None` before polling.
+    #[must_use]
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        self.channel.as_ref().map(Channel::fd)
+    }
+
+    /// The next event, if one waits. Never blocks.
+    pub fn next_event(&mut self) -> Option<Event> {
+        let event = match self.events.pop_front() {
+            Some(event) => event,
+            None => match self.channel.as_mut()?.try_receive() {
+                Ok(Some((FromBroker::Event(event), _))) => event,
+                Ok(Some((FromBroker::Answer(_), _))) => return None,
+                Ok(None) => self.lost("the broker has died"),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return None,
+                Err(e) => self.lost(&format!("the broker cannot be understood: {e}")),
+            },
+        };
+        if let Event::Resolvers(now) = &event {
+            self.resolvers = now.clone();
+        }
+        Some(event)
+    }
+
+    fn lost(&mut self, why: &str) -> Event {
+        self.channel = None;
+        Event::Lost(why.to_owned())
+    }
+
+    fn one(&mut self, request: &Request) -> Result<OwnedFd> {
+        self.ask(request)?
+            .1
+            .pop()
+            .context("the broker sent no descriptor")
+    }
+
+    fn ask(&mut self, request: &Request) -> Result<(Answer, Vec<OwnedFd>)> {
+        let channel = self.channel.as_mut().context("the broker has died")?;
+        channel.send(request, &[]).context("the broker has died")?;
+        loop {
+            match channel.receive()?.context("the broker has died")? {
+                (FromBroker::Answer(Answer::Refused(failure)), _) => return Err(failure.into()),
+                (FromBroker::Answer(answer), fds) => return Ok((answer, fds)),
+                (FromBroker::Event(event), _) => self.events.push_back(event),
+            }
+        }
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.channel = None;
+        if let Ok(ended) = sys::pidfd_open(self.pid) {
+            let mut fds = [PollFd::new(
+                std::os::fd::AsFd::as_fd(&ended),
+                PollFlags::POLLIN,
+            )];
+            let patience = PollTimeout::from(PATIENCE);
+            if super::retry(|| poll(&mut fds, patience)) == Ok(0) {
+                let _ = kill(self.pid, Signal::SIGKILL);
+            }
+        }
+        let _ = super::retry(|| waitpid(self.pid, None));
+    }
+}
+
+fn block_terminal_signals() -> nix::Result<()> {
+    let mut set = SigSet::empty();
+    for signal in [
+        Signal::SIGINT,
+        Signal::SIGTERM,
+        Signal::SIGHUP,
+        Signal::SIGQUIT,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+        Signal::SIGTTOU,
+        Signal::SIGTTIN,
+    ] {
+        set.add(signal);
+    }
+    set.thread_block()
+}
+
+#[cfg(test)]
+#[path = "broker_tests.rs"]
+mod tests;

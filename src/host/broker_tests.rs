@@ -1,0 +1,413 @@
+//! The broker against the kernel, as root and as an ordinary user. Each test runs again in a process of its own, and there
+//! in a forked child, because the broker forks from a process of one thread and libtest always has two.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::unix::process::CommandExt;
+use std::process::{self, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::unistd::geteuid;
+
+use super::*;
+
+const AGAIN: &str = "WEFT_TEST_AGAIN";
+
+/// An id that no account needs to have.
+const ORDINARY: u32 = 61_234;
+
+/// The child process that runs the test's body: this very program, one thread, one test.
+fn again(test: &str, uid: Option<u32>) -> process::Command {
+    let mut command = process::Command::new(std::env::current_exe().unwrap());
+    let name = format!("host::broker::tests::{test}");
+    command
+        .args([&name, "--exact", "--nocapture", "--test-threads=1"])
+        .env(AGAIN, "1");
+    command.current_dir("/");
+    if let Some(uid) = uid {
+        command.uid(uid).gid(uid);
+    }
+    command
+}
+
+/// Runs `body` in a process of its own: as the caller, and when that is root as an ordinary user too.
+fn alone(test: &str, body: impl FnOnce()) {
+    if std::env::var_os(AGAIN).is_some() {
+        return forked(body);
+    }
+    let users = if geteuid().is_root() {
+        vec![None, Some(ORDINARY)]
+    } else {
+        vec![None]
+    };
+    for uid in users {
+        let output = again(test, uid).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "as {uid:?}:\n{text}\n{errors}");
+    }
+}
+
+/// Runs `body` in a child of one thread. The other thread of this process only waits for the test.
+fn forked(body: impl FnOnce()) {
+    let child = sys::fork_child_in(nix::sched::CloneFlags::empty(), || {
+        body();
+        0
+    });
+    let how = waitpid(child.unwrap(), None).unwrap();
+    assert!(
+        matches!(how, nix::sys::wait::WaitStatus::Exited(_, 0)),
+        "{how:?}"
+    );
+}
+
+fn spec() -> SandboxSpec {
+    SandboxSpec {
+        hostname: "box".to_owned(),
+        v4: Some(Address {
+            addr: Ipv4Addr::new(10, 87, 9, 2),
+            prefix: 24,
+            gateway: Ipv4Addr::new(10, 87, 9, 1),
+        }),
+        v6: Some(Address {
+            addr: "fd87::2".parse().unwrap(),
+            prefix: 64,
+            gateway: "fd87::1".parse::<Ipv6Addr>().unwrap(),
+        }),
+        dns: vec![Ipv4Addr::new(10, 87, 9, 1).into()],
+        search: vec!["weft.example".to_owned()],
+        ..SandboxSpec::default()
+    }
+}
+
+fn sh(script: &str) -> Command {
+    Command {
+        argv: ["sh", "-c", script].map(Into::into).to_vec(),
+    }
+}
+
+/// Waits for an event; ten seconds are an age.
+fn event(broker: &mut Broker) -> Event {
+    let until = Instant::now() + Duration::from_secs(10);
+    while Instant::now() < until {
+        if let Some(event) = broker.next_event() {
+            return event;
+        }
+        let fd = broker.fd().unwrap();
+        poll(
+            &mut [PollFd::new(fd, PollFlags::POLLIN)],
+            PollTimeout::from(1000_u16),
+        )
+        .unwrap();
+    }
+    panic!("no event came");
+}
+
+fn run(spec: &SandboxSpec, script: &str) -> i32 {
+    let mut broker = Broker::spawn().unwrap();
+    broker.create(spec).unwrap();
+    broker.start(&sh(script)).unwrap();
+    let told = event(&mut broker);
+    let Event::Exited(status) = told else {
+        panic!("{told:?}")
+    };
+    status
+}
+
+#[test]
+fn a_command_finds_its_network_ready() {
+    alone("a_command_finds_its_network_ready", || {
+        let script = "set -ex
+            test $(id -u) = 0
+            test $(hostname) = box; test $(cat /etc/hostname) = box
+            grep -q 'nameserver 10.87.9.1' /etc/resolv.conf
+            grep -q 'search weft.example' /etc/resolv.conf
+            grep -q '10.87.9.2.*box' /etc/hosts
+            test -e /etc/passwd
+            echo x > /etc/weft-test-file && test ! -e /etc/upper
+            test $$ -lt 10 && test -d /proc/$$ && test -e /proc/self/exe
+            test $(cat /sys/class/net/eth0/mtu) = 1400
+            test $(cat /sys/class/net/eth0/address) = 02:00:00:00:00:07
+            ip -4 addr show eth0 | grep 10.87.9.2/24
+            ip -6 addr show eth0 | grep fd87::2/64 && ! ip -6 addr show eth0 | grep tentative
+            ip route | grep 'default via 10.87.9.1'
+            ip -6 route | grep 'default via fd87::1'
+            ip addr show lo | grep 127.0.0.1
+            test \"$(cat /proc/sys/net/ipv4/ping_group_range)\" = \"0\t2147483647\"
+            exit 7";
+        let mac = switch_core::addr::Mac([2, 0, 0, 0, 0, 7]);
+        assert_eq!(
+            run(
+                &SandboxSpec {
+                    mtu: 1400,
+                    mac,
+                    ..spec()
+                },
+                script
+            ),
+            7
+        );
+        assert!(!std::path::Path::new("/etc/weft-test-file").exists());
+    });
+}
+
+#[test]
+fn the_tap_comes_with_its_offloads_and_is_quiet() {
+    alone("the_tap_comes_with_its_offloads_and_is_quiet", || {
+        let mut broker = Broker::spawn().unwrap();
+        let tap = broker.create(&spec()).unwrap().tap.unwrap();
+        assert!(
+            tap.caps.vnet && tap.caps.csum() && tap.caps.tso(),
+            "{:?}",
+            tap.caps
+        );
+        std::thread::sleep(Duration::from_millis(300));
+        let mut file = fs::File::from(tap.fd);
+        let mut frame = vec![0; 70_000];
+        while let Ok(len) = file.read(&mut frame) {
+            // Behind the 12-byte header: IPv6, ICMPv6 (or hop-by-hop and MLD), type 133 is a router solicitation.
+            let frame = &frame[12..len];
+            assert!(!(frame[12..14] == [0x86, 0xdd] && frame[20] == 58 && frame[54] == 133));
+        }
+        assert_eq!(broker.sandbox_sockets(false, 5).unwrap().len(), 5);
+        assert_eq!(broker.sandbox_sockets(true, 1).unwrap().len(), 1);
+        let plain = SandboxSpec {
+            vnet: false,
+            ..spec()
+        };
+        drop(broker);
+        let mut broker = Broker::spawn().unwrap();
+        let tap = broker.create(&plain).unwrap().tap.unwrap();
+        assert!(!tap.caps.vnet && tap.caps.offload == 0);
+    });
+}
+
+#[test]
+fn commands_that_cannot_run_have_their_status() {
+    alone("commands_that_cannot_run_have_their_status", || {
+        let mut broker = Broker::spawn().unwrap();
+        broker.create(&spec()).unwrap();
+        for (program, status) in [
+            ("no-such-command-here", 127),
+            ("/no/such/file", 127),
+            ("/etc/passwd", 126),
+            ("/", 126),
+        ] {
+            let command = Command {
+                argv: vec![program.into()],
+            };
+            let error = broker.start(&command).unwrap_err();
+            let failure = error.downcast_ref::<Failure>().unwrap();
+            assert_eq!(failure.status, status, "{failure}");
+            assert!(failure.message.starts_with(program), "{failure}");
+        }
+        broker.start(&sh("exit 3")).unwrap();
+        assert_eq!(event(&mut broker), Event::Exited(3));
+    });
+}
+
+#[test]
+fn signals_reach_the_command_and_end_it() {
+    alone("signals_reach_the_command_and_end_it", || {
+        let mut broker = Broker::spawn().unwrap();
+        broker.create(&spec()).unwrap();
+        broker
+            .start(&sh("trap 'exit 9' USR1; while :; do sleep 0.05; done"))
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+        broker.signal(libc::SIGUSR1).unwrap();
+        assert_eq!(event(&mut broker), Event::Exited(9));
+        let started = broker
+            .start(&Command {
+                argv: vec!["sleep".into(), "60".into()],
+            })
+            .unwrap();
+        let name = fs::read_to_string(format!("/proc/{}/comm", started.pid)).unwrap();
+        assert_eq!(name, "sleep\n");
+        broker.signal(libc::SIGTERM).unwrap();
+        assert_eq!(event(&mut broker), Event::Exited(128 + 15));
+        assert!(broker.signal(4000).is_err());
+    });
+}
+
+/// Processes whose command line ends in `sleep MARK`.
+fn sleepers(mark: &str) -> usize {
+    let wanted = format!("sleep\0{mark}\0");
+    let tasks = fs::read_dir("/proc").unwrap().flatten();
+    tasks
+        .filter(|task| {
+            fs::read(task.path().join("cmdline")).is_ok_and(|line| line == wanted.as_bytes())
+        })
+        .count()
+}
+
+fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(10);
+    while !holds() {
+        assert!(Instant::now() < until, "{what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn what_the_command_leaves_behind_ends_with_it() {
+    alone("what_the_command_leaves_behind_ends_with_it", || {
+        let mark = format!("{}.7", 40_000 + process::id());
+        let script = format!("setsid sleep {mark} & sleep {mark} & sleep 0.2; exit 4");
+        assert_eq!(run(&spec(), &script), 4);
+        assert_eq!(sleepers(&mark), 0);
+    });
+}
+
+#[test]
+fn nothing_outlives_a_killed_weft() {
+    const CHILD: &str = "WEFT_TEST_KILLED";
+    alone("nothing_outlives_a_killed_weft", || {
+        if let Ok(mark) = std::env::var(CHILD) {
+            let mut broker = Broker::spawn().unwrap();
+            broker.create(&spec()).unwrap();
+            broker
+                .start(&sh(&format!("setsid sleep {mark} & sleep {mark}")))
+                .unwrap();
+            io::Write::write_all(
+                &mut io::stdout(),
+                format!("\nup {} {}\n", process::id(), broker.pid).as_bytes(),
+            )
+            .unwrap();
+            std::thread::sleep(Duration::from_secs(60));
+        }
+        let mark = format!("{}.8", 40_000 + process::id());
+        let mut weft = again("nothing_outlives_a_killed_weft", None)
+            .env(CHILD, &mark)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(weft.stdout.take().unwrap()).lines();
+        let line = lines
+            .map(Result::unwrap)
+            .find(|line| line.starts_with("up "))
+            .unwrap();
+        let pids: Vec<i32> = line
+            .split(' ')
+            .filter_map(|word| word.parse().ok())
+            .collect();
+        wait_until("the sleepers start", || sleepers(&mark) == 2);
+        kill(Pid::from_raw(pids[0]), Signal::SIGKILL).unwrap();
+        weft.wait().unwrap();
+        wait_until("the sleepers end", || sleepers(&mark) == 0);
+        wait_until("the broker ends", || {
+            fs::read_to_string(format!("/proc/{}/stat", pids[1]))
+                .map_or(true, |s| s.contains(") Z "))
+        });
+    });
+}
+
+#[test]
+fn a_namespace_that_exists_is_joined_and_its_end_told() {
+    alone("a_namespace_that_exists_is_joined_and_its_end_told", || {
+        let mut other = process::Command::new("unshare")
+            .args(["--user", "--map-root-user", "--net", "sleep", "50"])
+            .spawn()
+            .unwrap();
+        let pid = i32::try_from(other.id()).unwrap();
+        wait_until("unshare is through", || {
+            fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "sleep\n")
+        });
+        let mut broker = Broker::spawn().unwrap();
+        let tap = broker
+            .attach(&Target::Pid(pid), &spec())
+            .unwrap()
+            .tap
+            .unwrap();
+        assert!(tap.caps.tso());
+        let links = fs::read_to_string(format!("/proc/{pid}/net/dev")).unwrap();
+        assert!(links.contains("eth0:"), "{links}");
+
+        let mut second = Broker::spawn().unwrap();
+        let error = second
+            .attach(&Target::Pid(pid), &spec())
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("exists already"), "{error}");
+        let path = Target::Path(format!("/proc/{pid}/ns/net").into());
+        let other_name = SandboxSpec {
+            ifname: "eth1".to_owned(),
+            v4: None,
+            v6: None,
+            ..spec()
+        };
+        second.attach(&path, &other_name).unwrap();
+
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert_eq!(event(&mut broker), Event::Ended);
+    });
+}
+
+#[test]
+fn another_users_namespace_is_refused_in_one_line() {
+    alone("another_users_namespace_is_refused_in_one_line", || {
+        if geteuid().is_root() {
+            return;
+        }
+        let mut broker = Broker::spawn().unwrap();
+        let error = broker
+            .attach(&Target::Pid(1), &spec())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("another user") && !error.contains('\n'),
+            "{error}"
+        );
+    });
+}
+
+#[test]
+fn ports_are_bound_and_conflicts_named() {
+    alone("ports_are_bound_and_conflicts_named", || {
+        let mut broker = Broker::spawn().unwrap();
+        let fd = broker.bind_tcp("127.0.0.1:0".parse().unwrap()).unwrap();
+        let taken = std::net::TcpListener::from(fd).local_addr().unwrap();
+        let listener = std::net::TcpListener::bind(taken).unwrap();
+        let error = broker.bind_tcp(taken).unwrap_err();
+        let failure = error.downcast_ref::<Failure>().unwrap();
+        assert_eq!(failure.errno, Some(libc::EADDRINUSE), "{failure}");
+        assert_eq!(failure.status, 125);
+        drop(listener);
+        broker.bind_udp("[::1]:0".parse().unwrap()).unwrap();
+        let raw = broker.raw_icmp(false);
+        assert_eq!(raw.is_ok(), geteuid().is_root());
+    });
+}
+
+#[test]
+fn the_other_kinds_of_network() {
+    alone("the_other_kinds_of_network", || {
+        let none = SandboxSpec {
+            network: Network::None,
+            dns: vec![],
+            ..spec()
+        };
+        let alone = "test $(ls /sys/class/net | wc -l) = 1 && ip addr show lo | grep -q 127.0.0.1";
+        assert_eq!(run(&none, alone), 0);
+        let host = SandboxSpec {
+            network: Network::Host,
+            ..spec()
+        };
+        let links = fs::read_dir("/sys/class/net").unwrap().count();
+        assert_eq!(
+            run(
+                &host,
+                &format!("test $(ls /sys/class/net | wc -l) = {links}")
+            ),
+            0
+        );
+        let own = geteuid();
+        let kept = SandboxSpec {
+            keep_id: true,
+            ..spec()
+        };
+        assert_eq!(run(&kept, &format!("test $(id -u) = {own}")), 0);
+    });
+}

@@ -1,0 +1,253 @@
+//! The broker's own side: one thread, a closed set of requests, one helper for its sandbox. Ends when its channel does.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+
+use anyhow::{Context, Result, anyhow, bail};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::broker_proto::{
+    Answer, Channel, Event, Failure, FromBroker, FromHelper, Request, SandboxSpec, ToHelper,
+};
+use super::helper::{self, Job};
+use super::resolver::{RESOLV_CONF, ResolverWatch, Resolvers};
+use super::{netns, sys};
+
+/// Connections that wait for us in the kernel, per published port.
+const BACKLOG: i32 = 4096;
+
+/// Milliseconds that a helper may take to end its sandbox before it is killed.
+const PATIENCE: u16 = 4_000;
+
+#[derive(Debug)]
+struct Helper {
+    pid: Pid,
+    channel: Channel,
+    keep_id: bool,
+}
+
+#[derive(Debug)]
+struct Server {
+    main: Channel,
+    mask: SigSet,
+    watch: Option<ResolverWatch>,
+    helper: Option<Helper>,
+}
+
+/// Serves until the main process closes its end; the result is the broker's exit status.
+pub(super) fn run(main: Channel, mask: SigSet, known: Resolvers) -> i32 {
+    let watch = ResolverWatch::new(RESOLV_CONF.as_ref(), known).ok();
+    let mut server = Server {
+        main,
+        mask,
+        watch,
+        helper: None,
+    };
+    // What changed between the first reading and the watch.
+    let early = server.watch.as_mut().and_then(ResolverWatch::read_again);
+    let result = early
+        .map_or(Ok(()), |now| server.tell(Event::Resolvers(now)))
+        .and_then(|()| server.serve());
+    server.end_helper();
+    i32::from(result.is_err())
+}
+
+impl Server {
+    fn serve(&mut self) -> Result<()> {
+        loop {
+            let (from_main, from_watch, from_helper) = self.wait()?;
+            if from_watch && let Some(now) = self.watch.as_mut().and_then(ResolverWatch::changed) {
+                self.tell(Event::Resolvers(now))?;
+            }
+            if from_helper {
+                self.hear_helper()?;
+            }
+            if from_main {
+                let Some((request, _)) = self.main.receive::<Request>()? else {
+                    return Ok(());
+                };
+                let (answer, fds) = match self.handle(request) {
+                    Ok(done) => done,
+                    Err(e) => (Answer::Refused(Failure::new(&e)), Vec::new()),
+                };
+                let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+                self.main.send(&FromBroker::Answer(answer), &fds)?;
+            }
+        }
+    }
+
+    fn wait(&self) -> Result<(bool, bool, bool)> {
+        let mut fds = vec![PollFd::new(self.main.fd(), PollFlags::POLLIN)];
+        if let Some(watch) = &self.watch {
+            fds.push(PollFd::new(watch.fd(), PollFlags::POLLIN));
+        }
+        if let Some(helper) = &self.helper {
+            fds.push(PollFd::new(helper.channel.fd(), PollFlags::POLLIN));
+        }
+        super::retry(|| poll(&mut fds, PollTimeout::NONE))?;
+        let mut ready = fds.iter().map(|fd| fd.any().unwrap_or(false));
+        let from_main = ready.next().unwrap_or(false);
+        let from_watch = self.watch.is_some() && ready.next().unwrap_or(false);
+        let from_helper = self.helper.is_some() && ready.next().unwrap_or(false);
+        Ok((from_main, from_watch, from_helper))
+    }
+
+    fn tell(&self, event: Event) -> Result<()> {
+        Ok(self.main.send(&FromBroker::Event(event), &[])?)
+    }
+
+    fn hear_helper(&mut self) -> Result<()> {
+        let Some(helper) = &mut self.helper else {
+            return Ok(());
+        };
+        match helper.channel.receive::<FromHelper>()? {
+            Some((FromHelper::Event(event), _)) => self.tell(event),
+            Some((FromHelper::MapMe | FromHelper::Answer(_), _)) => Ok(()),
+            None => {
+                let how = waitpid(helper.pid, None)?;
+                self.helper = None;
+                self.tell(Event::Lost(format!(
+                    "the sandbox's helper has died ({how:?})"
+                )))
+            }
+        }
+    }
+
+    fn handle(&mut self, request: Request) -> Result<(Answer, Vec<OwnedFd>)> {
+        match request {
+            Request::Create(spec) => self.make(Job::Create(*spec.clone()), &spec),
+            Request::Attach(target, spec) => self.make(Job::Attach(target, *spec.clone()), &spec),
+            Request::Start(command) => self.ask_helper(&ToHelper::Start(command)),
+            Request::Sockets { v6, count } => self.ask_helper(&ToHelper::Sockets { v6, count }),
+            Request::Signal(number) => {
+                Signal::try_from(number).with_context(|| format!("{number} is no signal"))?;
+                if let Some(helper) = &self.helper {
+                    helper.channel.send(&ToHelper::Signal(number), &[])?;
+                }
+                Ok((Answer::Done, Vec::new()))
+            }
+            Request::BindTcp(addr) => Ok((Answer::Descriptors, vec![bind(addr, Type::STREAM)?])),
+            Request::BindUdp(addr) => Ok((Answer::Descriptors, vec![bind(addr, Type::DGRAM)?])),
+            Request::RawIcmp { v6 } => Ok((Answer::Descriptors, vec![raw_icmp(v6)?])),
+        }
+    }
+
+    fn make(&mut self, job: Job, spec: &SandboxSpec) -> Result<(Answer, Vec<OwnedFd>)> {
+        if self.helper.is_some() {
+            bail!("this broker has a sandbox already");
+        }
+        let mut foreign = vec![self.main.fd()];
+        foreign.extend(self.watch.as_ref().map(ResolverWatch::fd));
+        let (pid, channel) = helper::spawn(job, self.mask, &foreign)?;
+        self.helper = Some(Helper {
+            pid,
+            channel,
+            keep_id: spec.keep_id,
+        });
+        let result = self.await_answer();
+        if !matches!(result, Ok((Answer::Created { .. }, _))) {
+            self.end_helper();
+        }
+        result
+    }
+
+    fn ask_helper(&mut self, message: &ToHelper) -> Result<(Answer, Vec<OwnedFd>)> {
+        let helper = self.helper.as_ref().context("there is no sandbox")?;
+        helper
+            .channel
+            .send(message, &[])
+            .context("the sandbox's helper has died")?;
+        self.await_answer()
+    }
+
+    /// Waits for the helper's answer and serves it meanwhile.
+    fn await_answer(&mut self) -> Result<(Answer, Vec<OwnedFd>)> {
+        loop {
+            let helper = self.helper.as_mut().context("there is no sandbox")?;
+            match helper
+                .channel
+                .receive()?
+                .context("the sandbox's helper has died")?
+            {
+                (FromHelper::Answer(answer), fds) => return Ok((answer, fds)),
+                (FromHelper::Event(event), _) => self.tell(event)?,
+                (FromHelper::MapMe, _) => {
+                    let result = netns::write_maps(helper.pid, helper.keep_id);
+                    let failure = result.err().map(|e| Failure::new(&e));
+                    helper.channel.send(&ToHelper::Mapped(failure), &[])?;
+                }
+            }
+        }
+    }
+
+    fn end_helper(&mut self) {
+        let Some(helper) = self.helper.take() else {
+            return;
+        };
+        drop(helper.channel);
+        if let Ok(ended) = sys::pidfd_open(helper.pid) {
+            let mut fds = [PollFd::new(ended.as_fd(), PollFlags::POLLIN)];
+            if super::retry(|| poll(&mut fds, PollTimeout::from(PATIENCE))) == Ok(0) {
+                let _ = kill(helper.pid, Signal::SIGKILL);
+            }
+        }
+        let _ = super::retry(|| waitpid(helper.pid, None));
+    }
+}
+
+fn bind(addr: SocketAddr, kind: Type) -> Result<OwnedFd> {
+    let what = if kind == Type::STREAM { "tcp" } else { "udp" };
+    let bound = (|| {
+        let socket = Socket::new(Domain::for_address(addr), kind.nonblocking(), None)?;
+        if addr.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        if kind == Type::STREAM {
+            // A port whose last connections are in TIME_WAIT is free.
+            socket.set_reuse_address(true)?;
+        }
+        socket.bind(&addr.into())?;
+        if kind == Type::STREAM {
+            socket.listen(BACKLOG)?;
+        }
+        Ok(socket)
+    })();
+    bound.map(Into::into).map_err(|e: std::io::Error| {
+        let advice = match e.raw_os_error() {
+            Some(libc::EADDRINUSE) => format!(
+                "another program has it; see `ss -lnp sport = :{}`",
+                addr.port()
+            ),
+            Some(libc::EACCES) => format!(
+                "ports this low are privileged; take one from 1024 on, run as root, or \
+                 `sudo sysctl -w net.ipv4.ip_unprivileged_port_start={}`",
+                addr.port()
+            ),
+            Some(libc::EADDRNOTAVAIL) => {
+                "the host has no such address; see `ip address`".to_owned()
+            }
+            Some(libc::EMFILE) => "raise the limit of open files (ulimit -n)".to_owned(),
+            _ => "see `weft doctor`".to_owned(),
+        };
+        anyhow!(e).context(format!("cannot publish on {addr}/{what} ({advice})"))
+    })
+}
+
+fn raw_icmp(v6: bool) -> Result<OwnedFd> {
+    let (domain, protocol) = if v6 {
+        (Domain::IPV6, Protocol::ICMPV6)
+    } else {
+        (Domain::IPV4, Protocol::ICMPV4)
+    };
+    let socket = Socket::new(domain, Type::RAW.nonblocking(), Some(protocol))
+        .map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))
+        .context(
+            "a raw ICMP socket is refused: run weft as root, or open net.ipv4.ping_group_range",
+        )?;
+    Ok(socket.into())
+}
