@@ -106,7 +106,7 @@ fn event(broker: &mut Broker) -> Event {
 
 fn run(spec: &SandboxSpec, script: &str) -> i32 {
     let mut broker = Broker::spawn().unwrap();
-    broker.create(spec).unwrap();
+    let _sandbox = broker.create(spec).unwrap();
     broker.start(&sh(script)).unwrap();
     let told = event(&mut broker);
     let Event::Exited(status) = told else {
@@ -134,7 +134,7 @@ fn a_command_finds_its_network_ready() {
             ip route | grep 'default via 10.87.9.1'
             ip -6 route | grep 'default via fd87::1'
             ip addr show lo | grep 127.0.0.1
-            test \"$(cat /proc/sys/net/ipv4/ping_group_range)\" = \"0\t2147483647\"
+            grep '^0\t' /proc/sys/net/ipv4/ping_group_range
             exit 7";
         let mac = switch_core::addr::Mac([2, 0, 0, 0, 0, 7]);
         assert_eq!(
@@ -368,8 +368,8 @@ fn ports_are_bound_and_conflicts_named() {
     alone("ports_are_bound_and_conflicts_named", || {
         let mut broker = Broker::spawn().unwrap();
         let fd = broker.bind_tcp("127.0.0.1:0".parse().unwrap()).unwrap();
-        let taken = std::net::TcpListener::from(fd).local_addr().unwrap();
-        let listener = std::net::TcpListener::bind(taken).unwrap();
+        let listener = std::net::TcpListener::from(fd);
+        let taken = listener.local_addr().unwrap();
         let error = broker.bind_tcp(taken).unwrap_err();
         let failure = error.downcast_ref::<Failure>().unwrap();
         assert_eq!(failure.errno, Some(libc::EADDRINUSE), "{failure}");
@@ -409,5 +409,55 @@ fn the_other_kinds_of_network() {
             ..spec()
         };
         assert_eq!(run(&kept, &format!("test $(id -u) = {own}")), 0);
+    });
+}
+
+#[test]
+fn an_interactive_shell_has_job_control() {
+    const CHILD: &str = "WEFT_TEST_SHELL";
+    alone("an_interactive_shell_has_job_control", || {
+        if std::env::var_os(CHILD).is_some() {
+            let mut broker = Broker::spawn().unwrap();
+            let _sandbox = broker.create(&spec()).unwrap();
+            let argv = ["bash", "--norc", "--noprofile", "-i"]
+                .map(Into::into)
+                .to_vec();
+            broker.start(&Command { argv }).unwrap();
+            assert_eq!(event(&mut broker), Event::Exited(5));
+            let holder = nix::unistd::tcgetpgrp(io::stdin()).unwrap();
+            assert_eq!(holder, nix::unistd::getpgrp());
+            return;
+        }
+        let test = std::env::current_exe().unwrap();
+        let name = "host::broker::tests::an_interactive_shell_has_job_control";
+        let line = format!(
+            "{} {name} --exact --nocapture --test-threads=1",
+            test.display()
+        );
+        let mut script = process::Command::new("script")
+            .args(["-qefc", &line, "/dev/null"])
+            .env(CHILD, "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut keys = script.stdin.take().unwrap();
+        // Control-Z stops the job and not the shell; control-C ends the next one and not the shell.
+        for key in [
+            "sleep 77\n",
+            "\u{1a}",
+            "jobs; kill %1\n",
+            "sleep 78\n",
+            "\u{3}",
+            "exit 5\n",
+        ] {
+            std::thread::sleep(Duration::from_millis(300));
+            io::Write::write_all(&mut keys, key.as_bytes()).unwrap();
+        }
+        let output = script.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{text}");
+        assert!(text.contains("Stopped"), "{text}");
+        assert!(!text.contains("no job control"), "{text}");
     });
 }

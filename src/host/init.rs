@@ -138,7 +138,9 @@ fn execute(
 
 fn refusal(program: &CString, errno: Errno) -> Failure {
     let name = program.to_string_lossy();
-    let (status, message) = if errno == Errno::ENOENT && !name.contains('/') {
+    // A directory of PATH that may not be entered hides whether the command is there: it is not, for this user.
+    let hidden = errno == Errno::EACCES && !name.contains('/') && !in_path(&name);
+    let (status, message) = if errno == Errno::ENOENT && !name.contains('/') || hidden {
         (
             NOT_FOUND,
             format!("{name}: command not found: check the spelling and PATH"),
@@ -165,6 +167,11 @@ fn refusal(program: &CString, errno: Errno) -> Failure {
         status,
         errno: Some(errno as i32),
     }
+}
+
+fn in_path(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(name).exists())
 }
 
 /// Reaps and hands signals on until the command ends; gives its status.

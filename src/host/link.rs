@@ -239,8 +239,9 @@ pub fn sysctl(name: &str, value: &str) -> io::Result<()> {
 pub fn prepare_families(ifname: &str, v6: bool, configure: bool) {
     let v6_off = if v6 { "0" } else { "1" };
     let own = |key: &str| format!("net/ipv6/conf/{ifname}/{key}");
+    let groups = mapped_groups();
     let mut settings = vec![
-        ("net/ipv4/ping_group_range".to_owned(), "0 2147483647"),
+        ("net/ipv4/ping_group_range".to_owned(), groups.as_str()),
         ("net/ipv4/ip_unprivileged_port_start".to_owned(), "0"),
         ("net/ipv6/conf/all/disable_ipv6".to_owned(), "0"),
         ("net/ipv6/conf/lo/disable_ipv6".to_owned(), "0"),
@@ -257,6 +258,20 @@ pub fn prepare_families(ifname: &str, v6: bool, configure: bool) {
             tracing::debug!(name, value, %error, "sysctl not set");
         }
     }
+}
+
+/// Every group that the user namespace has, as far as one range holds them: the kernel refuses one with gaps at its ends.
+/// Source: ping_group_range in ip-sysctl.rst, user_namespaces(7).
+fn mapped_groups() -> String {
+    const LAST: u64 = 2_147_483_647;
+    let map = fs::read_to_string("/proc/self/gid_map").unwrap_or_default();
+    let mut words = map
+        .split_ascii_whitespace()
+        .map(|word| word.parse::<u64>().unwrap_or(0));
+    let first = words.next().unwrap_or(0);
+    let count = words.nth(1).unwrap_or(LAST + 1);
+    let last = first.saturating_add(count.saturating_sub(1));
+    format!("{} {}", first.min(LAST), last.min(LAST))
 }
 
 fn family(addr: IpAddr) -> AddressFamily {
