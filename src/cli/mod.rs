@@ -2,6 +2,10 @@
 
 pub mod args;
 pub mod exit;
+mod publish;
+pub mod run;
+pub mod session;
+mod sys;
 
 use std::process::ExitCode;
 
@@ -32,18 +36,12 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Run(args) => {
             let target = Target::Command(args.command);
             let config = checked(target, args.keep_id, args.options, args.config.as_deref())?;
-            bail!(
-                "'weft run {:?}' is not built into this program",
-                config.target
-            )
+            run::run(config)
         }
         Command::Attach(args) => {
             let target = resolve::attach_target(&args.target)?;
             let config = checked(target, false, args.options, args.config.as_deref())?;
-            bail!(
-                "'weft attach {:?}' is not built into this program",
-                config.target
-            )
+            run::attach(config)
         }
         Command::Doctor(_) => bail!("'weft doctor' is not built into this program"),
         Command::Demo(_) => bail!("'weft demo' is not built into this program"),

@@ -1,3 +1,4 @@
 //! What wraps an endpoint to look at its frames.
 
+pub mod captured;
 pub mod pcap;

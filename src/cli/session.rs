@@ -1,0 +1,403 @@
+//! A sandbox on a switch of its own: what `run` and `attach` have in common, in the order of design:
+//! fork the broker, open everything, drop what is not needed any more, then start threads.
+
+use std::fs::File;
+use std::io::Write;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use arc_swap::ArcSwap;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use socket2::Socket;
+use switch_core::addr::{NetworkId, PortId};
+use switch_core::flow::tcp::Limits;
+use switch_core::flow::udp::Filter;
+use switch_core::l2::table::MacTable;
+use switch_core::pipeline::{Config, Port, Switch};
+use switch_core::policy::host_rule::HostRule;
+use switch_core::respond::{Gateway, Guest};
+use switch_core::time::Tick;
+
+use super::publish::{self, Bound};
+use super::{exit, sys};
+use crate::config::{NetworkMode, RunConfig, UdpFilter};
+use crate::endpoint::tap::Tap;
+use crate::endpoint::tap_io::TapEndpoint;
+use crate::endpoint::wrap::captured::Captured;
+use crate::endpoint::wrap::pcap::PcapWriter;
+use crate::endpoint::{Caps, Endpoint};
+use crate::host::broker::{Broker, Created};
+use crate::host::broker_proto::{Address, Event, Network, SandboxSpec};
+use crate::host::netwatch::NetWatch;
+use crate::host::privileges;
+use crate::host::sockets::udp::UdpSock;
+use crate::host::sockets::{HostIo, HostView};
+use crate::worker::{Signals, Worker};
+
+/// Stations that the table has room for: one sandbox, and what it may bridge.
+const STATIONS: usize = 256;
+/// Signals that are passed on to the command.
+const PASSED_ON: [Signal; 8] = [
+    Signal::SIGINT,
+    Signal::SIGTERM,
+    Signal::SIGHUP,
+    Signal::SIGQUIT,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGWINCH,
+    Signal::SIGCONT,
+];
+
+/// A running switch and what feeds it.
+pub struct Session {
+    /// The broker.
+    pub broker: Broker,
+    config: RunConfig,
+    worker: Option<(JoinHandle<std::io::Result<()>>, Arc<Signals>)>,
+    view: Arc<ArcSwap<HostView>>,
+    signals: SignalFd,
+    watch: Option<NetWatch>,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What ended a session, or interrupted it.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The command ended with this status.
+    Exited(i32),
+    /// The namespace that was attached to is gone.
+    Ended,
+    /// A signal asked for the end.
+    Signal(Signal),
+    /// The switch itself failed.
+    Failed(String),
+}
+
+/// The sandbox that a configuration asks for.
+#[must_use]
+pub fn spec(config: &RunConfig) -> SandboxSpec {
+    let mut dns: Vec<IpAddr> = Vec::new();
+    dns.extend(config.v4.map(|s| IpAddr::V4(s.gateway)));
+    dns.extend(config.v6.map(|s| IpAddr::V6(s.gateway)));
+    SandboxSpec {
+        network: match config.network {
+            NetworkMode::Private | NetworkMode::Netns(_) => Network::Private,
+            NetworkMode::None => Network::None,
+            NetworkMode::Host => Network::Host,
+        },
+        ifname: config.ifname.clone(),
+        mac: config.mac,
+        mtu: config.mtu,
+        gso_max_size: None,
+        vnet: true,
+        v4: config.v4.map(|s| Address {
+            addr: s.guest,
+            prefix: s.prefix,
+            gateway: s.gateway,
+        }),
+        v6: config.v6.map(|s| Address {
+            addr: s.guest,
+            prefix: s.prefix,
+            gateway: s.gateway,
+        }),
+        hostname: config.hostname.clone(),
+        dns,
+        search: config.dns_search.clone(),
+        add_host: config
+            .hosts
+            .iter()
+            .map(|h| (h.name.clone(), h.addr))
+            .collect(),
+        keep_id: config.keep_id,
+        configure: true,
+    }
+}
+
+impl Session {
+    /// Starts the switch of a sandbox. Must be called while the process has one thread.
+    /// Errors: one line; nothing is left behind.
+    pub fn start(
+        config: RunConfig,
+        make: impl FnOnce(&mut Broker, &SandboxSpec) -> Result<Created>,
+    ) -> Result<Self> {
+        let mut broker = Broker::spawn()?;
+        let spec = SandboxSpec {
+            search: if config.dns_search.is_empty() {
+                broker.resolvers().search.clone()
+            } else {
+                config.dns_search.clone()
+            },
+            ..spec(&config)
+        };
+        let created = make(&mut broker, &spec)?;
+        for warning in &created.warnings {
+            exit::complain(format_args!("warning: {warning}"));
+        }
+        let limit = privileges::raise_descriptor_limit()?;
+        tracing::debug!(limit, "descriptors");
+        let bound = publish::bind(&mut broker, &config)?;
+        let capture = config.pcap.as_deref().map(|path| {
+            let file = File::create(path)
+                .with_context(|| format!("--pcap: cannot create {}", path.display()))?;
+            PcapWriter::new(file, &config.ifname)
+                .with_context(|| format!("--pcap: cannot write {}", path.display()))
+        });
+        let capture = capture.transpose()?;
+        let raw_icmp = [raw(&mut broker, false), raw(&mut broker, true)];
+        let watch = NetWatch::open().ok();
+        let mask: SigSet = PASSED_ON.into_iter().collect();
+        mask.thread_block().context("blocking signals")?;
+        let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+            .context("opening a signal descriptor")?;
+        let user = config.user.map(|u| u.uid.to_string());
+        privileges::lock_down(user.as_deref())?;
+        let view = Arc::new(ArcSwap::from_pointee(HostView {
+            resolvers: if config.dns.is_empty() {
+                broker.resolvers().servers.clone()
+            } else {
+                config.dns.clone()
+            },
+            ..HostView::default()
+        }));
+        let mut session = Self {
+            broker,
+            config,
+            worker: None,
+            view,
+            signals,
+            watch,
+        };
+        session.look_at_host();
+        if let Some(tap) = created.tap {
+            session.spawn(tap, bound, capture, raw_icmp)?;
+        }
+        Ok(session)
+    }
+
+    fn spawn(
+        &mut self,
+        tap: Tap,
+        bound: Bound,
+        capture: Option<PcapWriter>,
+        raw_icmp: [Option<Socket>; 2],
+    ) -> Result<()> {
+        let start = Instant::now();
+        let caps = Caps {
+            csum: tap.caps.csum(),
+            tso: tap.caps.tso(),
+            uso: tap.caps.uso(),
+        };
+        let mut endpoint: Box<dyn Endpoint> =
+            Box::new(TapEndpoint::new(tap.fd, tap.caps.vnet, caps));
+        if let Some(writer) = capture {
+            endpoint = Box::new(Captured::new(endpoint, writer));
+        }
+        let switch = Switch::new(
+            Tick::ZERO,
+            self.switch_config(caps, bound.ranges),
+            Arc::new(MacTable::new(STATIONS)),
+        );
+        let view = Arc::clone(&self.view);
+        let mut worker = Worker::new(start, switch, |registry| {
+            HostIo::new(registry, vec![endpoint], view, raw_icmp)
+        })
+        .context("starting a worker")?;
+        let (switch, io) = worker.parts();
+        for (socket, to) in bound.tcp {
+            io.listen(socket, to)
+                .context("listening on a published port")?;
+        }
+        for (socket, to) in bound.udp {
+            let v6 = socket.local_addr().is_ok_and(|a| a.is_ipv6());
+            let sock = io
+                .publish_udp(UdpSock::from_bound(socket, v6), switch.next_mapping())
+                .context("opening a published port")?;
+            switch.publish_udp(Tick::ZERO, sock, to.port, to.to);
+        }
+        let signals = worker.signals();
+        let thread = std::thread::Builder::new()
+            .name("weft-worker-0".to_owned())
+            .spawn(move || worker.run())
+            .context("starting a worker")?;
+        self.worker = Some((thread, signals));
+        Ok(())
+    }
+
+    fn switch_config(&self, caps: Caps, published: Vec<(u8, u16, u16)>) -> Config {
+        let c = &self.config;
+        let guest = Guest {
+            mac: c.mac,
+            name: c.name.clone(),
+            v4: c.v4.map(|s| s.guest),
+            v6: c.v6.map(|s| s.guest),
+        };
+        Config {
+            network: NetworkId(0),
+            gateway: Gateway {
+                mac: c.gateway_mac,
+                v4: c.v4.map(|s| (s.gateway, s.prefix)),
+                v6: c.v6.map(|s| (s.gateway, s.prefix)),
+                mtu: c.mtu,
+                v6_default_route: self.view.load().v6_route,
+                search: c.dns_search.clone(),
+                guests: vec![guest],
+            },
+            ports: vec![Port {
+                id: PortId(0),
+                mac: c.mac,
+                mtu: c.mtu,
+                uso: caps.uso,
+            }],
+            rule: HostRule {
+                loopback_v4: c.loopback_v4,
+                loopback_v6: c.loopback_v6,
+                host_access: c.host_access,
+                published,
+            },
+            filter: match c.udp_filter {
+                UdpFilter::EndpointIndependent => Filter::EndpointIndependent,
+                UdpFilter::AddressDependent => Filter::AddressDependent,
+                UdpFilter::AddressAndPortDependent => Filter::AddressAndPortDependent,
+            },
+            ephemeral: ephemeral(),
+            limits: Limits::default(),
+            seeds: sys::seeds(),
+        }
+    }
+
+    /// Says that the network is up, where that was asked for.
+    pub fn announce(&self) -> Result<()> {
+        if let Some(path) = &self.config.pid_file {
+            std::fs::write(path, format!("{}\n", std::process::id()))
+                .with_context(|| format!("--pid-file: cannot write {}", path.display()))?;
+        }
+        if let Some(fd) = self.config.ready_fd {
+            let mut file = File::from(sys::take_fd(fd)?);
+            file.write_all(b"1").context("--ready-fd")?;
+        }
+        Ok(())
+    }
+
+    /// Waits for something that ends the session. Signals that a terminal sent have reached the command already.
+    pub fn wait(&mut self) -> Result<Outcome> {
+        loop {
+            let watch = self.watch.as_ref().map(NetWatch::fd);
+            let mut fds: Vec<PollFd<'_>> =
+                vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+            fds.extend(
+                self.broker
+                    .fd()
+                    .map(|fd| PollFd::new(fd, PollFlags::POLLIN)),
+            );
+            fds.extend(watch.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+            match poll(&mut fds, PollTimeout::from(1000u16)) {
+                Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+                Err(e) => return Err(e).context("waiting for events"),
+            }
+            if let Ok(Some(info)) = self.signals.read_signal()
+                && let Ok(signal) = Signal::try_from(info.ssi_signo.cast_signed())
+                && info.ssi_code <= 0
+            {
+                return Ok(Outcome::Signal(signal));
+            }
+            while let Some(event) = self.broker.next_event() {
+                match event {
+                    Event::Exited(status) => return Ok(Outcome::Exited(status)),
+                    Event::Ended => return Ok(Outcome::Ended),
+                    Event::Lost(why) => return Ok(Outcome::Failed(why)),
+                    Event::Resolvers(found) if self.config.dns.is_empty() => {
+                        self.view.rcu(|old| HostView {
+                            resolvers: found.servers.clone(),
+                            ..HostView::clone(old)
+                        });
+                    }
+                    Event::Resolvers(_) => {}
+                }
+            }
+            if self
+                .watch
+                .as_mut()
+                .is_some_and(|w| w.update().unwrap_or(false))
+            {
+                self.look_at_host();
+            }
+            if self
+                .worker
+                .as_ref()
+                .is_some_and(|(thread, _)| thread.is_finished())
+            {
+                return Ok(Outcome::Failed(self.stop().err().map_or_else(
+                    || "the worker ended".to_owned(),
+                    |e| format!("{e:#}"),
+                )));
+            }
+        }
+    }
+
+    /// Takes over what the kernel says of the host's addresses and routes.
+    fn look_at_host(&mut self) {
+        let Some(watch) = &self.watch else { return };
+        let state = watch.state();
+        let addresses: Vec<IpAddr> = state.addresses.iter().map(|a| a.0).collect();
+        let v6_route = state.v6_default_route;
+        self.view.rcu(|old| HostView {
+            addresses: addresses.clone(),
+            v6_route,
+            ..HostView::clone(old)
+        });
+        if let Some((_, signals)) = &self.worker {
+            signals
+                .changed
+                .store(true, std::sync::atomic::Ordering::Release);
+            let _ = signals.waker.wake();
+        }
+    }
+
+    /// Ends the worker. Errors: what it failed with.
+    pub fn stop(&mut self) -> Result<()> {
+        let Some((thread, signals)) = self.worker.take() else {
+            return Ok(());
+        };
+        signals
+            .stop
+            .store(true, std::sync::atomic::Ordering::Release);
+        let _ = signals.waker.wake();
+        match thread.join() {
+            Ok(result) => result.context("the sandbox's interface is gone"),
+            Err(_) => anyhow::bail!("the worker panicked; this is a bug of weft"),
+        }
+    }
+}
+
+/// A raw ICMP socket where ping sockets are closed to us and the start context may open one.
+fn raw(broker: &mut Broker, v6: bool) -> Option<Socket> {
+    use crate::host::sockets::ping::PingSock;
+    if PingSock::open(v6, None, 0).is_ok() {
+        return None;
+    }
+    broker.raw_icmp(v6).ok().map(Socket::from)
+}
+
+/// The host's range of outgoing ports; the kernel's default where it cannot be read.
+fn ephemeral() -> (u16, u16) {
+    let text =
+        std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let mut numbers = text.split_whitespace().filter_map(|n| n.parse().ok());
+    numbers
+        .next()
+        .zip(numbers.next())
+        .unwrap_or((32_768, 60_999))
+}
