@@ -3,5 +3,6 @@
 pub mod echo;
 pub mod event;
 pub mod host;
+mod large;
 pub mod tcp;
 pub mod udp;

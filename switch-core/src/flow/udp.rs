@@ -12,10 +12,10 @@ use slab::Slab;
 
 use super::event::IcmpReport;
 use super::host::{DatagramMeta, HostError, Tx, UdpHost};
+use super::large;
 use super::tcp::Cx;
 use crate::addr::{Mac, PortId, SockId};
 use crate::conntrack::expiry::Wheel;
-use crate::frag;
 use crate::respond::Gateway;
 use crate::respond::icmp::{self, IcmpError};
 use crate::time::Tick;
@@ -136,6 +136,8 @@ pub struct UdpFlows {
     filter: Filter,
     /// The host's own range for outgoing ports, which is left to it.
     ephemeral: (u16, u16),
+    /// Identification of the last datagram that was cut.
+    large_id: u32,
     out: Vec<u8>,
 }
 
@@ -159,6 +161,7 @@ impl UdpFlows {
             },
             filter,
             ephemeral,
+            large_id: 0,
             out: Vec::new(),
         }
     }
@@ -448,13 +451,13 @@ impl UdpFlows {
         let first = event.pieces.first().map_or(0, |p| p.len());
         if first > room {
             for piece in event.pieces {
-                frag::send_large(
+                self.large_id = self.large_id.wrapping_add(1);
+                large::send(
                     host,
                     (port, cx.mac, to.0),
                     (shown, to.1),
-                    event.tos,
+                    (event.tos, cx.mtu, self.large_id),
                     piece,
-                    cx.mtu,
                 );
             }
             return Ok(());

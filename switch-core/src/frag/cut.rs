@@ -1,66 +1,82 @@
-//! [7] Cutting of datagrams that are larger than the sandbox's MTU.
+//! `[7]` Cutting of datagrams that are larger than a sandbox's MTU. Source: RFC 791 section 3.2, RFC 8200 section 4.5.
 
-use core::net::{IpAddr, SocketAddr};
+use core::net::IpAddr;
 use std::io::IoSlice;
 
-use crate::addr::{Mac, PortId};
-use crate::flow::host::Tx;
-use crate::wire::checksum::{fold, sum};
+use crate::verdict::DropReason;
 use crate::wire::emit::HeaderBuf;
-use crate::wire::packet::PROTO_UDP;
-use crate::wire::vnet_hdr::VnetHdr;
+use crate::wire::packet::{Kind, Packet};
 
-/// Sends one UDP datagram in as many fragments as the MTU asks for.
-pub fn send_large<H: Tx>(
-    host: &mut H,
-    (port, from_mac, to_mac): (PortId, Mac, Mac),
-    (from, to): (SocketAddr, SocketAddr),
-    tos: u8,
-    payload: &[u8],
+/// The IPv6 fragment header.
+const NEXT_FRAGMENT: u8 = 44;
+
+/// Cuts the IP packet of a frame into fragments that fit the MTU and gives each, as headers and a range
+/// of the payload, to `each`. A packet that fits is given whole. That DF is set does not matter: it is
+/// the sender that cuts.
+/// Shape: `frame` starts at the Ethernet header, no VLAN tag, no IP options or extension headers, its
+/// checksums complete. Units: `mtu` in bytes from the IP header on; `id` is the low half for IPv4.
+/// Cost: no allocation, no copy of payload. Returns how many were given.
+/// Errors: `Fragment` for a packet that has not that shape or is a fragment itself, `TooBig` for an MTU
+/// that has no room for 8 bytes of payload; then nothing was given.
+pub fn fragment(
+    frame: &[u8],
     mtu: u16,
-) {
-    let mut udp = HeaderBuf::new();
-    udp.udp(from.port(), to.port(), payload.len());
-    udp.set_full(0, from.ip(), to.ip(), PROTO_UDP, &[payload]);
-    let datagram = [udp.as_slice(), payload].concat();
-    // An identification of its own for each datagram: the checksum, its length and the source port vary with it.
-    let id = fold(sum(&datagram)) ^ from.port();
-    let header = if from.is_ipv4() { 20 } else { 48 };
-    let step = usize::from(mtu).saturating_sub(header) / 8 * 8;
-    if step == 0 {
-        return;
+    id: u32,
+    each: &mut impl FnMut(&[IoSlice<'_>]),
+) -> Result<usize, DropReason> {
+    let packet = Packet::parse(frame)?;
+    let Kind::Ip(ip) = packet.kind else {
+        return Err(DropReason::Fragment);
+    };
+    let header = if ip.src.is_ipv4() { 20 } else { 40 };
+    if packet.vlan.is_some() || ip.frag.is_some() || ip.l4 != packet.l3 + header {
+        return Err(DropReason::Fragment);
     }
-    for (index, piece) in datagram.chunks(step).enumerate() {
+    let mtu = usize::from(mtu);
+    if ip.end - packet.l3 <= mtu {
+        each(&[IoSlice::new(frame)]);
+        return Ok(1);
+    }
+    let data = frame.get(ip.l4..ip.end).ok_or(DropReason::Truncated)?;
+    let overhead = if ip.src.is_ipv4() { 20 } else { 48 };
+    let step = mtu.saturating_sub(overhead) / 8 * 8;
+    if step == 0 {
+        return Err(DropReason::TooBig);
+    }
+    let mut count = 0;
+    for (index, piece) in data.chunks(step).enumerate() {
         let at = index * step;
-        let more = at + piece.len() < datagram.len();
+        let more = at + piece.len() < data.len();
+        // An offset is less than the packet's length, which has 16 bits.
+        let offset = u16::try_from(at).unwrap_or(u16::MAX);
         let mut head = HeaderBuf::new();
-        match (from.ip(), to.ip()) {
-            (IpAddr::V4(s), IpAddr::V4(d)) => {
-                head.eth(to_mac, from_mac, 0x0800);
-                let field = u16::try_from(at / 8).unwrap_or(0) | if more { 0x2000 } else { 0 };
+        match (ip.src, ip.dst) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => {
+                let field = (offset / 8) | if more { 0x2000 } else { 0 };
+                let id = u16::try_from(id & 0xffff).unwrap_or_default();
+                head.eth(packet.dst, packet.src, 0x0800);
                 head.ipv4(
-                    s.octets(),
-                    d.octets(),
-                    (PROTO_UDP, 64, tos),
+                    src.octets(),
+                    dst.octets(),
+                    (ip.proto, ip.ttl, ip.tos),
                     (id, field),
                     piece.len(),
                 );
             }
-            (IpAddr::V6(s), IpAddr::V6(d)) => {
-                head.eth(to_mac, from_mac, 0x86dd);
-                head.ipv6(s.octets(), d.octets(), (44, 64, tos), 8 + piece.len());
-                head.fragment(
-                    PROTO_UDP,
-                    u16::try_from(at).unwrap_or(0) | u16::from(more),
-                    u32::from(id),
+            (IpAddr::V6(src), IpAddr::V6(dst)) => {
+                head.eth(packet.dst, packet.src, 0x86dd);
+                head.ipv6(
+                    src.octets(),
+                    dst.octets(),
+                    (NEXT_FRAGMENT, ip.ttl, ip.tos),
+                    8 + piece.len(),
                 );
+                head.fragment(ip.proto, offset | u16::from(more), id);
             }
-            _ => return,
+            _ => return Err(DropReason::Fragment),
         }
-        host.tx(
-            port,
-            &VnetHdr::default(),
-            &[IoSlice::new(head.as_slice()), IoSlice::new(piece)],
-        );
+        each(&[IoSlice::new(head.as_slice()), IoSlice::new(piece)]);
+        count += 1;
     }
+    Ok(count)
 }

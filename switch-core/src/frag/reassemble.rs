@@ -1,42 +1,76 @@
-//! [2] Reassembly of what a sandbox sends in pieces. Bounded in datagrams, pieces, bytes and time;
+//! `[2]` Reassembly of what a sandbox sends in pieces. Bounded in datagrams, pieces, bytes and time;
 //! pieces that overlap end their datagram (RFC 5722, and a good habit for IPv4).
 
 use core::net::IpAddr;
 use core::time::Duration;
 
+use crate::addr::Mac;
 use crate::time::Tick;
 use crate::verdict::DropReason;
 use crate::wire::checksum::{finish, fold, sum};
-use crate::wire::packet::{Kind, Packet};
+use crate::wire::packet::{Ip, Kind, Packet};
 use crate::wire::put;
 
-/// Datagrams under way at most.
+/// Datagrams under way at most; the oldest goes first.
 const MAX_DATAGRAMS: usize = 64;
-/// Pieces of one datagram at most: 65,535 bytes in pieces of the IPv6 minimum MTU are 53.
+/// Pieces of one datagram at most: 65,535 bytes in pieces of the IPv6 minimum MTU are 54.
 const MAX_PIECES: usize = 64;
+/// Bytes held at most; the oldest datagram goes first.
+const MAX_BYTES: usize = 2 << 20;
 /// How long a datagram may take. Source: RFC 8200 section 4.5 says 60 s, RFC 4963 why less is wiser.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// A datagram, with its IP header, at most.
+const MAX_PACKET: usize = 65_535;
+
+/// What the pieces of one datagram have in common. Source: RFC 791 section 3.2, RFC 8200 section 4.5.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Key {
+    sender: (Mac, Option<u16>),
+    src: IpAddr,
+    dst: IpAddr,
+    id: u32,
+    /// Zero for IPv6, whose later pieces may name another.
+    proto: u8,
+}
 
 #[derive(Debug)]
 struct Datagram {
-    key: (IpAddr, IpAddr, u8, u32),
+    key: Key,
     born: Tick,
-    /// Ethernet and IP header of the first piece.
-    head: Option<Vec<u8>>,
+    /// Headers of the first piece.
+    head: Option<Head>,
     /// Length, once the last piece is here.
     total: Option<usize>,
+    /// Disjoint, in order.
     pieces: Vec<(usize, Vec<u8>)>,
+    bytes: usize,
+    /// A bit for each of the four ECN codepoints seen.
+    ecn: u8,
+    /// Pieces contradicted each other: what else comes is dropped too.
+    dead: bool,
+}
+
+/// Ethernet and IP header of the first piece, without extension headers.
+#[derive(Debug)]
+struct Head {
+    bytes: Vec<u8>,
+    l3: usize,
+    proto: u8,
 }
 
 /// Datagrams in pieces.
 #[derive(Debug, Default)]
 pub struct Reassembly {
+    /// The oldest first.
     datagrams: Vec<Datagram>,
+    bytes: usize,
+    lost: u64,
 }
 
 impl Reassembly {
     /// Takes a piece. Returns the whole frame, without fragment header, when it was the last one missing.
-    /// Errors: `Fragment` when a bound or an overlap ends the datagram.
+    /// Shape: `packet` is the parse of `frame`. Cost: one copy of the piece, and one of the whole at the end.
+    /// Errors: `Malformed` for a piece that cannot be one, `Fragment` when an overlap or a bound ends the datagram.
     pub fn push(
         &mut self,
         now: Tick,
@@ -46,71 +80,63 @@ impl Reassembly {
         let Kind::Ip(ip) = packet.kind else {
             return Err(DropReason::Malformed);
         };
-        let Some(info) = ip.frag else {
+        let info = ip.frag.ok_or(DropReason::Malformed)?;
+        let data = frame.get(ip.l4..ip.end).ok_or(DropReason::Truncated)?;
+        let start = usize::from(info.offset);
+        let end = start + data.len();
+        if data.is_empty() || end > MAX_PACKET || (info.more && !data.len().is_multiple_of(8)) {
             return Err(DropReason::Malformed);
-        };
+        }
         self.handle_timeout(now);
-        let key = (ip.src, ip.dst, ip.proto, info.id);
-        let at = match self.datagrams.iter().position(|d| d.key == key) {
-            Some(at) => at,
-            None => {
-                if self.datagrams.len() >= MAX_DATAGRAMS {
-                    self.datagrams.remove(0);
-                }
-                self.datagrams.push(Datagram {
-                    key,
-                    born: now,
-                    head: None,
-                    total: None,
-                    pieces: Vec::new(),
-                });
-                self.datagrams.len() - 1
+        let at = self.place(now, key(packet, &ip, info.id));
+        let datagram = self.datagrams.get_mut(at).ok_or(DropReason::Fragment)?;
+        if datagram.dead {
+            return Err(DropReason::Fragment);
+        }
+        match datagram.add(start, data, info.more) {
+            Added::Known => return Ok(None),
+            Added::New => self.bytes += data.len(),
+            Added::Contradicts => {
+                self.bytes -= datagram.bytes;
+                datagram.kill();
+                return Err(DropReason::Fragment);
             }
-        };
-        let data = frame.get(ip.l4..ip.end).unwrap_or_default();
-        let Some(datagram) = self.datagrams.get_mut(at) else {
-            return Err(DropReason::Fragment);
-        };
-        let (start, end) = (
-            usize::from(info.offset),
-            usize::from(info.offset) + data.len(),
-        );
-        let bad = end > 65_535
-            || data.is_empty()
-            || (info.more && data.len() % 8 != 0)
-            || datagram.pieces.len() >= MAX_PIECES
-            || datagram.total.is_some_and(|t| end > t || !info.more)
-            || datagram
-                .pieces
-                .iter()
-                .any(|(s, d)| start < s + d.len() && *s < end);
-        if bad {
-            self.datagrams.remove(at);
-            return Err(DropReason::Fragment);
         }
-        if !info.more {
-            datagram.total = Some(end);
-        }
+        datagram.ecn |= 1 << (ip.tos & 3);
         if start == 0 {
             let header = if ip.src.is_ipv4() {
                 ip.l4
             } else {
                 packet.l3 + 40
             };
-            datagram.head = frame.get(..header).map(<[u8]>::to_vec);
+            datagram.head = frame.get(..header).map(|bytes| Head {
+                bytes: bytes.to_vec(),
+                l3: packet.l3,
+                proto: ip.proto,
+            });
         }
-        datagram.pieces.push((start, data.to_vec()));
-        let have: usize = datagram.pieces.iter().map(|(_, d)| d.len()).sum();
-        if datagram.total != Some(have) || datagram.head.is_none() {
-            return Ok(None);
+        if datagram.total == Some(datagram.bytes) {
+            let done = self.datagrams.remove(at);
+            self.bytes -= done.bytes;
+            return done.whole().map(Some);
         }
-        let done = self.datagrams.remove(at);
-        Ok(whole(done, packet, ip.proto))
+        while self.bytes > MAX_BYTES && self.datagrams.len() > 1 {
+            self.forget_oldest();
+        }
+        Ok(None)
     }
 
     /// Forgets datagrams that took too long.
     pub fn handle_timeout(&mut self, now: Tick) {
-        self.datagrams.retain(|d| now.since(d.born) < PATIENCE);
+        while self.poll_timeout().is_some_and(|t| t <= now) {
+            self.forget_oldest();
+        }
+    }
+
+    /// When `handle_timeout` has something to do.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Tick> {
+        self.datagrams.first().map(|d| d.born + PATIENCE)
     }
 
     /// Datagrams under way.
@@ -124,27 +150,145 @@ impl Reassembly {
     pub fn is_empty(&self) -> bool {
         self.datagrams.is_empty()
     }
+
+    /// Datagrams that were given up for lack of time or room.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// Bytes held. Checks the account against the pieces, and its bound.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        let pieces = self.datagrams.iter().flat_map(|d| &d.pieces);
+        assert_eq!(
+            pieces.map(|(_, data)| data.len()).sum::<usize>(),
+            self.bytes
+        );
+        assert!(self.bytes <= MAX_BYTES && self.len() <= MAX_DATAGRAMS);
+        self.bytes
+    }
+
+    /// Where the datagram of a key is; a new one if there is none.
+    fn place(&mut self, now: Tick, key: Key) -> usize {
+        if let Some(at) = self.datagrams.iter().position(|d| d.key == key) {
+            return at;
+        }
+        if self.datagrams.len() >= MAX_DATAGRAMS {
+            self.forget_oldest();
+        }
+        self.datagrams.push(Datagram {
+            key,
+            born: now,
+            head: None,
+            total: None,
+            pieces: Vec::new(),
+            bytes: 0,
+            ecn: 0,
+            dead: false,
+        });
+        self.datagrams.len() - 1
+    }
+
+    fn forget_oldest(&mut self) {
+        if !self.datagrams.is_empty() {
+            let gone = self.datagrams.remove(0);
+            self.bytes -= gone.bytes;
+            self.lost += u64::from(!gone.dead);
+        }
+    }
 }
 
-fn whole(mut datagram: Datagram, packet: &Packet, proto: u8) -> Option<Vec<u8>> {
-    let mut frame = datagram.head?;
-    let header = frame.len();
-    datagram.pieces.sort_unstable_by_key(|p| p.0);
-    for (_, data) in &datagram.pieces {
-        frame.extend_from_slice(data);
+fn key(packet: &Packet, ip: &Ip, id: u32) -> Key {
+    Key {
+        sender: (packet.src, packet.vlan),
+        src: ip.src,
+        dst: ip.dst,
+        id,
+        proto: if ip.src.is_ipv4() { ip.proto } else { 0 },
     }
-    let l3 = packet.l3;
-    if datagram.key.0.is_ipv4() {
-        let total = u16::try_from(frame.len() - l3).ok()?;
-        put(&mut frame, l3 + 2, &total.to_be_bytes());
-        put(&mut frame, l3 + 6, &[0, 0]);
-        put(&mut frame, l3 + 10, &[0, 0]);
-        let csum = finish(fold(sum(frame.get(l3..header)?)));
-        put(&mut frame, l3 + 10, &csum.to_be_bytes());
-    } else {
-        let len = u16::try_from(frame.len() - header).ok()?;
-        put(&mut frame, l3 + 4, &len.to_be_bytes());
-        put(&mut frame, l3 + 6, &[proto]);
+}
+
+/// What a piece was to its datagram.
+enum Added {
+    New,
+    /// Byte for byte the same as one before, as networks make them: no overlap (RFC 8200 section 4.5).
+    Known,
+    Contradicts,
+}
+
+impl Datagram {
+    fn add(&mut self, start: usize, data: &[u8], more: bool) -> Added {
+        let end = start + data.len();
+        let at = self.pieces.partition_point(|(s, _)| *s < start);
+        let next = self.pieces.get(at);
+        let before = at.checked_sub(1).and_then(|i| self.pieces.get(i));
+        if let Some((s, d)) = next
+            && *s == start
+            && d == data
+            && (more || self.total == Some(end))
+        {
+            return Added::Known;
+        }
+        let overlaps =
+            next.is_some_and(|(s, _)| *s < end) || before.is_some_and(|(s, d)| s + d.len() > start);
+        let beyond = match self.total {
+            Some(total) => end > total || (!more && end != total),
+            None => !more && self.pieces.last().is_some_and(|(s, d)| s + d.len() > end),
+        };
+        if overlaps || beyond || self.pieces.len() >= MAX_PIECES {
+            return Added::Contradicts;
+        }
+        if !more {
+            self.total = Some(end);
+        }
+        self.pieces.insert(at, (start, data.to_vec()));
+        self.bytes += data.len();
+        Added::New
     }
-    Some(frame)
+
+    fn kill(&mut self) {
+        self.dead = true;
+        self.bytes = 0;
+        self.pieces = Vec::new();
+        self.head = None;
+    }
+
+    /// Puts the pieces behind the first one's headers and mends those.
+    fn whole(self) -> Result<Vec<u8>, DropReason> {
+        let Head { bytes, l3, proto } = self.head.ok_or(DropReason::Fragment)?;
+        let (header, mut frame) = (bytes.len(), bytes);
+        frame.reserve_exact(self.bytes);
+        for (_, data) in &self.pieces {
+            frame.extend_from_slice(data);
+        }
+        // Congestion marks survive; marked and not capable at once is a lie. Source: RFC 3168 section 5.3.
+        let marked = self.ecn & (1 << 3) != 0;
+        if marked && self.ecn & 1 != 0 {
+            return Err(DropReason::Fragment);
+        }
+        let tos = frame.get(l3 + 1).copied().unwrap_or_default();
+        let length = |from: usize| {
+            let len = frame.len().saturating_sub(from);
+            u16::try_from(len).map_err(|_| DropReason::Fragment)
+        };
+        if self.key.src.is_ipv4() {
+            let total = length(l3)?;
+            let tos = if marked { tos | 3 } else { tos };
+            put(&mut frame, l3 + 1, &[tos]);
+            put(&mut frame, l3 + 2, &total.to_be_bytes());
+            put(&mut frame, l3 + 6, &[0, 0]);
+            put(&mut frame, l3 + 10, &[0, 0]);
+            let csum = finish(fold(frame.get(l3..header).map_or(0, sum)));
+            put(&mut frame, l3 + 10, &csum.to_be_bytes());
+        } else {
+            let len = length(header)?;
+            // The traffic class lies across the first two bytes.
+            let tos = if marked { tos | 0x30 } else { tos };
+            put(&mut frame, l3 + 1, &[tos]);
+            put(&mut frame, l3 + 4, &len.to_be_bytes());
+            put(&mut frame, l3 + 6, &[proto]);
+        }
+        Ok(frame)
+    }
 }

@@ -148,7 +148,7 @@ mod tests {
             total += u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)]));
             total = (total & 0xffff) + (total >> 16);
         }
-        total as u16
+        u16::try_from(total).unwrap()
     }
 
     proptest! {

@@ -54,7 +54,7 @@ impl HeaderBuf {
                 );
             }
             (IpAddr::V6(s), IpAddr::V6(d)) => {
-                self.ipv6(s.octets(), d.octets(), (proto, ttl, tos), l4_len)
+                self.ipv6(s.octets(), d.octets(), (proto, ttl, tos), l4_len);
             }
             // Two families in one packet cannot be written: callers pair them by construction.
             _ => {}

@@ -55,13 +55,13 @@ pub struct Ip {
     pub ttl: u8,
     /// DSCP and ECN.
     pub tos: u8,
-    /// The protocol behind options and extension headers.
+    /// The protocol behind options and extension headers; in a piece of IPv6, what its data starts with.
     pub proto: u8,
     /// Set for a piece of a datagram.
     pub frag: Option<FragInfo>,
     /// Always true for IPv6.
     pub dont_fragment: bool,
-    /// Where the protocol's header starts (in later pieces: where the piece's data starts).
+    /// Where the protocol's header starts; in a piece, where the piece's data starts.
     pub l4: usize,
     /// Where the packet ends; the frame may be longer by padding.
     pub end: usize,
@@ -187,7 +187,8 @@ fn parse_v6(frame: &[u8], l3: usize) -> Result<Ip, DropReason> {
                 if more || offset != 0 {
                     frag = Some(FragInfo { id, offset, more });
                 }
-                if offset != 0 {
+                // What follows is payload of the whole, even where it starts with more extension headers.
+                if frag.is_some() {
                     break;
                 }
             }
