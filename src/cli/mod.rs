@@ -1,6 +1,7 @@
 //! The command line: arguments, and one file for each command.
 
 pub mod args;
+pub mod doctor;
 pub mod exit;
 mod publish;
 pub mod run;
@@ -43,7 +44,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
             let config = checked(target, false, args.options, args.config.as_deref())?;
             run::attach(config)
         }
-        Command::Doctor(_) => bail!("'weft doctor' is not built into this program"),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Demo(_) => bail!("'weft demo' is not built into this program"),
         Command::Up(_)
         | Command::Network(_)
