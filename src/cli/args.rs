@@ -54,20 +54,23 @@ pub enum Command {
 }
 
 impl Command {
-    /// The name of a command that a later release brings.
+    /// Its name, as typed.
     #[must_use]
-    pub const fn later(&self) -> Option<&'static str> {
+    pub const fn name(&self) -> &'static str {
         match self {
-            Self::Run(_) | Self::Attach(_) | Self::Doctor(_) | Self::Demo(_) => None,
-            Self::Up(_) => Some("up"),
-            Self::Network(_) => Some("network"),
-            Self::Endpoint(_) => Some("endpoint"),
-            Self::Publish(_) => Some("publish"),
-            Self::Show(_) => Some("show"),
-            Self::Trace(_) => Some("trace"),
-            Self::Capture(_) => Some("capture"),
-            Self::Top(_) => Some("top"),
-            Self::Replay(_) => Some("replay"),
+            Self::Run(_) => "run",
+            Self::Attach(_) => "attach",
+            Self::Doctor(_) => "doctor",
+            Self::Demo(_) => "demo",
+            Self::Up(_) => "up",
+            Self::Network(_) => "network",
+            Self::Endpoint(_) => "endpoint",
+            Self::Publish(_) => "publish",
+            Self::Show(_) => "show",
+            Self::Trace(_) => "trace",
+            Self::Capture(_) => "capture",
+            Self::Top(_) => "top",
+            Self::Replay(_) => "replay",
         }
     }
 }
@@ -204,8 +207,8 @@ mod tests {
             "top",
         ] {
             let words = std::iter::once("weft").chain(line.split_whitespace());
-            let name = Cli::try_parse_from(words).unwrap().command.later();
-            assert_eq!(name, line.split_whitespace().next(), "{line}");
+            let name = Cli::try_parse_from(words).unwrap().command.name();
+            assert_eq!(Some(name), line.split_whitespace().next(), "{line}");
         }
     }
 

@@ -29,10 +29,8 @@ pub fn main() -> ExitCode {
 }
 
 fn dispatch(command: Command) -> Result<ExitCode> {
-    if let Some(name) = command.later() {
-        bail!("'weft {name}' comes with {}", resolve::DAEMON_RELEASE);
-    }
     log::init()?;
+    let name = command.name();
     match command {
         Command::Run(args) => {
             let target = Target::Command(args.command);
@@ -54,7 +52,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         | Command::Trace(_)
         | Command::Capture(_)
         | Command::Top(_)
-        | Command::Replay(_) => bail!("this command comes with {}", resolve::DAEMON_RELEASE),
+        | Command::Replay(_) => bail!("'weft {name}' comes with {}", resolve::DAEMON_RELEASE),
     }
 }
 
