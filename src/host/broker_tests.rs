@@ -1,123 +1,18 @@
-//! The broker against the kernel, as root and as an ordinary user. Each test runs again in a process of its own, and there
-//! in a forked child, because the broker forks from a process of one thread and libtest always has two.
+//! The broker against the kernel, as root and as an ordinary user.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::net::{Ipv4Addr, Ipv6Addr};
-use std::os::unix::process::CommandExt;
 use std::process::{self, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::unistd::geteuid;
 
+use super::super::testing::{again, alone, event, run, sh, spec, wait_until};
 use super::*;
-
-const AGAIN: &str = "WEFT_TEST_AGAIN";
-
-/// An id that no account needs to have.
-const ORDINARY: u32 = 61_234;
-
-/// The child process that runs the test's body: this very program, one thread, one test.
-fn again(test: &str, uid: Option<u32>) -> process::Command {
-    let mut command = process::Command::new(std::env::current_exe().unwrap());
-    let name = format!("host::broker::tests::{test}");
-    command
-        .args([&name, "--exact", "--nocapture", "--test-threads=1"])
-        .env(AGAIN, "1");
-    command.current_dir("/");
-    if let Some(uid) = uid {
-        command.uid(uid).gid(uid);
-    }
-    command
-}
-
-/// Runs `body` in a process of its own: as the caller, and when that is root as an ordinary user too.
-fn alone(test: &str, body: impl FnOnce()) {
-    if std::env::var_os(AGAIN).is_some() {
-        return forked(body);
-    }
-    let users = if geteuid().is_root() {
-        vec![None, Some(ORDINARY)]
-    } else {
-        vec![None]
-    };
-    for uid in users {
-        let output = again(test, uid).output().unwrap();
-        let text = String::from_utf8_lossy(&output.stdout);
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "as {uid:?}:\n{text}\n{errors}");
-    }
-}
-
-/// Runs `body` in a child of one thread. The other thread of this process only waits for the test.
-fn forked(body: impl FnOnce()) {
-    let child = sys::fork_child_in(nix::sched::CloneFlags::empty(), || {
-        body();
-        0
-    });
-    let how = waitpid(child.unwrap(), None).unwrap();
-    assert!(
-        matches!(how, nix::sys::wait::WaitStatus::Exited(_, 0)),
-        "{how:?}"
-    );
-}
-
-fn spec() -> SandboxSpec {
-    SandboxSpec {
-        hostname: "box".to_owned(),
-        v4: Some(Address {
-            addr: Ipv4Addr::new(10, 87, 9, 2),
-            prefix: 24,
-            gateway: Ipv4Addr::new(10, 87, 9, 1),
-        }),
-        v6: Some(Address {
-            addr: "fd87::2".parse().unwrap(),
-            prefix: 64,
-            gateway: "fd87::1".parse::<Ipv6Addr>().unwrap(),
-        }),
-        dns: vec![Ipv4Addr::new(10, 87, 9, 1).into()],
-        search: vec!["weft.example".to_owned()],
-        ..SandboxSpec::default()
-    }
-}
-
-fn sh(script: &str) -> Command {
-    Command {
-        argv: ["sh", "-c", script].map(Into::into).to_vec(),
-    }
-}
-
-/// Waits for an event; ten seconds are an age.
-fn event(broker: &mut Broker) -> Event {
-    let until = Instant::now() + Duration::from_secs(10);
-    while Instant::now() < until {
-        if let Some(event) = broker.next_event() {
-            return event;
-        }
-        let fd = broker.fd().unwrap();
-        poll(
-            &mut [PollFd::new(fd, PollFlags::POLLIN)],
-            PollTimeout::from(1000_u16),
-        )
-        .unwrap();
-    }
-    panic!("no event came");
-}
-
-fn run(spec: &SandboxSpec, script: &str) -> i32 {
-    let mut broker = Broker::spawn().unwrap();
-    let _sandbox = broker.create(spec).unwrap();
-    broker.start(&sh(script)).unwrap();
-    let told = event(&mut broker);
-    let Event::Exited(status) = told else {
-        panic!("{told:?}")
-    };
-    status
-}
 
 #[test]
 fn a_command_finds_its_network_ready() {
-    alone("a_command_finds_its_network_ready", || {
+    alone(|| {
         let script = "set -ex
             test $(id -u) = 0
             test $(hostname) = box; test $(cat /etc/hostname) = box
@@ -154,7 +49,7 @@ fn a_command_finds_its_network_ready() {
 
 #[test]
 fn the_tap_comes_with_its_offloads_and_is_quiet() {
-    alone("the_tap_comes_with_its_offloads_and_is_quiet", || {
+    alone(|| {
         let mut broker = Broker::spawn().unwrap();
         let tap = broker.create(&spec()).unwrap().tap.unwrap();
         assert!(
@@ -185,7 +80,7 @@ fn the_tap_comes_with_its_offloads_and_is_quiet() {
 
 #[test]
 fn commands_that_cannot_run_have_their_status() {
-    alone("commands_that_cannot_run_have_their_status", || {
+    alone(|| {
         let mut broker = Broker::spawn().unwrap();
         broker.create(&spec()).unwrap();
         for (program, status) in [
@@ -209,7 +104,7 @@ fn commands_that_cannot_run_have_their_status() {
 
 #[test]
 fn signals_reach_the_command_and_end_it() {
-    alone("signals_reach_the_command_and_end_it", || {
+    alone(|| {
         let mut broker = Broker::spawn().unwrap();
         broker.create(&spec()).unwrap();
         broker
@@ -242,17 +137,9 @@ fn sleepers(mark: &str) -> usize {
         .count()
 }
 
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let until = Instant::now() + Duration::from_secs(10);
-    while !holds() {
-        assert!(Instant::now() < until, "{what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
 #[test]
 fn what_the_command_leaves_behind_ends_with_it() {
-    alone("what_the_command_leaves_behind_ends_with_it", || {
+    alone(|| {
         let mark = format!("{}.7", 40_000 + process::id());
         let script = format!("setsid sleep {mark} & sleep {mark} & sleep 0.2; exit 4");
         assert_eq!(run(&spec(), &script), 4);
@@ -263,7 +150,7 @@ fn what_the_command_leaves_behind_ends_with_it() {
 #[test]
 fn nothing_outlives_a_killed_weft() {
     const CHILD: &str = "WEFT_TEST_KILLED";
-    alone("nothing_outlives_a_killed_weft", || {
+    alone(|| {
         if let Ok(mark) = std::env::var(CHILD) {
             let mut broker = Broker::spawn().unwrap();
             broker.create(&spec()).unwrap();
@@ -278,7 +165,7 @@ fn nothing_outlives_a_killed_weft() {
             std::thread::sleep(Duration::from_secs(60));
         }
         let mark = format!("{}.8", 40_000 + process::id());
-        let mut weft = again("nothing_outlives_a_killed_weft", None)
+        let mut weft = again(None)
             .env(CHILD, &mark)
             .stdout(Stdio::piped())
             .spawn()
@@ -305,7 +192,7 @@ fn nothing_outlives_a_killed_weft() {
 
 #[test]
 fn a_namespace_that_exists_is_joined_and_its_end_told() {
-    alone("a_namespace_that_exists_is_joined_and_its_end_told", || {
+    alone(|| {
         let mut other = process::Command::new("unshare")
             .args(["--user", "--map-root-user", "--net", "sleep", "50"])
             .spawn()
@@ -347,7 +234,7 @@ fn a_namespace_that_exists_is_joined_and_its_end_told() {
 
 #[test]
 fn another_users_namespace_is_refused_in_one_line() {
-    alone("another_users_namespace_is_refused_in_one_line", || {
+    alone(|| {
         if geteuid().is_root() {
             return;
         }
@@ -365,7 +252,7 @@ fn another_users_namespace_is_refused_in_one_line() {
 
 #[test]
 fn ports_are_bound_and_conflicts_named() {
-    alone("ports_are_bound_and_conflicts_named", || {
+    alone(|| {
         let mut broker = Broker::spawn().unwrap();
         let fd = broker.bind_tcp("127.0.0.1:0".parse().unwrap()).unwrap();
         let listener = std::net::TcpListener::from(fd);
@@ -383,7 +270,7 @@ fn ports_are_bound_and_conflicts_named() {
 
 #[test]
 fn the_other_kinds_of_network() {
-    alone("the_other_kinds_of_network", || {
+    alone(|| {
         let none = SandboxSpec {
             network: Network::None,
             dns: vec![],
@@ -415,7 +302,7 @@ fn the_other_kinds_of_network() {
 #[test]
 fn an_interactive_shell_has_job_control() {
     const CHILD: &str = "WEFT_TEST_SHELL";
-    alone("an_interactive_shell_has_job_control", || {
+    alone(|| {
         if std::env::var_os(CHILD).is_some() {
             let mut broker = Broker::spawn().unwrap();
             let _sandbox = broker.create(&spec()).unwrap();
@@ -429,7 +316,7 @@ fn an_interactive_shell_has_job_control() {
             return;
         }
         let test = std::env::current_exe().unwrap();
-        let name = "host::broker::tests::an_interactive_shell_has_job_control";
+        let name = std::thread::current().name().unwrap().to_owned();
         let line = format!(
             "{} {name} --exact --nocapture --test-threads=1",
             test.display()

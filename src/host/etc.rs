@@ -15,6 +15,7 @@ use std::path::Path;
 use nix::mount::{MsFlags, mount};
 
 use super::broker_proto::{Network, SandboxSpec};
+use super::sys;
 
 const NONE: Option<&str> = None;
 
@@ -131,7 +132,7 @@ fn resolv_conf(dns: &[IpAddr], search: &[String]) -> String {
     text
 }
 
-/// Lays the files over the host's /etc, which stays visible, and later changes to it too.
+/// Lays the files over the host's /etc. Names that are looked up before the host makes them may stay absent inside.
 fn overlay_etc(files: &[(&str, String)]) -> io::Result<()> {
     let original = open_path(Path::new("/etc"))?;
     // Until the overlay stands, its layers lie on a tmpfs at the very place that it will cover.
@@ -167,18 +168,20 @@ fn overlay_etc(files: &[(&str, String)]) -> io::Result<()> {
 }
 
 /// Makes an /etc of links to the host's files, for kernels and sandboxes that refuse overlays.
-fn link_etc(files: &[(&str, String)]) -> io::Result<()> {
-    let original = open_path(Path::new("/etc"))?;
+pub(super) fn link_etc(files: &[(&str, String)]) -> io::Result<()> {
+    // Copied before it is covered: a recursive bind would bring the cover along.
+    let original = sys::clone_mounts(c"/etc")?;
     mount_tmpfs("/etc")?;
     let result = (|| {
         fs::create_dir("/etc/.host")?;
-        bind(&original, Path::new("/etc/.host"))?;
+        sys::place_mounts(&original, c"/etc/.host")?;
         for (name, content) in files {
             fs::write(Path::new("/etc").join(name), content)?;
         }
         for entry in fs::read_dir("/etc/.host")? {
             let name = entry?.file_name();
-            if !files.iter().any(|(own, _)| OsStr::new(own) == name) {
+            // A sandbox inside a sandbox meets the outer one's own.
+            if name != ".host" && !files.iter().any(|(own, _)| OsStr::new(own) == name) {
                 link_entry(&name)?;
             }
         }

@@ -1,6 +1,8 @@
 //! Namespaces, links, sockets of the host.
 pub mod broker;
 pub mod broker_proto;
+#[cfg(test)]
+mod confined_tests;
 mod etc;
 mod helper;
 mod init;
@@ -14,6 +16,8 @@ mod sandbox;
 mod serve;
 pub mod sockets;
 mod sys;
+#[cfg(test)]
+mod testing;
 
 /// Repeats a call that a signal has interrupted.
 fn retry<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {

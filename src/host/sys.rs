@@ -4,6 +4,7 @@
     reason = "fork, clone, pidfd_open and namespace ioctls have no safe wrapper"
 )]
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -74,6 +75,36 @@ pub(super) fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
     let raw = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
     let raw = Errno::result(raw)?;
     Ok(received(RawFd::try_from(raw).map_err(io::Error::other)?))
+}
+
+/// Copies the mounts at and below `path` to a tree that is mounted nowhere yet.
+/// Errors: `EPERM` where mounting is refused. Source: open_tree(2), Linux 5.2.
+pub(super) fn clone_mounts(path: &CStr) -> io::Result<OwnedFd> {
+    let recursive = u32::try_from(libc::AT_RECURSIVE).map_err(io::Error::other)?;
+    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | recursive;
+    // SAFETY: the path is a string with its zero byte, which the kernel only reads.
+    let raw = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) };
+    let raw = Errno::result(raw)?;
+    Ok(received(RawFd::try_from(raw).map_err(io::Error::other)?))
+}
+
+/// Mounts a tree of [`clone_mounts`] at `path`.
+/// Errors: those of move_mount(2).
+pub(super) fn place_mounts(tree: &OwnedFd, path: &CStr) -> io::Result<()> {
+    let (from, empty) = (tree.as_raw_fd(), c"");
+    // SAFETY: both paths are strings with their zero byte, which the kernel only reads; the descriptor is open.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            from,
+            empty.as_ptr(),
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            libc::MOVE_MOUNT_F_EMPTY_PATH,
+        )
+    };
+    Errno::result(result)?;
+    Ok(())
 }
 
 /// Opens the user namespace that owns the namespace `ns`.
