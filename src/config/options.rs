@@ -162,15 +162,19 @@ pub(super) fn user(raw: Option<&str>, uid: u32) -> Result<Option<User>> {
     let number = |s: &str| s.parse::<u32>().ok();
     let user = match text.split_once(':') {
         Some((u, g)) => number(u).zip(number(g)).map(|(uid, gid)| User { uid, gid }),
-        None => match number(text) {
-            Some(id) => Some(User { uid: id, gid: id }),
-            None => nix::unistd::User::from_name(text)
-                .with_context(|| format!("--user '{text}'"))?
-                .map(|u| User {
-                    uid: u.uid.as_raw(),
-                    gid: u.gid.as_raw(),
-                }),
-        },
+        None => {
+            let known = match number(text) {
+                Some(id) => nix::unistd::User::from_uid(id.into()),
+                None => nix::unistd::User::from_name(text),
+            };
+            let known = known.with_context(|| format!("--user '{text}'"))?;
+            let known = known.map(|u| User {
+                uid: u.uid.as_raw(),
+                gid: u.gid.as_raw(),
+            });
+            // A number need not be in the user database.
+            known.or_else(|| number(text).map(|id| User { uid: id, gid: id }))
+        }
     };
     user.map(Some)
         .with_context(|| format!("--user '{text}': no such user; give NAME, UID or UID:GID"))

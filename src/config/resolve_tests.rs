@@ -241,7 +241,13 @@ fn users() {
             gid: 100
         })
     );
-    assert_eq!(user("--user 7").unwrap(), Some(User { uid: 7, gid: 7 }));
+    assert_eq!(
+        user("--user 4000000007").unwrap(),
+        Some(User {
+            uid: 4_000_000_007,
+            gid: 4_000_000_007
+        })
+    );
     assert_eq!(user("--user root").unwrap(), Some(User { uid: 0, gid: 0 }));
     assert!(user("--user no-such-user-here").is_err());
 }
