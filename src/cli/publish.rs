@@ -14,7 +14,7 @@ use crate::host::sockets::Published;
 
 /// Bound sockets and where they lead.
 #[derive(Debug, Default)]
-pub struct Bound {
+pub(super) struct Bound {
     /// Listening.
     pub tcp: Vec<(Socket, Published)>,
     /// Bound.
@@ -25,7 +25,7 @@ pub struct Bound {
 
 /// Binds everything that `config` publishes.
 /// Errors: one line that names the first port that cannot be had; what was bound is closed again.
-pub fn bind(broker: &mut Broker, config: &RunConfig) -> Result<Bound> {
+pub(super) fn bind(broker: &mut Broker, config: &RunConfig) -> Result<Bound> {
     let mut bound = Bound::default();
     for rule in &config.publish {
         for offset in 0..rule.guest.count() {

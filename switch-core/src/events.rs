@@ -127,7 +127,7 @@ impl Switch {
             }
             HostEvent::UdpFailed { mapping, report } => {
                 self.udp
-                    .failed(host, &self.config.gateway, mapping, &report)
+                    .failed(host, &self.config.gateway, mapping, &report);
             }
             HostEvent::EchoReply {
                 mapping,
@@ -140,7 +140,7 @@ impl Switch {
             }
             HostEvent::EchoFailed { mapping, report } => {
                 self.echo
-                    .failed(host, &self.config.gateway, mapping, &report)
+                    .failed(host, &self.config.gateway, mapping, &report);
             }
             HostEvent::DnsAnswer { query, message } => {
                 if let Some((client, answer)) = self.dns.handle_answer(now, query, message, host) {
@@ -281,6 +281,12 @@ impl Switch {
     /// Counts a drop that happened outside of the stages.
     pub fn count_drop(&mut self, reason: DropReason) {
         self.drops.count(reason);
+    }
+
+    /// Bytes of the TCP window budget in use.
+    #[must_use]
+    pub fn tcp_budget(&self) -> usize {
+        self.tcp.budget_used()
     }
 
     /// Open flows: TCP, UDP.

@@ -23,6 +23,7 @@ pub mod policy;
 pub mod respond;
 
 mod events;
+mod gateway;
 pub mod pipeline;
 
 #[cfg(any(test, feature = "testing"))]

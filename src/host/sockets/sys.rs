@@ -79,7 +79,7 @@ impl Batch {
             libc::recvmmsg(
                 fd.as_raw_fd(),
                 msgs.as_mut_ptr(),
-                BATCH as libc::c_uint,
+                libc::c_uint::try_from(BATCH).unwrap_or(0),
                 libc::MSG_DONTWAIT,
                 std::ptr::null_mut(),
             )
@@ -113,7 +113,7 @@ impl Batch {
                 }
                 (libc::IPPROTO_IP, libc::IP_TOS) => out.tos = data.first().copied().unwrap_or(0),
                 (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
-                    out.tos = data.first().copied().unwrap_or(0)
+                    out.tos = data.first().copied().unwrap_or(0);
                 }
                 // in_pktinfo: ifindex, the address of the interface, the destination of the packet.
                 (libc::IPPROTO_IP, libc::IP_PKTINFO) => {

@@ -65,9 +65,12 @@ impl EchoFlows {
                 }
                 let id =
                     u32::try_from(self.sessions.vacant_key()).map_err(|_| DropReason::TableFull)?;
-                let sock = host.echo_open(id, ip.src.is_ipv6()).map_err(|e| match e {
-                    HostError::Exhausted => DropReason::HostExhausted,
-                    _ => DropReason::Refused,
+                let sock = host.echo_open(id, ip.src.is_ipv6()).map_err(|e| {
+                    if e == HostError::Exhausted {
+                        e.reason()
+                    } else {
+                        DropReason::Refused
+                    }
                 })?;
                 self.sessions.insert(Session {
                     guest: ip.src,

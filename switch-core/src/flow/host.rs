@@ -6,6 +6,7 @@ use std::io::IoSlice;
 use core::net::{IpAddr, SocketAddr};
 
 use crate::addr::{PortId, SockId};
+use crate::verdict::DropReason;
 use crate::wire::vnet_hdr::VnetHdr;
 
 /// Why the host could not do it. Errno in its meaning for a flow.
@@ -41,6 +42,24 @@ pub enum HostError {
     /// Anything else.
     #[error("unexpected error")]
     Other,
+}
+
+impl HostError {
+    /// The reason under which a frame that met this error is counted.
+    #[must_use]
+    pub const fn reason(self) -> DropReason {
+        match self {
+            Self::Exhausted | Self::WouldBlock => DropReason::HostExhausted,
+            Self::TooBig => DropReason::TooBig,
+            Self::Refused
+            | Self::Reset
+            | Self::HostUnreachable
+            | Self::NetUnreachable
+            | Self::TimedOut
+            | Self::Forbidden
+            | Self::Other => DropReason::HostError,
+        }
+    }
 }
 
 /// The sending of frames to endpoints.

@@ -253,11 +253,7 @@ impl UdpFlows {
             return Err(DropReason::NoFlow);
         };
         host.udp_send(mapping.sock, to, meta, &[IoSlice::new(payload)], segment)
-            .map_err(|e| match e {
-                HostError::Exhausted | HostError::WouldBlock => DropReason::HostExhausted,
-                HostError::TooBig => DropReason::TooBig,
-                _ => DropReason::HostError,
-            })
+            .map_err(HostError::reason)
     }
 
     fn send_super<H: UdpHost>(
@@ -491,8 +487,8 @@ impl UdpFlows {
         let router = match (report.offender, shown.is_ipv4()) {
             (Some(a), _) if a.is_loopback() || a == report.to.ip() => shown.ip(),
             (Some(a), _) => a,
-            (None, true) => gw.v4.map_or(shown.ip(), |v| v.0.into()),
-            (None, false) => gw.v6.map_or(shown.ip(), |v| v.0.into()),
+            (None, true) => gw.v4.map_or_else(|| shown.ip(), |v| v.0.into()),
+            (None, false) => gw.v6.map_or_else(|| shown.ip(), |v| v.0.into()),
         };
         let mut original = HeaderBuf::new();
         original.eth(gw.mac, m.mac, if shown.is_ipv4() { 0x0800 } else { 0x86dd });

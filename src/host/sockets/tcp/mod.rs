@@ -187,7 +187,7 @@ impl TcpSock {
                 Ok(Peeked::Data(fresh.len()))
             }
             // Nothing new: the end can only be told from emptiness once all is discarded.
-            Ok(n) if n == 0 => Ok(Peeked::Eof),
+            Ok(0) => Ok(Peeked::Eof),
             Ok(_) if self.at_end() => Ok(Peeked::Eof),
             Ok(_) => Ok(Peeked::Empty),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(Peeked::Empty),

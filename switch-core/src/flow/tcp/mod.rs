@@ -18,9 +18,6 @@ mod state;
 mod timer;
 mod up;
 
-#[cfg(test)]
-mod tests;
-
 use std::collections::HashMap;
 
 use ahash::RandomState;
