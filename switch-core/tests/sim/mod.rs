@@ -217,7 +217,10 @@ impl World {
             self.sent += n.unwrap();
         }
         if self.sent == up
-            && matches!(socket.state(), tcp::State::Established | tcp::State::CloseWait)
+            && matches!(
+                socket.state(),
+                tcp::State::Established | tcp::State::CloseWait
+            )
         {
             socket.close();
         }

@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use super::segment::{self, Shape};
 use super::seq::{le, lt};
-use super::state::State;
+use super::state::{Flow, State};
 use super::{Cx, TcpFlows};
 use crate::flow::host::{TcpHost, Tx};
 use crate::time::Tick;
@@ -26,13 +26,27 @@ impl TcpFlows {
             return Err(DropReason::NoFlow);
         };
         if hdr.seq == flow.rcv_nxt {
-            self.remove(host, id, true);
+            if flow.guest_closed && flow.waiting() > 0 {
+                // All it had to say was acknowledged, and is still on its way into the host's socket.
+                self.abandon(id);
+            } else {
+                self.remove(host, id, true);
+            }
             Ok(())
         } else {
             if lt(flow.rcv_nxt, hdr.seq) && le(hdr.seq, flow.rcv_edge) {
                 self.mark_ack(id);
             }
             Err(DropReason::OutOfWindow)
+        }
+    }
+
+    /// The sandbox's side is gone; what it left in the ring goes on to the host.
+    fn abandon(&mut self, id: u32) {
+        if let Some(flow) = self.flows.get_mut(id as usize) {
+            flow.abandoned = true;
+            flow.rto_at = Tick::NEVER;
+            flow.ack_at = Tick::NEVER;
         }
     }
 
@@ -80,15 +94,7 @@ impl TcpFlows {
         if flow.state != State::Established || !flow.host_shut || !flow.fin_acked() {
             return;
         }
-        // A socket that is closed with bytes unread answers with a reset, which would take along what
-        // the peer has not received yet: all was read, and acknowledged, so take it off first.
-        let spent = flow.spent();
-        if spent > 0
-            && let Some(sock) = flow.sock
-        {
-            let _ = host.tcp_discard(sock, spent as usize);
-            flow.base = flow.base.wrapping_add(spent);
-        }
+        take_spent(host, flow);
         if !flow.host_first {
             self.remove(host, id, false);
             return;
@@ -111,5 +117,18 @@ impl TcpFlows {
         }
         self.dirty.clear();
         self.ready.clear();
+    }
+}
+
+/// Takes off the host's socket what the sandbox has acknowledged. A socket that is closed with bytes unread
+/// answers with a reset, which would take along what the peer has not received yet.
+pub(super) fn take_spent<H: TcpHost>(host: &mut H, flow: &mut Flow) {
+    let spent = flow.spent();
+    if spent > 0
+        && let Some(sock) = flow.sock
+    {
+        // An error here is the connection's end, which is what follows anyway.
+        let _ = host.tcp_discard(sock, spent as usize);
+        flow.base = flow.base.wrapping_add(spent);
     }
 }

@@ -200,7 +200,7 @@ impl TcpFlows {
             let Some(flow) = self.flows.get_mut(id as usize) else {
                 return;
             };
-            if flow.state != State::Established {
+            if flow.state != State::Established || flow.abandoned {
                 return;
             }
             let Some(sock) = flow.sock else { return };

@@ -142,6 +142,8 @@ pub struct Flow {
     pub(super) guest_closed: bool,
     /// The host ended its direction before the sandbox did.
     pub(super) host_first: bool,
+    /// The sandbox's side was reset after its end: nothing is sent to it any more.
+    pub(super) abandoned: bool,
     /// The host's socket has been shut for writing.
     pub(super) host_shut: bool,
     /// The host's socket takes nothing until it says so.
@@ -198,6 +200,7 @@ impl Flow {
             fin_at: None,
             guest_closed: false,
             host_first: false,
+            abandoned: false,
             host_shut: false,
             blocked: false,
             snd_una: iss,

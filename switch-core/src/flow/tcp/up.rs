@@ -7,7 +7,7 @@ use super::ring::Ring;
 use super::segment;
 use super::seq::{self, Ranges, diff, dist, lt};
 use super::state::State;
-use super::{Cx, TcpFlows};
+use super::{Cx, TcpFlows, close};
 use crate::flow::host::{HostError, TcpHost, Tx};
 use crate::time::Tick;
 use crate::verdict::DropReason;
@@ -242,6 +242,12 @@ impl TcpFlows {
             if let Some(sock) = flow.sock {
                 host.tcp_shutdown(sock);
             }
+            if flow.abandoned {
+                let reset = !flow.fin_acked();
+                close::take_spent(host, flow);
+                self.remove(host, id, reset);
+                return;
+            }
             self.list(id, |_| {});
         }
     }
@@ -251,7 +257,7 @@ impl TcpFlows {
         let Some(flow) = self.flows.get_mut(id as usize) else {
             return;
         };
-        if matches!(flow.state, State::Connecting | State::SynSent) {
+        if flow.abandoned || matches!(flow.state, State::Connecting | State::SynSent) {
             return;
         }
         if flow.todo.ack {
