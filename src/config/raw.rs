@@ -1,5 +1,10 @@
 //! Options as written: on the command line, or in a file under the same names.
 
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "brackets in texts of the command line's help are no links"
+)]
+
 use std::path::PathBuf;
 
 use serde::Deserialize;

@@ -1,4 +1,4 @@
-//! [1, 8] The in-memory twin of an endpoint: two ends of one wire, for tests and benches of whole workers.
+//! Stage 1, 8: The in-memory twin of an endpoint: two ends of one wire, for tests and benches of whole workers.
 
 use std::io::{self, IoSlice};
 use std::os::fd::RawFd;

@@ -1,4 +1,4 @@
-//! [1, 8] Endpoints: where frames come from and go to.
+//! Stage 1, 8: Endpoints: where frames come from and go to.
 //!
 //! The owner alone receives; any worker may transmit. Capture and fault injection wrap an endpoint.
 

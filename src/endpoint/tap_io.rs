@@ -1,4 +1,4 @@
-//! [1, 8] Reading and writing of a TAP: one system call a frame, and a frame is up to 64 KB.
+//! Stage 1, 8: Reading and writing of a TAP: one system call a frame, and a frame is up to 64 KB.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};

@@ -22,8 +22,6 @@ pub mod nat;
 pub mod policy;
 pub mod respond;
 
-mod events;
-mod gateway;
 pub mod pipeline;
 
 #[cfg(any(test, feature = "testing"))]

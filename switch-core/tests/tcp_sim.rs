@@ -1,6 +1,14 @@
 //! The TCP engine against a real stack: a smoltcp guest talks through the switch to a simulated host, in virtual
 //! time, over a wire that loses, reorders and doubles frames. No byte may be lost, doubled or out of order.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::unwrap_in_result,
+    clippy::cast_possible_truncation,
+    clippy::wrong_self_convention,
+    reason = "a test's support: what fails here fails the test"
+)]
+
 mod sim;
 
 use core::time::Duration;

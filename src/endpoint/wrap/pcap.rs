@@ -1,4 +1,4 @@
-//! [1, 8] Capture of an endpoint's frames to a pcapng file.
+//! Stage 1, 8: Capture of an endpoint's frames to a pcapng file.
 //! Source: the IETF draft "PCAP Now Generic Dump File Format", sections 4.1 to 4.3.
 
 use std::borrow::Cow;

@@ -1,4 +1,4 @@
-//! [6] A hierarchical timing wheel for one owner: arming and cancelling cost O(1), and nothing is
+//! Stage 6: A hierarchical timing wheel for one owner: arming and cancelling cost O(1), and nothing is
 //! allocated once it has seen the highest id. Source: Varghese and Lauck, "Hashed and hierarchical
 //! timing wheels", 1987.
 

@@ -1,3 +1,3 @@
-//! [6] What conversations share: their deadlines.
+//! Stage 6: What conversations share: their deadlines.
 
 pub mod expiry;

@@ -1,4 +1,4 @@
-//! [6] ICMP echo through sockets of the host: one for each address and identifier of a sandbox. Source: RFC 5508.
+//! Stage 6: ICMP echo through sockets of the host: one for each address and identifier of a sandbox. Source: RFC 5508.
 
 use core::net::IpAddr;
 use core::time::Duration;

@@ -1,4 +1,4 @@
-//! [6] What the host's sockets report back to flows.
+//! Stage 6: What the host's sockets report back to flows.
 
 use core::net::{IpAddr, SocketAddr};
 

@@ -1,4 +1,4 @@
-//! [6] Frames to host sockets and back. Neighbours: policy before, the host's sockets behind.
+//! Stage 6: Frames to host sockets and back. Neighbours: policy before, the host's sockets behind.
 
 pub mod echo;
 pub mod event;

@@ -1,4 +1,4 @@
-//! [6] UDP: one host socket for each address and port of a sandbox, so that mapping is independent of the
+//! Stage 6: UDP: one host socket for each address and port of a sandbox, so that mapping is independent of the
 //! other endpoint; what may come back is a choice. Source: RFC 4787.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

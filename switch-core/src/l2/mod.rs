@@ -1,3 +1,3 @@
-//! [3] Learning and look-up of stations.
+//! Stage 3: Learning and look-up of stations.
 
 pub mod table;

@@ -1,4 +1,4 @@
-//! [3] MAC to port, shared by all workers without locks: open addressing over atomics.
+//! Stage 3: MAC to port, shared by all workers without locks: open addressing over atomics.
 //!
 //! A slot is two words, key and value, read one after the other. A reader may therefore see the value of a
 //! station that has just taken the slot over: the table is a hint, and transmission checks the network again,

@@ -1,4 +1,4 @@
-//! [5] The one rule on the host's own addresses: its loopback, its link and the cloud's metadata are closed,
+//! Stage 5: The one rule on the host's own addresses: its loopback, its link and the cloud's metadata are closed,
 //! whatever their spelling; its other addresses reach published ports, and more only where that was asked for.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

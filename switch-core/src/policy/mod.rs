@@ -1,3 +1,3 @@
-//! [5] Who may talk to whom.
+//! Stage 5: Who may talk to whom.
 
 pub mod host_rule;

@@ -1,4 +1,4 @@
-//! [4] ARP: the gateway answers for itself. Source: RFC 826, RFC 5227.
+//! Stage 4: ARP: the gateway answers for itself. Source: RFC 826, RFC 5227.
 
 use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress};
 

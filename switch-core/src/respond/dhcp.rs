@@ -1,4 +1,4 @@
-//! [4] A DHCPv4 server with one address for each endpoint. Source: RFC 2131, RFC 2132, RFC 3442, RFC 4039.
+//! Stage 4: A DHCPv4 server with one address for each endpoint. Source: RFC 2131, RFC 2132, RFC 3442, RFC 4039.
 
 use core::net::{IpAddr, Ipv4Addr};
 

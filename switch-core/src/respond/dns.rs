@@ -1,4 +1,4 @@
-//! [4] DNS at the gateway: own names are answered, everything else goes to the host's resolvers.
+//! Stage 4: DNS at the gateway: own names are answered, everything else goes to the host's resolvers.
 //! Formats from `hickory-proto`. Source: RFC 1035, RFC 5452 (matching of answers), RFC 6891.
 
 use core::net::{IpAddr, SocketAddr};

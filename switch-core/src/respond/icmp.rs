@@ -1,4 +1,4 @@
-//! [4] ICMP: echo to the gateway itself, and errors about packets that go no further.
+//! Stage 4: ICMP: echo to the gateway itself, and errors about packets that go no further.
 //! Source: RFC 792, RFC 4443, RFC 1812 section 4.3.
 
 use core::net::IpAddr;

@@ -1,4 +1,4 @@
-//! [4] What the gateway answers on the spot. Each responder reads a parsed frame and writes one whole frame,
+//! Stage 4: What the gateway answers on the spot. Each responder reads a parsed frame and writes one whole frame,
 //! checksums complete; formats of slow paths come from `smoltcp::wire` and `hickory-proto`.
 
 pub mod arp;

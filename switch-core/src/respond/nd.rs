@@ -1,4 +1,4 @@
-//! [4] Neighbour discovery and router advertisements. Source: RFC 4861, RFC 4862, RFC 8106.
+//! Stage 4: Neighbour discovery and router advertisements. Source: RFC 4861, RFC 4862, RFC 8106.
 
 use core::net::{IpAddr, Ipv6Addr};
 

@@ -1,4 +1,4 @@
-//! [2] The Internet checksum: whole, partial, patched. Source: RFC 1071, RFC 1624.
+//! Stage 2: The Internet checksum: whole, partial, patched. Source: RFC 1071, RFC 1624.
 
 use core::net::IpAddr;
 

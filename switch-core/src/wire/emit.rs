@@ -1,4 +1,4 @@
-//! [7] Writing of headers into a small buffer on the stack; payload travels beside it.
+//! Stage 7: Writing of headers into a small buffer on the stack; payload travels beside it.
 
 use core::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! [2] Formats that every packet crosses, one a file. `packet` is the parse of a whole frame, `emit`
+//! Stage 2: Formats that every packet crosses, one a file. `packet` is the parse of a whole frame, `emit`
 //! writes headers; the rest are single formats.
 
 pub mod checksum;

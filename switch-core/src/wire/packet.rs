@@ -1,4 +1,4 @@
-//! [2] One parse of a frame: what every later stage reads. Source: IEEE 802.3, RFC 791, RFC 8200.
+//! Stage 2: One parse of a frame: what every later stage reads. Source: IEEE 802.3, RFC 791, RFC 8200.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

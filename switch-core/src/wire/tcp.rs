@@ -1,4 +1,4 @@
-//! [2] The TCP header and its options. Source: RFC 9293 section 3.1, RFC 7323, RFC 2018.
+//! Stage 2: The TCP header and its options. Source: RFC 9293 section 3.1, RFC 7323, RFC 2018.
 
 use arrayvec::ArrayVec;
 

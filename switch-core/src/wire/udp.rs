@@ -1,4 +1,4 @@
-//! [2] The UDP header. Source: RFC 768.
+//! Stage 2: The UDP header. Source: RFC 768.
 
 use crate::verdict::DropReason;
 

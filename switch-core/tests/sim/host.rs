@@ -15,24 +15,24 @@ use super::{Plan, pattern};
 
 /// What its sockets report.
 #[derive(Debug, Clone, Copy)]
-pub enum Event {
+pub(crate) enum Event {
     Connected(u32),
     Readable(u32, bool),
     Writable(u32),
 }
 
 #[derive(Debug)]
-pub struct SimHost {
+pub(crate) struct SimHost {
     random: Random,
     plan: Plan,
     /// Frames for the guest.
-    pub frames: Vec<(VnetHdr, Vec<u8>)>,
+    pub(crate) frames: Vec<(VnetHdr, Vec<u8>)>,
     /// What the peer received.
-    pub taken: Vec<u8>,
+    pub(crate) taken: Vec<u8>,
     /// The stream towards the peer has ended.
-    pub shut: bool,
+    pub(crate) shut: bool,
     /// The socket is closed.
-    pub closed: bool,
+    pub(crate) closed: bool,
     flow: Option<u32>,
     connected: bool,
     /// Bytes of our stream that have arrived at the socket, and that were discarded.
@@ -43,7 +43,7 @@ pub struct SimHost {
 }
 
 impl SimHost {
-    pub fn new(seed: u64, plan: Plan) -> Self {
+    pub(crate) fn new(seed: u64, plan: Plan) -> Self {
         Self {
             random: Random(seed ^ 0x51),
             plan,
@@ -60,7 +60,7 @@ impl SimHost {
         }
     }
 
-    pub fn events(&mut self, _: Tick) -> Vec<Event> {
+    pub(crate) fn events(&mut self, _: Tick) -> Vec<Event> {
         let mut out = Vec::new();
         let Some(flow) = self.flow.filter(|_| !self.closed) else {
             return out;

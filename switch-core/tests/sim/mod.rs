@@ -22,34 +22,34 @@ use switch_core::respond::{Gateway, Guest};
 use switch_core::time::Tick;
 use switch_core::wire::vnet_hdr::VnetHdr;
 
-pub use self::host::SimHost;
-pub use self::wire::{Faults, Wire};
+pub(crate) use self::host::SimHost;
+pub(crate) use self::wire::{Faults, Wire};
 
 /// Byte `i` of every stream.
-pub fn pattern(i: usize) -> u8 {
+pub(crate) fn pattern(i: usize) -> u8 {
     (i.wrapping_mul(2_654_435_761) >> 13) as u8
 }
 
 /// What the host does.
 #[derive(Debug, Clone, Copy)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// Bytes that it sends.
-    pub down: usize,
+    pub(crate) down: usize,
     /// It takes little at a time, and stalls.
-    pub choke: bool,
+    pub(crate) choke: bool,
 }
 
 /// One step of virtual time.
 const STEP: Duration = Duration::from_micros(200);
 
 /// All of it.
-pub struct World {
+pub(crate) struct World {
     /// The switch under test.
-    pub switch: Switch,
+    pub(crate) switch: Switch,
     /// The host.
-    pub host: SimHost,
+    pub(crate) host: SimHost,
     /// What the guest's application received.
-    pub received: Vec<u8>,
+    pub(crate) received: Vec<u8>,
     now: Duration,
     wire: Wire,
     iface: Interface,
@@ -78,7 +78,7 @@ const GATEWAY: Mac = Mac([2, 0, 0, 0, 0, 1]);
 
 impl World {
     /// A guest that is about to connect.
-    pub fn new(seed: u64, faults: Faults, plan: Plan) -> Self {
+    pub(crate) fn new(seed: u64, faults: Faults, plan: Plan) -> Self {
         let mut wire = Wire::new(seed, faults);
         let mut config = IfaceConfig::new(HardwareAddress::Ethernet(EthernetAddress(GUEST.0)));
         config.random_seed = seed;
@@ -148,13 +148,13 @@ impl World {
     }
 
     /// The guest's connection is over.
-    pub fn guest_done(&self) -> bool {
+    pub(crate) fn guest_done(&self) -> bool {
         let state = self.sockets.get::<tcp::Socket<'_>>(self.handle).state();
         matches!(state, tcp::State::Closed | tcp::State::TimeWait)
     }
 
     /// Runs until the guest's connection has ended, or virtual time has.
-    pub fn run(&mut self, up: usize, limit: Duration) {
+    pub(crate) fn run(&mut self, up: usize, limit: Duration) {
         while self.now < limit && !(self.guest_done() && self.host.closed) {
             self.step(up);
         }
@@ -163,7 +163,7 @@ impl World {
     }
 
     /// Lets time pass.
-    pub fn idle(&mut self, time: Duration) {
+    pub(crate) fn idle(&mut self, time: Duration) {
         let end = self.now + time;
         while self.now < end {
             self.step(0);

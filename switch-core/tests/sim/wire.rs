@@ -10,21 +10,21 @@ use switch_core::wire::vnet_hdr::VnetHdr;
 
 /// What may happen to a frame, in percent.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Faults {
+pub(crate) struct Faults {
     /// It is lost.
-    pub loss: u64,
+    pub(crate) loss: u64,
     /// It arrives after some that were sent later.
-    pub reorder: u64,
+    pub(crate) reorder: u64,
     /// It arrives twice.
-    pub double: u64,
+    pub(crate) double: u64,
 }
 
 /// Small deterministic random numbers. Source: Vigna, splitmix64.
 #[derive(Debug)]
-pub struct Random(pub u64);
+pub(crate) struct Random(pub u64);
 
 impl Random {
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -32,14 +32,14 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    pub fn chance(&mut self, percent: u64) -> bool {
+    pub(crate) fn chance(&mut self, percent: u64) -> bool {
         self.next() % 100 < percent
     }
 }
 
 /// Frames under way.
 #[derive(Debug)]
-pub struct Wire {
+pub(crate) struct Wire {
     random: Random,
     faults: Faults,
     in_guest: VecDeque<Vec<u8>>,
@@ -49,7 +49,7 @@ pub struct Wire {
 }
 
 impl Wire {
-    pub fn new(seed: u64, faults: Faults) -> Self {
+    pub(crate) fn new(seed: u64, faults: Faults) -> Self {
         Self {
             random: Random(seed ^ 0xabcdef),
             faults,
@@ -77,7 +77,7 @@ impl Wire {
     }
 
     /// What the guest has sent, as it arrives.
-    pub fn from_guest(&mut self) -> Vec<Vec<u8>> {
+    pub(crate) fn from_guest(&mut self) -> Vec<Vec<u8>> {
         let mut out = Vec::new();
         while let Some(frame) = self.out_guest.pop_front() {
             self.spoil(1, frame, &mut out);
@@ -89,14 +89,14 @@ impl Wire {
     }
 
     /// Brings the switch's frames to the guest, cut and with whole checksums, as its kernel would have them.
-    pub fn to_guest(&mut self, frames: &mut Vec<(VnetHdr, Vec<u8>)>) {
+    pub(crate) fn to_guest(&mut self, frames: &mut Vec<(VnetHdr, Vec<u8>)>) {
         let mut out = Vec::new();
         let mut scratch = Vec::new();
         for (vnet, mut frame) in frames.drain(..) {
             if vnet.is_gso() {
                 let mut segments = Vec::new();
                 split::split(&frame, &vnet, &mut scratch, &mut |s: &[u8]| {
-                    segments.push(s.to_vec())
+                    segments.push(s.to_vec());
                 })
                 .unwrap();
                 segments
@@ -114,8 +114,8 @@ impl Wire {
     }
 }
 
-pub struct Rx(Vec<u8>);
-pub struct Tx<'a>(&'a mut VecDeque<Vec<u8>>);
+pub(crate) struct Rx(Vec<u8>);
+pub(crate) struct Tx<'a>(&'a mut VecDeque<Vec<u8>>);
 
 impl RxToken for Rx {
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {

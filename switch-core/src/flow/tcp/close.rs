@@ -1,4 +1,4 @@
-//! [6] The end of a connection, in order or not.
+//! Stage 6: The end of a connection, in order or not.
 
 use core::time::Duration;
 

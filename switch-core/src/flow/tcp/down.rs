@@ -1,4 +1,4 @@
-//! [6] Host to sandbox: bytes are peeked from the socket straight into a super-frame, and stay there
+//! Stage 6: Host to sandbox: bytes are peeked from the socket straight into a super-frame, and stay there
 //! until the sandbox has acknowledged them.
 
 use super::segment;

@@ -1,4 +1,4 @@
-//! [6] TCP: frames of a sandbox to byte streams of the host and back.
+//! Stage 6: TCP: frames of a sandbox to byte streams of the host and back.
 //!
 //! Not a second full stack: payload goes from the frame straight into the host's socket, and from the
 //! host's socket straight into a super-frame. What bounds memory is the window: it is the free space of

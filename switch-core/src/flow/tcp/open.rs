@@ -1,4 +1,4 @@
-//! [6] The beginning of a connection, from either side.
+//! Stage 6: The beginning of a connection, from either side.
 
 use core::net::{IpAddr, SocketAddr};
 use core::time::Duration;

@@ -1,4 +1,4 @@
-//! [6] What a flow has acknowledged to the sandbox but the host's socket has not taken yet, and what
+//! Stage 6: What a flow has acknowledged to the sandbox but the host's socket has not taken yet, and what
 //! arrived ahead of a hole. Addressed by sequence number; blocks come from the pool and go back to it.
 
 use std::collections::VecDeque;
@@ -122,14 +122,12 @@ mod tests {
     fn pieces_come_out_in_order_whatever_the_order_in() {
         let mut pool = Pool::new(BLOCK, 64 * BLOCK);
         let base = u32::MAX - 20_000;
-        let data: Vec<u8> = (0..100_000u32).map(|i| (i * 7 % 251) as u8).collect();
+        let data: Vec<u8> = (0..100_000u32)
+            .map(|i| u8::try_from(i * 7 % 251).unwrap())
+            .collect();
         let mut ring = Ring::new(base);
         for (start, end) in [(60_000, 100_000), (0, 10), (30_000, 60_000), (10, 30_000)] {
-            let n = ring.write(
-                base.wrapping_add(start as u32),
-                &data[start..end],
-                &mut pool,
-            );
+            let n = ring.write(base.wrapping_add(dist(start)), &data[start..end], &mut pool);
             assert_eq!(n, end - start);
         }
         let mut got = Vec::new();

@@ -1,4 +1,4 @@
-//! [6] Writing segments to the sandbox.
+//! Stage 6: Writing segments to the sandbox.
 
 use core::net::IpAddr;
 use std::io::IoSlice;

@@ -1,4 +1,4 @@
-//! [6] Sequence numbers: 32 bits that wrap. Source: RFC 9293 section 3.4.
+//! Stage 6: Sequence numbers: 32 bits that wrap. Source: RFC 9293 section 3.4.
 
 /// How far `b` lies behind `a`; negative if `a` is the older. Right while they are less than 2^31 apart.
 #[must_use]

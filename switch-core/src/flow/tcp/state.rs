@@ -1,4 +1,4 @@
-//! [6] The state of one connection: small, plain data.
+//! Stage 6: The state of one connection: small, plain data.
 
 use core::net::IpAddr;
 use core::time::Duration;

@@ -1,4 +1,4 @@
-//! [6] Deadlines of connections: retransmission, window probes, late acknowledgements, keep-alive.
+//! Stage 6: Deadlines of connections: retransmission, window probes, late acknowledgements, keep-alive.
 
 use core::time::Duration;
 

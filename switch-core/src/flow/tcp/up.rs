@@ -1,4 +1,4 @@
-//! [6] Sandbox to host: data in order goes straight from the frame into the socket.
+//! Stage 6: Sandbox to host: data in order goes straight from the frame into the socket.
 
 use core::time::Duration;
 use std::io::IoSlice;

@@ -1,4 +1,7 @@
-//! [2-7] The way of a frame, in order: parse, guard, learn, answer, forward, translate.
+//! Stage 2-7: The way of a frame, in order: parse, guard, learn, answer, forward, translate.
+
+mod events;
+mod gateway;
 
 use core::net::IpAddr;
 use std::io::IoSlice;
@@ -170,7 +173,7 @@ impl Switch {
         }
     }
 
-    /// [4] The responders. True if one answered.
+    /// Stage 4: The responders. True if one answered.
     pub(crate) fn answer<H: Host>(
         &mut self,
         host: &mut H,

@@ -1,12 +1,12 @@
-//! [4-6] What is addressed to the gateway's MAC: services of its own, and everything that is to be routed.
+//! Stage 4-6: What is addressed to the gateway's MAC: services of its own, and everything that is to be routed.
 
 use core::net::{IpAddr, SocketAddr};
 use std::io::IoSlice;
 
+use super::Switch;
 use crate::addr::{Mac, PortId};
 use crate::flow::host::{Host, HostError};
 use crate::flow::tcp::{Cx, Key, OpenError, TcpFlows};
-use crate::pipeline::Switch;
 use crate::respond::dns::Client;
 use crate::respond::icmp::IcmpError;
 use crate::respond::{icmp, udp_frame};

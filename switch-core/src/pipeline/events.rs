@@ -1,13 +1,13 @@
-//! [6] The other way through the switch: what the host's sockets report, and the passing of time.
+//! Stage 6: The other way through the switch: what the host's sockets report, and the passing of time.
 
 use core::net::{IpAddr, SocketAddr};
 
+use super::Switch;
 use crate::addr::PortId;
 use crate::flow::event::HostEvent;
 use crate::flow::host::{Host, HostError};
 use crate::flow::tcp::{Accepted, Cx};
 use crate::flow::udp::{Datagrams, present};
-use crate::pipeline::Switch;
 use crate::respond::Gateway;
 use crate::respond::icmp::{self, IcmpError};
 use crate::time::Tick;
