@@ -250,12 +250,12 @@ fn absurd_headers_are_refused() {
     ] {
         assert_eq!(cut(&frame, &bad), Err(DropReason::BadOffload), "{bad:?}");
     }
-    let (frame, vnet) = partial(false, None, &[0; 2000], 15);
-    assert_eq!(
-        cut(&frame, &vnet),
-        Err(DropReason::BadOffload),
-        "134 datagrams"
-    );
+    // What a peer with an MSS of 64 makes us send.
+    let small = VnetHdr {
+        gso_size: 64,
+        ..good
+    };
+    assert_eq!(cut(&frame, &small).unwrap().len(), 47);
 }
 
 proptest! {

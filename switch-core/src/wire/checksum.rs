@@ -2,7 +2,7 @@
 
 use core::net::IpAddr;
 
-use super::packet::{Kind, PROTO_TCP, PROTO_UDP, Packet};
+use super::packet::{Ip, Kind, PROTO_TCP, PROTO_UDP, Packet};
 use super::vnet_hdr::{GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, VnetHdr};
 use super::{be16, put};
 use crate::verdict::DropReason;
@@ -12,31 +12,50 @@ pub const MIN_TCP_GSO: u16 = 500;
 /// Datagrams of a UDP super-frame at most. Source: UDP_MAX_SEGMENTS of linux/udp.h.
 pub const MAX_UDP_SEGMENTS: usize = 128;
 
-/// Adds up bytes as 16-bit words in network order, unfolded; an odd byte at the end counts as the high one.
-/// Cost: eight bytes a step.
+/// Adds up bytes as 16-bit words in network order, folded to 16 bits; an odd byte at the end counts
+/// as the high one. Cost: 64 bytes a step, in lanes that the compiler makes vectors of.
+/// Source: RFC 1071 section 2, parts (B) byte order independence and (C) parallel summation.
 #[must_use]
 #[inline]
 pub fn sum(bytes: &[u8]) -> u32 {
+    let halves = |word: [u8; 8]| {
+        let v = u64::from_ne_bytes(word);
+        (v & 0xffff_ffff) + (v >> 32)
+    };
     let mut total: u64 = 0;
-    let (chunks, rest) = bytes.as_chunks::<8>();
-    for chunk in chunks {
-        let v = u64::from_be_bytes(*chunk);
-        total += (v >> 32) + (v & 0xffff_ffff);
+    let (blocks, mut rest) = bytes.as_chunks::<64>();
+    if !blocks.is_empty() {
+        let mut lanes = [0; 8];
+        for block in blocks {
+            for (lane, word) in lanes.iter_mut().zip(block.as_chunks::<8>().0) {
+                *lane += halves(*word);
+            }
+        }
+        total = lanes.iter().sum();
     }
-    let mut tail = [0; 8];
-    if let Some(room) = tail.get_mut(..rest.len()) {
-        room.copy_from_slice(rest);
+    while let Some((word, after)) = rest.split_first_chunk::<8>() {
+        total += halves(*word);
+        rest = after;
     }
-    let v = u64::from_be_bytes(tail);
-    total += (v >> 32) + (v & 0xffff_ffff);
-    // 64 KB are at most 2^14 steps of 2^33: the carries fit, and three folds bring them to 17 bits.
-    total = (total >> 32) + (total & 0xffff_ffff);
-    total = (total >> 16) + (total & 0xffff);
-    total = (total >> 16) + (total & 0xffff);
-    u32::try_from(total).unwrap_or(u32::MAX)
+    if let Some((word, after)) = rest.split_first_chunk::<4>() {
+        total += u64::from(u32::from_ne_bytes(*word));
+        rest = after;
+    }
+    if let Some((word, after)) = rest.split_first_chunk::<2>() {
+        total += u64::from(u16::from_ne_bytes(*word));
+        rest = after;
+    }
+    if let Some(&odd) = rest.first() {
+        total += u64::from(u16::from_ne_bytes([odd, 0]));
+    }
+    // Each step adds less than 2^36: no slice that exists overflows.
+    let total = (total >> 32) + (total & 0xffff_ffff);
+    let total = (total >> 32) + (total & 0xffff_ffff);
+    let folded = fold(u32::try_from(total).unwrap_or(u32::MAX));
+    u32::from(u16::from_be(folded))
 }
 
-/// Folds a sum to 16 bits, without complement.
+/// Folds a sum to 16 bits, without complement. Of the two forms of zero it gives 0xffff, but for no words at all.
 #[must_use]
 #[inline]
 pub const fn fold(sum: u32) -> u16 {
@@ -100,12 +119,30 @@ pub fn complete_partial(frame: &mut [u8], vnet: &VnetHdr) -> Result<(), DropReas
     }
 }
 
-/// Holds the virtio header of a received frame against the frame.
+/// Holds the virtio header of a received frame against the frame, and refuses what would multiply work.
 /// Errors: `BadOffload` where they contradict each other or ask for absurd segments.
 pub fn check_offload(len: usize, packet: &Packet, vnet: &VnetHdr) -> Result<(), DropReason> {
     if !vnet.needs_csum() && !vnet.is_gso() {
         return Ok(());
     }
+    let ip = consistent(packet, vnet)?;
+    let payload = len.min(ip.end).saturating_sub(ip.l4);
+    let size = usize::from(vnet.gso_size);
+    let good = match vnet.gso_kind() {
+        GSO_NONE => true,
+        GSO_UDP_L4 => payload.saturating_sub(8) <= size * MAX_UDP_SEGMENTS,
+        _ => vnet.gso_size >= MIN_TCP_GSO || payload <= size + 20,
+    };
+    if good {
+        Ok(())
+    } else {
+        Err(DropReason::BadOffload)
+    }
+}
+
+/// Checks that the offloads asked for are ones of this packet. Returns its IP header.
+/// Errors: `BadOffload`.
+pub(crate) fn consistent(packet: &Packet, vnet: &VnetHdr) -> Result<Ip, DropReason> {
     let Kind::Ip(ip) = packet.kind else {
         return Err(DropReason::BadOffload);
     };
@@ -117,20 +154,15 @@ pub fn check_offload(len: usize, packet: &Packet, vnet: &VnetHdr) -> Result<(), 
     if ip.frag.is_some() || usize::from(vnet.csum_start) != ip.l4 || vnet.csum_offset != offset {
         return Err(DropReason::BadOffload);
     }
-    let payload = len.saturating_sub(ip.l4);
-    let size = usize::from(vnet.gso_size);
-    let good = match (vnet.gso_kind(), ip.proto, ip.src.is_ipv4()) {
-        (GSO_NONE, ..) => true,
-        (GSO_TCPV4, PROTO_TCP, true) | (GSO_TCPV6, PROTO_TCP, false) => {
-            size > 0 && vnet.needs_csum() && (vnet.gso_size >= MIN_TCP_GSO || payload <= size + 20)
-        }
-        (GSO_UDP_L4, PROTO_UDP, _) => {
-            size > 0 && vnet.needs_csum() && payload.saturating_sub(8) <= size * MAX_UDP_SEGMENTS
-        }
+    let kind = match (vnet.gso_kind(), ip.proto, ip.src.is_ipv4()) {
+        (GSO_NONE, ..) => return Ok(ip),
+        (GSO_TCPV4, PROTO_TCP, true) | (GSO_TCPV6, PROTO_TCP, false) => true,
+        // The mark is one of TCP.
+        (GSO_UDP_L4, PROTO_UDP, _) => vnet.gso_type == GSO_UDP_L4,
         _ => false,
     };
-    if good {
-        Ok(())
+    if kind && vnet.gso_size > 0 && vnet.needs_csum() {
+        Ok(ip)
     } else {
         Err(DropReason::BadOffload)
     }

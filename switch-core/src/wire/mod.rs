@@ -31,3 +31,6 @@ pub(crate) fn put(bytes: &mut [u8], at: usize, value: &[u8]) -> bool {
         None => false,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ pub struct UdpHeader {
     pub src_port: u16,
     /// Destination port.
     pub dst_port: u16,
-    /// Header and payload; in a super-frame the whole of it, or zero where that does not fit.
+    /// Header and payload; in a super-frame of all its datagrams together.
     pub len: u16,
     /// Checksum; zero is none over IPv4.
     pub checksum: u16,
