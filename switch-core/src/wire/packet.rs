@@ -279,6 +279,77 @@ mod tests {
         assert_eq!((ip.l4, ip.end), (70, 78));
     }
 
+    /// An IPv6 frame with this next header and payload.
+    fn v6(next: u8, payload: &[u8]) -> Vec<u8> {
+        let mut f = vec![0; 54];
+        f[12..14].copy_from_slice(&[0x86, 0xdd]);
+        f[14] = 0x60;
+        f[18..20].copy_from_slice(&u16::try_from(payload.len()).unwrap().to_be_bytes());
+        f[20] = next;
+        f.extend_from_slice(payload);
+        f
+    }
+
+    #[test]
+    fn extension_headers_end_inside_of_the_packet() {
+        // One that says it is longer than all there is, one cut in half, and a chain without end.
+        assert_eq!(
+            Packet::parse(&v6(0, &[6, 1, 0, 0, 0, 0, 0, 0])),
+            Err(DropReason::Truncated)
+        );
+        assert_eq!(
+            Packet::parse(&v6(44, &[6, 0, 0, 0])),
+            Err(DropReason::Truncated)
+        );
+        assert_eq!(Packet::parse(&v6(60, &[])), Err(DropReason::Truncated));
+        let endless = v6(60, &[60, 0, 0, 0, 0, 0, 0, 0].repeat(100));
+        let Kind::Ip(ip) = Packet::parse(&endless).unwrap().kind else {
+            panic!("not IP")
+        };
+        assert_eq!(
+            (ip.proto, ip.l4),
+            (60, 54 + 8 * MAX_EXTENSIONS),
+            "left to nobody"
+        );
+        // A fragment that is whole, then UDP.
+        let atomic = v6(
+            44,
+            &[[17, 0, 0, 0, 0, 0, 0, 1], [0, 1, 0, 2, 0, 8, 0, 0]].concat(),
+        );
+        let Kind::Ip(ip) = Packet::parse(&atomic).unwrap().kind else {
+            panic!("not IP")
+        };
+        assert_eq!((ip.proto, ip.l4, ip.frag), (PROTO_UDP, 62, None));
+    }
+
+    #[test]
+    fn lengths_that_lie_are_refused() {
+        let mut f = vec![0; 34];
+        f[12] = 8;
+        let set = |f: &mut [u8], first: u8, total: u8| {
+            f[14] = first;
+            f[17] = total;
+            f[24..26].fill(0);
+            let csum = !fold(sum(&f[14..34]));
+            f[24..26].copy_from_slice(&csum.to_be_bytes());
+        };
+        for (first, total, why) in [
+            (0x44, 20, DropReason::Malformed),
+            (0x55, 20, DropReason::Malformed),
+            (0x45, 19, DropReason::Malformed),
+            (0x45, 21, DropReason::Truncated),
+            (0x46, 20, DropReason::Malformed),
+            (0x46, 24, DropReason::Truncated),
+        ] {
+            set(&mut f, first, total);
+            assert_eq!(Packet::parse(&f), Err(why), "{first:x} {total}");
+        }
+        set(&mut f, 0x45, 20);
+        assert!(Packet::parse(&f).is_ok());
+        assert_eq!(Packet::parse(&f[..33]), Err(DropReason::Truncated));
+        assert_eq!(Packet::parse(&f[..13]), Err(DropReason::Truncated));
+    }
+
     proptest! {
         #[test]
         fn offsets_stay_inside(mut bytes in prop::collection::vec(any::<u8>(), 0..200), v6 in any::<bool>()) {

@@ -139,6 +139,45 @@ mod tests {
         assert_eq!(o.timestamps, Some((1, 2)));
     }
 
+    #[test]
+    fn broken_options_end_the_walk_and_keep_what_came_before() {
+        for tail in [
+            &[2, 0][..],
+            &[2, 1],
+            &[2],
+            &[8, 10, 0],
+            &[0, 3, 3, 9],
+            &[3, 3],
+        ] {
+            let o = TcpOptions::parse(&[&[1, 2, 4, 5, 0xb4][..], tail].concat());
+            assert_eq!(
+                (o.mss, o.wscale, o.timestamps),
+                (Some(1460), None, None),
+                "{tail:?}"
+            );
+        }
+        let unknown = TcpOptions::parse(&[254, 4, 0, 0, 2, 3, 9, 3, 3, 7]);
+        assert_eq!(
+            (unknown.mss, unknown.wscale),
+            (None, Some(7)),
+            "a length that is not the option's"
+        );
+        let blocks = TcpOptions::parse(&[&[5, 34][..], &[7; 32]].concat());
+        assert_eq!(blocks.sack.as_slice(), [(0x0707_0707, 0x0707_0707); 4]);
+    }
+
+    #[test]
+    fn headers_of_literal_bytes() {
+        let mut bytes = [0; 24];
+        bytes[..16].copy_from_slice(&[0, 80, 0x1f, 0x90, 0, 0, 0, 1, 0, 0, 0, 2, 0x60, 0xc2, 1, 0]);
+        let h = TcpHeader::parse(&bytes).unwrap();
+        assert_eq!((h.src_port, h.dst_port, h.seq, h.ack), (80, 8080, 1, 2));
+        assert_eq!((h.flags, h.window, h.len), (CWR | ECE | SYN, 256, 24));
+        assert_eq!(TcpHeader::parse(&bytes[..23]), Err(DropReason::Truncated));
+        bytes[12] = 0x40;
+        assert_eq!(TcpHeader::parse(&bytes), Err(DropReason::Malformed));
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..80)) {

@@ -39,3 +39,24 @@ impl UdpHeader {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn literal_bytes() {
+        let bytes = [0x04, 0xd2, 0, 53, 0, 10, 0xab, 0xcd, 1, 2, 0];
+        let header = UdpHeader {
+            src_port: 1234,
+            dst_port: 53,
+            len: 10,
+            checksum: 0xabcd,
+        };
+        assert_eq!(UdpHeader::parse(&bytes), Ok(header));
+        assert_eq!(UdpHeader::parse(&bytes[..9]), Err(DropReason::Truncated));
+        assert_eq!(UdpHeader::parse(&bytes[..7]), Err(DropReason::Truncated));
+        let short = [0, 1, 0, 2, 0, 7, 0, 0];
+        assert_eq!(UdpHeader::parse(&short), Err(DropReason::Malformed));
+    }
+}

@@ -97,3 +97,34 @@ impl VnetHdr {
         self.flags & (NEEDS_CSUM | DATA_VALID) != 0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn literal_bytes() {
+        let n = u16::to_ne_bytes;
+        let fields = [[1, 0x81], n(66), n(1448), n(34), n(16), [0, 0]];
+        let raw: [u8; LEN] = fields.concat().try_into().unwrap();
+        let h = VnetHdr::parse(&raw);
+        assert_eq!(
+            (h.hdr_len, h.gso_size, h.csum_start, h.csum_offset),
+            (66, 1448, 34, 16)
+        );
+        assert_eq!(
+            (h.gso_kind(), h.is_gso(), h.needs_csum()),
+            (GSO_TCPV4, true, true)
+        );
+        assert_eq!(h.encode(), raw);
+        let none = VnetHdr::default();
+        assert!(!none.is_gso() && !none.csum_trusted() && none.encode() == [0; LEN]);
+        assert!(
+            VnetHdr {
+                flags: DATA_VALID,
+                ..none
+            }
+            .csum_trusted()
+        );
+    }
+}
