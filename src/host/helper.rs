@@ -116,7 +116,7 @@ impl Helper {
         if let Some(target) = target {
             self.joined = Some(netns::join(target)?);
             prctl::set_pdeathsig(Signal::SIGKILL)?;
-            return sandbox::set_up(&self.spec);
+            return sandbox::set_up(&self.spec, false);
         }
         let mut warnings = Vec::new();
         if netns::make_user()? {
@@ -133,7 +133,7 @@ impl Helper {
                 format!("the kernel refuses the host name {:?}", self.spec.hostname)
             })?;
         }
-        let (tap, more) = sandbox::set_up(&self.spec)?;
+        let (tap, more) = sandbox::set_up(&self.spec, true)?;
         warnings.extend(more);
         Ok((tap, warnings))
     }

@@ -14,9 +14,10 @@ use crate::endpoint::tap::{self, Tap, TapOptions};
 const LOOPBACK: u32 = 1;
 
 /// Sets up the network namespace of the calling process. Gives the TAP where the spec wants one, and warnings.
+/// `own`: the namespace is weft's, and the TAP ends with it; otherwise the TAP ends with its descriptor.
 /// Nothing is sent before all is set: neighbour discovery and solicitations are switched off before the link comes up.
 /// Errors: one line: the TAP cannot be made, or an address or route is refused.
-pub(super) fn set_up(spec: &SandboxSpec) -> Result<(Option<Tap>, Vec<String>)> {
+pub(super) fn set_up(spec: &SandboxSpec, own: bool) -> Result<(Option<Tap>, Vec<String>)> {
     if spec.network == Network::Host {
         return Ok((None, Vec::new()));
     }
@@ -37,6 +38,7 @@ pub(super) fn set_up(spec: &SandboxSpec) -> Result<(Option<Tap>, Vec<String>)> {
     }
     let options = TapOptions {
         vnet: spec.vnet,
+        persist: own,
         ..TapOptions::default()
     };
     let tap = Tap::open(name, &options).map_err(|e| explain_tap(&e, name))?;

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
@@ -24,6 +25,10 @@ const BACKLOG: i32 = 4096;
 /// Milliseconds that a helper may take to end its sandbox before it is killed.
 const PATIENCE: u16 = 4_000;
 
+/// How long a sandbox lives before the resolver files are watched: the kernel takes 10 to 20 ms to end a watch, and a
+/// command that is over sooner should not wait for that.
+const WATCH_AFTER: Duration = Duration::from_millis(200);
+
 #[derive(Debug)]
 struct Helper {
     pid: Pid,
@@ -35,24 +40,38 @@ struct Helper {
 struct Server {
     main: Channel,
     mask: SigSet,
-    watch: Option<ResolverWatch>,
+    watch: Resolv,
     helper: Option<Helper>,
+}
+
+/// The resolver files: what was known at the start, until they are watched.
+#[derive(Debug)]
+enum Resolv {
+    Later(Instant, Resolvers),
+    Now(ResolverWatch),
+    /// The kernel refuses a watch.
+    Never,
+}
+
+impl Resolv {
+    const fn watch(&self) -> Option<&ResolverWatch> {
+        match self {
+            Self::Now(watch) => Some(watch),
+            Self::Later(..) | Self::Never => None,
+        }
+    }
 }
 
 /// Serves until the main process closes its end; the result is the broker's exit status.
 pub(super) fn run(main: Channel, mask: SigSet, known: Resolvers) -> i32 {
-    let watch = ResolverWatch::new(RESOLV_CONF.as_ref(), known).ok();
+    let watch = Resolv::Later(Instant::now() + WATCH_AFTER, known);
     let mut server = Server {
         main,
         mask,
         watch,
         helper: None,
     };
-    // What changed between the first reading and the watch.
-    let early = server.watch.as_mut().and_then(ResolverWatch::read_again);
-    let result = early
-        .map_or(Ok(()), |now| server.tell(Event::Resolvers(now)))
-        .and_then(|()| server.serve());
+    let result = server.serve();
     server.end_helper();
     i32::from(result.is_err())
 }
@@ -61,9 +80,7 @@ impl Server {
     fn serve(&mut self) -> Result<()> {
         loop {
             let (from_main, from_watch, from_helper) = self.wait()?;
-            if from_watch && let Some(now) = self.watch.as_mut().and_then(ResolverWatch::changed) {
-                self.tell(Event::Resolvers(now))?;
-            }
+            self.look_at_resolvers(from_watch)?;
             if from_helper {
                 self.hear_helper()?;
             }
@@ -83,18 +100,43 @@ impl Server {
 
     fn wait(&self) -> Result<(bool, bool, bool)> {
         let mut fds = vec![PollFd::new(self.main.fd(), PollFlags::POLLIN)];
-        if let Some(watch) = &self.watch {
+        if let Some(watch) = self.watch.watch() {
             fds.push(PollFd::new(watch.fd(), PollFlags::POLLIN));
         }
         if let Some(helper) = &self.helper {
             fds.push(PollFd::new(helper.channel.fd(), PollFlags::POLLIN));
         }
-        super::retry(|| poll(&mut fds, PollTimeout::NONE))?;
+        let timeout = match &self.watch {
+            Resolv::Later(at, _) => {
+                let left = at.saturating_duration_since(Instant::now());
+                // Rounded up: a wait of nothing would spin.
+                PollTimeout::try_from(left + Duration::from_millis(1))?
+            }
+            Resolv::Now(_) | Resolv::Never => PollTimeout::NONE,
+        };
+        super::retry(|| poll(&mut fds, timeout))?;
         let mut ready = fds.iter().map(|fd| fd.any().unwrap_or(false));
         let from_main = ready.next().unwrap_or(false);
-        let from_watch = self.watch.is_some() && ready.next().unwrap_or(false);
+        let from_watch = self.watch.watch().is_some() && ready.next().unwrap_or(false);
         let from_helper = self.helper.is_some() && ready.next().unwrap_or(false);
         Ok((from_main, from_watch, from_helper))
+    }
+
+    fn look_at_resolvers(&mut self, readable: bool) -> Result<()> {
+        let news = match &mut self.watch {
+            Resolv::Later(at, known) if *at <= Instant::now() => {
+                let made = ResolverWatch::new(RESOLV_CONF.as_ref(), std::mem::take(known));
+                self.watch = made.map_or(Resolv::Never, Resolv::Now);
+                // What has changed before there was a watch.
+                match &mut self.watch {
+                    Resolv::Now(watch) => watch.read_again(),
+                    Resolv::Later(..) | Resolv::Never => None,
+                }
+            }
+            Resolv::Now(watch) if readable => watch.changed(),
+            Resolv::Later(..) | Resolv::Now(_) | Resolv::Never => None,
+        };
+        news.map_or(Ok(()), |now| self.tell(Event::Resolvers(now)))
     }
 
     fn tell(&self, event: Event) -> Result<()> {
@@ -142,7 +184,7 @@ impl Server {
             bail!("this broker has a sandbox already");
         }
         let mut foreign = vec![self.main.fd()];
-        foreign.extend(self.watch.as_ref().map(ResolverWatch::fd));
+        foreign.extend(self.watch.watch().map(ResolverWatch::fd));
         let (pid, channel) = helper::spawn(job, self.mask, &foreign)?;
         self.helper = Some(Helper {
             pid,

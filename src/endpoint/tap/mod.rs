@@ -42,6 +42,9 @@ pub struct TapOptions {
     pub vnet: bool,
     /// Make one queue of many; each queue is a descriptor of its own from one more [`Tap::open`].
     pub multi_queue: bool,
+    /// Leave the interface to end with its namespace and not with the descriptor: closing that then takes
+    /// microseconds, where the end of an interface takes 10 to 30 ms.
+    pub persist: bool,
 }
 
 impl Default for TapOptions {
@@ -49,6 +52,7 @@ impl Default for TapOptions {
         Self {
             vnet: true,
             multi_queue: false,
+            persist: false,
         }
     }
 }
@@ -93,11 +97,19 @@ pub struct Tap {
 
 impl Tap {
     /// Makes the TAP `name` in the network namespace of the calling thread, with the widest offloads the kernel has.
-    /// The interface lives as long as the descriptor does. Cost: some 10 ms in the kernel.
+    /// The interface lives as long as the descriptor does, unless it is to persist. Cost: some 10 ms in the kernel.
     /// Errors: `NotFound` or `PermissionDenied` from the clone device, `ResourceBusy` when the name is taken.
     /// Source: Documentation/networking/tuntap.rst.
     pub fn open(name: &str, options: &TapOptions) -> io::Result<Self> {
         check_name(name)?;
+        let tap = Self::open_any(name, options)?;
+        if options.persist {
+            sys::set_persist(&tap.fd)?;
+        }
+        Ok(tap)
+    }
+
+    fn open_any(name: &str, options: &TapOptions) -> io::Result<Self> {
         if !options.vnet {
             return simple::open(name);
         }

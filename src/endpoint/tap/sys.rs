@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 nix::ioctl_write_int!(tun_set_iff, b'T', 202);
+nix::ioctl_write_int!(tun_set_persist, b'T', 203);
 nix::ioctl_write_int!(tun_set_offload, b'T', 208);
 nix::ioctl_write_ptr!(tun_set_vnet_hdr_sz, b'T', 216, libc::c_int);
 
@@ -56,6 +57,13 @@ pub(super) fn set_vnet_header_len(fd: &OwnedFd, len: usize) -> io::Result<()> {
 pub(super) fn set_offload(fd: &OwnedFd, bits: u32) -> io::Result<()> {
     // SAFETY: TUNSETOFFLOAD takes its argument by value and touches no memory of ours.
     unsafe { tun_set_offload(fd.as_raw_fd(), libc::c_ulong::from(bits)) }?;
+    Ok(())
+}
+
+/// Keeps the interface when its last descriptor closes. The argument is a value, not a pointer.
+pub(super) fn set_persist(fd: &OwnedFd) -> io::Result<()> {
+    // SAFETY: TUNSETPERSIST takes its argument by value and touches no memory of ours.
+    unsafe { tun_set_persist(fd.as_raw_fd(), 1) }?;
     Ok(())
 }
 
