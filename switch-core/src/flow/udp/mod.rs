@@ -1,6 +1,8 @@
 //! Stage 6: UDP: one host socket for each address and port of a sandbox, so that mapping is independent of the
 //! other endpoint; what may come back is a choice. Source: RFC 4787.
 
+mod down;
+
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use core::time::Duration;
 use std::collections::HashMap;
@@ -10,19 +12,16 @@ use ahash::RandomState;
 use arrayvec::ArrayVec;
 use slab::Slab;
 
-use super::event::IcmpReport;
-use super::host::{DatagramMeta, HostError, Tx, UdpHost};
-use super::large;
+use super::host::{DatagramMeta, HostError, UdpHost};
 use super::tcp::Cx;
 use crate::addr::{Mac, PortId, SockId};
 use crate::conntrack::expiry::Wheel;
-use crate::respond::Gateway;
-use crate::respond::icmp::{self, IcmpError};
 use crate::time::Tick;
 use crate::verdict::DropReason;
-use crate::wire::emit::HeaderBuf;
-use crate::wire::packet::{Ip, PROTO_UDP};
+use crate::wire::packet::Ip;
 use crate::wire::vnet_hdr::{GSO_UDP_L4, VnetHdr};
+
+pub use self::down::{Datagrams, present};
 
 /// Idle mappings live so long. Source: RFC 4787 REQ-5.
 const IDLE: Duration = Duration::from_secs(300);
@@ -79,38 +78,24 @@ impl Mapping {
         if self.only_dns { IDLE_DNS } else { IDLE }
     }
 
-    /// The remote of this shown address, made the first if it is new.
-    fn remote(
-        &mut self,
-        shown: SocketAddr,
-        real: SocketAddr,
-        local: Option<IpAddr>,
-    ) -> &mut Remote {
-        let hit = self
-            .remotes
-            .get(self.last)
-            .is_some_and(|r| r.shown == shown);
-        if !hit {
-            self.last = match self.remotes.iter().position(|r| r.shown == shown) {
-                Some(at) => at,
-                None => {
-                    if self.remotes.len() >= MAX_REMOTES {
-                        self.remotes.remove(0);
-                    }
-                    self.remotes.push(Remote { shown, real, local });
-                    self.remotes.len() - 1
-                }
-            };
+    /// Makes the remote of this shown address the current one, and remembers it if it is new.
+    fn select(&mut self, remote: Remote) {
+        let current = self.remotes.get(self.last);
+        if current.is_some_and(|r| r.shown == remote.shown) {
+            return;
         }
-        let at = self.last;
-        match self.remotes.get_mut(at) {
-            Some(_) => {}
-            None => self.remotes.push(Remote { shown, real, local }),
-        }
-        let at = at.min(self.remotes.len().saturating_sub(1));
-        self.remotes
-            .get_mut(at)
-            .unwrap_or_else(|| unreachable!("one was pushed"))
+        let known = self.remotes.iter().position(|r| r.shown == remote.shown);
+        self.last = known.unwrap_or_else(|| {
+            if self.remotes.len() >= MAX_REMOTES {
+                self.remotes.remove(0);
+            }
+            self.remotes.push(remote);
+            self.remotes.len() - 1
+        });
+    }
+
+    fn current(&mut self) -> Option<&mut Remote> {
+        self.remotes.get_mut(self.last)
     }
 }
 
@@ -136,6 +121,8 @@ pub struct UdpFlows {
     filter: Filter,
     /// The host's own range for outgoing ports, which is left to it.
     ephemeral: (u16, u16),
+    /// Mappings at most: the endpoint's share, and never more than half of the host's range.
+    limit: usize,
     /// Identification of the last datagram that was cut.
     large_id: u32,
     out: Vec<u8>,
@@ -161,6 +148,7 @@ impl UdpFlows {
             },
             filter,
             ephemeral,
+            limit: MAX_MAPPINGS.min(usize::from(ephemeral.1.saturating_sub(ephemeral.0)) / 2 + 1),
             large_id: 0,
             out: Vec::new(),
         }
@@ -206,7 +194,14 @@ impl UdpFlows {
         };
         mapping.used = cx.now;
         mapping.only_dns &= shown.port() == 53;
-        let remote = *mapping.remote(shown, real, None);
+        mapping.select(Remote {
+            shown,
+            real,
+            local: None,
+        });
+        let Some(remote) = mapping.current().copied() else {
+            return Err(DropReason::NoFlow);
+        };
         let meta = DatagramMeta {
             source: remote.local,
             ttl: (ip.ttl <= 32).then(|| ip.ttl.saturating_sub(1).max(1)),
@@ -307,7 +302,7 @@ impl UdpFlows {
         mac: Mac,
         guest: SocketAddr,
     ) -> Result<u32, DropReason> {
-        if self.mappings.len() >= MAX_MAPPINGS {
+        if self.mappings.len() >= self.limit {
             self.evict(host, now)?;
         }
         let id = u32::try_from(self.mappings.vacant_key()).map_err(|_| DropReason::TableFull)?;
@@ -410,115 +405,6 @@ impl UdpFlows {
         }
     }
 
-    /// Takes datagrams of one remote from the host to the sandbox: one super-frame where the endpoint takes it.
-    /// Errors: `NoFlow`, `Filtered`.
-    pub fn from_host<H: Tx>(
-        &mut self,
-        host: &mut H,
-        cx: &Cx,
-        gw: &Gateway,
-        event: Datagrams<'_>,
-    ) -> Result<(), DropReason> {
-        let Some(mapping) = self.mappings.get_mut(event.mapping as usize) else {
-            return Err(DropReason::NoFlow);
-        };
-        let shown = match mapping.remotes.iter().find(|r| r.real == event.from) {
-            Some(known) => known.shown,
-            None => SocketAddr::new(present(event.from.ip(), gw), event.from.port()),
-        };
-        let admitted = mapping.published
-            || match self.filter {
-                Filter::EndpointIndependent => true,
-                Filter::AddressDependent => {
-                    mapping.remotes.iter().any(|r| r.shown.ip() == shown.ip())
-                }
-                Filter::AddressAndPortDependent => mapping.remotes.iter().any(|r| r.shown == shown),
-            };
-        if !admitted {
-            return Err(DropReason::Filtered);
-        }
-        if mapping.published {
-            let local = event.local;
-            mapping.remote(shown, event.from, local).local = local;
-            mapping.used = cx.now;
-        }
-        let (port, to) = (mapping.port, (mapping.mac, mapping.guest));
-        let room = usize::from(cx.mtu).saturating_sub(if shown.is_ipv4() { 28 } else { 48 });
-        let first = event.pieces.first().map_or(0, |p| p.len());
-        if first > room {
-            for piece in event.pieces {
-                self.large_id = self.large_id.wrapping_add(1);
-                large::send(
-                    host,
-                    (port, cx.mac, to.0),
-                    (shown, to.1),
-                    (event.tos, cx.mtu, self.large_id),
-                    piece,
-                );
-            }
-            return Ok(());
-        }
-        let lot = if cx.uso {
-            MAX_RUN.min((MAX_BYTES - 40) / first.max(1)).max(1)
-        } else {
-            1
-        };
-        for run in event.pieces.chunks(lot) {
-            write(host, cx, (port, to.0), (shown, to.1), event.tos, run);
-        }
-        Ok(())
-    }
-
-    /// Turns an error of the host's socket into an ICMP message about the sandbox's own datagram.
-    pub fn failed<H: Tx>(
-        &mut self,
-        host: &mut H,
-        gw: &Gateway,
-        mapping: u32,
-        report: &IcmpReport<'_>,
-    ) {
-        let Some(m) = self.mappings.get(mapping as usize) else {
-            return;
-        };
-        let Some(remote) = m.remotes.iter().find(|r| r.real == report.to) else {
-            return;
-        };
-        let shown = remote.shown;
-        let router = match (report.offender, shown.is_ipv4()) {
-            (Some(a), _) if a.is_loopback() || a == report.to.ip() => shown.ip(),
-            (Some(a), _) => a,
-            (None, true) => gw.v4.map_or_else(|| shown.ip(), |v| v.0.into()),
-            (None, false) => gw.v6.map_or_else(|| shown.ip(), |v| v.0.into()),
-        };
-        let mut original = HeaderBuf::new();
-        original.eth(gw.mac, m.mac, if shown.is_ipv4() { 0x0800 } else { 0x86dd });
-        original.ip(
-            m.guest.ip(),
-            shown.ip(),
-            PROTO_UDP,
-            1,
-            0,
-            8 + report.payload.len(),
-        );
-        original.udp(m.guest.port(), shown.port(), report.payload.len());
-        original.set_full(
-            if shown.is_ipv4() { 34 } else { 54 },
-            m.guest.ip(),
-            shown.ip(),
-            PROTO_UDP,
-            &[report.payload],
-        );
-        let whole = [original.as_slice(), report.payload].concat();
-        let what = IcmpError::Raw {
-            kind: report.kind,
-            code: report.code,
-            info: report.info,
-        };
-        if icmp::error(gw, router, &whole, what, &mut self.out) {
-            host.tx(m.port, &VnetHdr::default(), &[IoSlice::new(&self.out)]);
-        }
-    }
-
     /// Removes mappings that have been idle.
     pub fn handle_timeout<H: UdpHost>(&mut self, host: &mut H, now: Tick) {
         let mut due: ArrayVec<u32, 64> = ArrayVec::new();
@@ -549,82 +435,4 @@ impl UdpFlows {
     pub fn poll_timeout(&self) -> Option<Tick> {
         self.wheel.poll_timeout()
     }
-}
-
-/// Datagrams as they come from the host.
-#[derive(Debug, Clone, Copy)]
-pub struct Datagrams<'a> {
-    /// The mapping.
-    pub mapping: u32,
-    /// The remote.
-    pub from: SocketAddr,
-    /// The local address that it sent to.
-    pub local: Option<IpAddr>,
-    /// DSCP and ECN.
-    pub tos: u8,
-    /// Payloads of one size, but for the last, which may be smaller.
-    pub pieces: &'a [&'a [u8]],
-}
-
-/// The address by which a sandbox knows a client: its own, unless that means something else inside.
-#[must_use]
-pub fn present(client: IpAddr, gw: &Gateway) -> IpAddr {
-    match client {
-        IpAddr::V4(a) => {
-            let inside = gw.v4.is_some_and(|(own, prefix)| {
-                let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
-                own.to_bits() & mask == a.to_bits() & mask
-            });
-            match gw.v4 {
-                Some((own, _)) if inside || a.is_loopback() || a.is_link_local() => own.into(),
-                _ => client,
-            }
-        }
-        IpAddr::V6(a) => {
-            let inside = gw.v6.is_some_and(|(own, prefix)| {
-                let mask = u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0);
-                own.to_bits() & mask == a.to_bits() & mask
-            });
-            match gw.v6 {
-                Some((own, _)) if inside || a.is_loopback() || a.is_unicast_link_local() => {
-                    own.into()
-                }
-                _ => client,
-            }
-        }
-    }
-}
-
-/// Writes one frame of one or more datagrams.
-fn write<H: Tx>(
-    host: &mut H,
-    cx: &Cx,
-    (port, mac): (PortId, Mac),
-    (from, to): (SocketAddr, SocketAddr),
-    tos: u8,
-    run: &[&[u8]],
-) {
-    let len: usize = run.iter().map(|p| p.len()).sum();
-    let v4 = from.is_ipv4();
-    let mut head = HeaderBuf::new();
-    head.eth(mac, cx.mac, if v4 { 0x0800 } else { 0x86dd });
-    head.ip(from.ip(), to.ip(), PROTO_UDP, 64, tos, 8 + len);
-    head.udp(from.port(), to.port(), len);
-    let mut vnet = head.set_partial(
-        if v4 { 34 } else { 54 },
-        from.ip(),
-        to.ip(),
-        PROTO_UDP,
-        8 + len,
-    );
-    if run.len() > 1 {
-        vnet.gso_type = GSO_UDP_L4;
-        vnet.gso_size = run
-            .first()
-            .map_or(0, |p| u16::try_from(p.len()).unwrap_or(u16::MAX));
-    }
-    let mut pieces: ArrayVec<IoSlice<'_>, 65> = ArrayVec::new();
-    pieces.push(IoSlice::new(head.as_slice()));
-    pieces.extend(run.iter().take(MAX_RUN).map(|p| IoSlice::new(p)));
-    host.tx(port, &vnet, &pieces);
 }
