@@ -10,6 +10,7 @@ use slab::Slab;
 use super::event::IcmpReport;
 use super::host::{DatagramMeta, EchoHost, HostError, Tx};
 use crate::addr::{Mac, PortId, SockId};
+use crate::frag;
 use crate::respond::Gateway;
 use crate::respond::icmp::{self, IcmpError};
 use crate::time::Tick;
@@ -40,6 +41,8 @@ struct Session {
 pub struct EchoFlows {
     sessions: Slab<Session>,
     index: HashMap<(IpAddr, u16), u32>,
+    /// Identification of the next reply in pieces.
+    ident: u32,
     out: Vec<u8>,
 }
 
@@ -129,7 +132,11 @@ impl EchoFlows {
             payload,
             &mut self.out,
         );
-        host.tx(s.port, &VnetHdr::default(), &[IoSlice::new(&self.out)]);
+        self.ident = self.ident.wrapping_add(1);
+        // A reply to a ping with much payload is larger than the link, as the request was before it was put together.
+        let _ = frag::fragment(&self.out, gw.mtu, self.ident, &mut |pieces| {
+            host.tx(s.port, &VnetHdr::default(), pieces);
+        });
     }
 
     /// Turns an error about an echo request into one about the sandbox's own packet.

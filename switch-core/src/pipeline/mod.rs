@@ -16,7 +16,7 @@ use crate::frag::Reassembly;
 use crate::l2::table::MacTable;
 use crate::policy::host_rule::HostRule;
 use crate::respond::dns::Dns;
-use crate::respond::{Gateway, arp, dhcp, icmp, nd};
+use crate::respond::{Gateway, arp, dhcp, dhcp6, icmp, nd};
 use crate::time::Tick;
 use crate::verdict::{DropReason, Drops, Verdict};
 use crate::wire::checksum::check_offload;
@@ -186,7 +186,10 @@ impl Switch {
         let answered = match packet.kind {
             Kind::Arp => arp::respond(gw, frame, packet, out)?,
             Kind::Ip(ip) => match ip.proto {
-                PROTO_UDP => dhcp::respond(gw, frame, packet, out)?,
+                PROTO_UDP => {
+                    dhcp::respond(gw, frame, packet, out)?
+                        || dhcp6::respond(gw, frame, packet, out)?
+                }
                 PROTO_ICMP => icmp::echo(gw, frame, packet, out)?,
                 PROTO_ICMPV6 => {
                     nd::respond(gw, frame, packet, out)? || icmp::echo(gw, frame, packet, out)?

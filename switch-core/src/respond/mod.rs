@@ -3,6 +3,7 @@
 
 pub mod arp;
 pub mod dhcp;
+pub mod dhcp6;
 pub mod dns;
 pub mod icmp;
 pub mod nd;
