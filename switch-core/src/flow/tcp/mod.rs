@@ -79,6 +79,9 @@ pub struct TcpFlows {
     limits: Limits,
     /// Bytes offered or held over all flows.
     used: usize,
+    /// The present epoch, and how many flows sent in the one before and in this one.
+    epoch: u64,
+    active: (u32, u32),
     /// Flows that have something to do at the end of the batch.
     dirty: Vec<u32>,
     /// Flows whose turn ended before their data did.
@@ -101,6 +104,8 @@ impl TcpFlows {
             pool: Pool::new(ring::BLOCK, limits.window_budget),
             limits,
             used: 0,
+            epoch: 0,
+            active: (0, 0),
             dirty: Vec::new(),
             ready: Vec::new(),
             due: Vec::new(),

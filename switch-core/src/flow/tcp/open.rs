@@ -15,7 +15,7 @@ use crate::wire::packet::Ip;
 use crate::wire::tcp::{ACK, RST, SYN, TcpHeader, TcpOptions};
 
 /// The first window: what a sender with an initial window of ten segments (RFC 6928) can use at once.
-const FIRST_GRANT: u32 = 16 * 1024;
+pub(super) const FIRST_GRANT: u32 = 16 * 1024;
 /// The window when the budget is short.
 const SMALL_GRANT: u32 = 4 * 1024;
 /// First retransmission of a SYN or SYN-ACK. Source: RFC 6298 section 2.

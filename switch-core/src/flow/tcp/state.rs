@@ -129,6 +129,8 @@ pub struct Flow {
     pub(super) rcv_scale: u8,
     /// How much may wait in all: the window that is offered when nothing does.
     pub(super) grant: u32,
+    /// The last epoch in which the sandbox sent data.
+    pub(super) epoch: u64,
     /// Bytes since the grant last grew.
     pub(super) since_growth: u32,
     /// The acknowledgement number sent last.
@@ -192,6 +194,7 @@ impl Flow {
             rcv_edge: 0,
             rcv_scale: 0,
             grant: 0,
+            epoch: 0,
             since_growth: 0,
             acked: 0,
             ring: None,

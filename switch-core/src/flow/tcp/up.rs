@@ -3,6 +3,7 @@
 use core::time::Duration;
 use std::io::IoSlice;
 
+use super::open::FIRST_GRANT;
 use super::ring::Ring;
 use super::segment;
 use super::seq::{self, Ranges, diff, dist, lt};
@@ -15,6 +16,11 @@ use crate::wire::tcp::{FIN, TcpHeader};
 
 /// The largest window of one flow.
 const MAX_GRANT: u32 = 2 << 20;
+/// The sum of the windows of flows that are sending: a TAP's queue holds 500 frames (its txqueuelen), and
+/// what does not fit is lost. 12 MB are some 190 super-frames.
+const UNDER_WAY: u32 = 12 << 20;
+/// Flows count as sending for one to two epochs of 2^24 ns, 17 ms.
+const EPOCH_SHIFT: u32 = 24;
 /// How long an acknowledgement of little data waits for an answer to ride on.
 /// RFC 9293 section 3.8.6.3 allows 500 ms; a sender with Nagle's algorithm waits for it, so keep it short.
 const ACK_DELAY: Duration = Duration::from_millis(5);
@@ -89,7 +95,7 @@ impl TcpFlows {
                     flow.blocked = n < payload.len();
                     flow.rcv_nxt = flow.rcv_nxt.wrapping_add(dist(n));
                     rest = payload.get(n..).unwrap_or_default();
-                    self.taken(id, n);
+                    self.taken(cx, id, n);
                 }
                 Err(HostError::WouldBlock) => flow.blocked = true,
                 Err(_) => {
@@ -210,20 +216,40 @@ impl TcpFlows {
         self.finish_up(host, id);
     }
 
-    /// Accounts for bytes that the host took straight from a frame, and lets the window grow with use.
-    fn taken(&mut self, id: u32, n: usize) {
+    /// Accounts for bytes that the host took straight from a frame, and lets the window grow with use, up to
+    /// the flow's share of what is good to have under way on one endpoint.
+    fn taken(&mut self, cx: &Cx, id: u32, n: usize) {
         self.used = self.used.saturating_sub(n);
         let left = self.limits.window_budget.saturating_sub(self.used);
+        let epoch = cx.now.as_nanos() >> EPOCH_SHIFT;
+        if self.epoch != epoch {
+            self.active = (self.active.1, 0);
+            if self.epoch + 1 != epoch {
+                self.active.0 = 0;
+            }
+            self.epoch = epoch;
+        }
         let Some(flow) = self.flows.get_mut(id as usize) else {
             return;
         };
+        if flow.epoch != epoch {
+            flow.epoch = epoch;
+            self.active.1 += 1;
+        }
+        let active = self.active.0.max(self.active.1).max(1);
+        let share = (UNDER_WAY / active).clamp(FIRST_GRANT, MAX_GRANT);
+        if flow.grant > share {
+            // What is offered stays offered; the window narrows as it is used up.
+            flow.grant = share;
+            return;
+        }
         flow.since_growth = flow.since_growth.saturating_add(dist(n));
         if flow.since_growth >= flow.grant / 2
-            && flow.grant < MAX_GRANT
+            && flow.grant < share
             && flow.rcv_scale > 0
             && flow.grant as usize <= left / 8
         {
-            flow.grant *= 2;
+            flow.grant = (flow.grant * 2).min(share);
             flow.since_growth = 0;
         }
     }
