@@ -135,7 +135,7 @@ impl Worker {
                     .host_changed(view.addresses.clone(), view.v6_route);
                 self.switch.advertise(&mut self.io);
             }
-            self.switch.flush(&mut self.io, now);
+            // Frames before answers: a sandbox that has just reset a connection need not be sent its end.
             for (i, flag) in ready.iter_mut().enumerate().filter(|(_, flag)| **flag) {
                 *flag = Self::turn(&mut self.switch, &mut self.io, &mut self.buffer, now, i)?;
             }

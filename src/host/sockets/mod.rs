@@ -219,12 +219,14 @@ impl TcpHost for HostIo {
         flow: u32,
         to: SocketAddr,
         options: ConnectOptions,
-    ) -> Result<SockId, HostError> {
+    ) -> Result<(SockId, bool), HostError> {
         let mode = self.peek[usize::from(to.is_ipv6())];
         let sock = TcpSock::connect(flow, to, options, mode)?;
+        let connected = !sock.connecting;
         let fd = sock.raw();
         self.insert(fd, Interest::READABLE | Interest::WRITABLE, Kind::Tcp(sock))
             .map_err(|e| host_error(&e))
+            .map(|sock| (sock, connected))
     }
 
     fn tcp_assign(&mut self, sock: SockId, flow: u32) {

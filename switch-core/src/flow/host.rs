@@ -92,13 +92,14 @@ pub struct ConnectOptions {
 
 /// TCP connections of the host. All are non-blocking.
 pub trait TcpHost {
-    /// Starts a connection. An event for `flow` follows: connected or failed.
+    /// Starts a connection. True if it stands already, as to a near peer; else an event for `flow` follows:
+    /// connected or failed.
     fn tcp_connect(
         &mut self,
         flow: u32,
         to: SocketAddr,
         options: ConnectOptions,
-    ) -> Result<SockId, HostError>;
+    ) -> Result<(SockId, bool), HostError>;
     /// Binds an accepted connection to its flow, so that its events reach it.
     fn tcp_assign(&mut self, sock: SockId, flow: u32);
     /// Sends; returns how much was taken, `WouldBlock` if nothing. After less than all, an event

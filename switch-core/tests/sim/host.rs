@@ -101,10 +101,10 @@ impl TcpHost for SimHost {
         flow: u32,
         to: SocketAddr,
         _: ConnectOptions,
-    ) -> Result<SockId, HostError> {
+    ) -> Result<(SockId, bool), HostError> {
         assert_eq!(to, "192.0.2.1:80".parse().unwrap());
         self.flow = Some(flow);
-        Ok(SockId(0))
+        Ok((SockId(0), false))
     }
 
     fn tcp_assign(&mut self, _: SockId, _: u32) {}

@@ -73,7 +73,9 @@ impl TcpSock {
             Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {}
             Err(e) => return Err(host_error(&e)),
         }
-        Ok(Self::new(socket, flow, true, v6, mode))
+        // A peer that is near has answered by now, and the sandbox need not wait for the next poll.
+        let connecting = socket.peer_addr().is_err();
+        Ok(Self::new(socket, flow, connecting, v6, mode))
     }
 
     /// Takes an accepted connection, which is non-blocking.

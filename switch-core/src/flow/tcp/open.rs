@@ -89,9 +89,12 @@ impl TcpFlows {
             tos: ip.tos & !3,
         };
         match host.tcp_connect(id, to, how) {
-            Ok(sock) => {
+            Ok((sock, connected)) => {
                 if let Some(flow) = self.flows.get_mut(id as usize) {
                     flow.sock = Some(sock);
+                }
+                if connected {
+                    self.connected(host, cx, id);
                 }
                 Ok(())
             }
