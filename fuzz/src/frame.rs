@@ -40,10 +40,8 @@ fn transport(frame: &[u8], ip: &Ip) {
                 let _options = TcpOptions::parse(message.get(20..tcp.len).unwrap_or_default());
             }
         }
-        PROTO_UDP => {
-            if UdpHeader::parse(message).is_ok() {
-                assert!(message.len() >= UdpHeader::LEN);
-            }
+        PROTO_UDP if UdpHeader::parse(message).is_ok() => {
+            assert!(message.len() >= UdpHeader::LEN);
         }
         _ => {}
     }
