@@ -141,13 +141,19 @@ fn a_closed_port_inside_is_a_reset_after_connect() {
 #[test]
 fn the_hosts_own_loopback_reaches_a_published_port() {
     netns::inside(|world| {
-        let sandbox = world.sandbox(&["-p", "8080:80", "-p", "5353:53/udp"]);
+        let sandbox = world.sandbox(&["-p", "8080:80"]);
         servers::http(&sandbox.net, ([0, 0, 0, 0], 80));
         servers::http(&sandbox.net, (IpAddr::from(sandbox.v6), 80));
         for ip in [IpAddr::from([127, 0, 0, 1]), Ipv6Addr::LOCALHOST.into()] {
             guest::fetch(&world.host, (ip, 8080).into());
         }
-        // UDP comes from the gateway.
+    });
+}
+
+#[test]
+fn udp_from_the_hosts_loopback_comes_from_the_gateway() {
+    netns::inside(|world| {
+        let sandbox = world.sandbox(&["-p", "5353:53/udp"]);
         servers::udp_whoami(&sandbox.net, ([0, 0, 0, 0], 53));
         let to = SocketAddr::from(([127, 0, 0, 1], 5353));
         let socket = guest::udp(&world.host, to.ip(), SECOND);
@@ -156,6 +162,12 @@ fn the_hosts_own_loopback_reaches_a_published_port() {
             .parse()
             .unwrap();
         assert_eq!(seen.ip(), sandbox.gateway);
+        // From another address of the host the client is seen as it is.
+        let to = SocketAddr::from((HOST, 5353));
+        let socket = guest::udp(&world.host, to.ip(), SECOND);
+        let seen = guest::ask(&socket, to, b"?");
+        let mine = format!("{HOST}:{}", socket.local_addr().unwrap().port());
+        assert_eq!(String::from_utf8(seen).unwrap(), mine);
     });
 }
 
