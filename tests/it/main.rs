@@ -1,6 +1,20 @@
 //! The integration tests: one binary, one module a subject.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::print_stdout, reason = "a test says what it goes without")]
 
+mod addresses;
+mod attach;
+mod capture;
 mod cli;
+mod dns;
+mod harness;
+mod icmp;
 mod layering;
+mod loopback;
+mod publish;
+mod regress;
+mod run;
 mod source;
+mod support;
+mod tcp;
+mod udp;

@@ -293,7 +293,8 @@ impl Switch {
                 DropReason::TtlExpired,
             );
         }
-        let real = match self.destination(host, PROTO_UDP, shown) {
+        let client = self.udp.client(guest, shown);
+        let real = match client.map_or_else(|| self.destination(host, PROTO_UDP, shown), Ok) {
             Ok(real) => real,
             Err(DropReason::Refused) => {
                 return self.refuse(

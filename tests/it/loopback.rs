@@ -1,0 +1,141 @@
+//! The host's own services are closed to a sandbox, however it spells their address.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::support::netns::{self, HOST, HOST6, Namespace};
+use crate::support::{guest, servers};
+
+/// Services of the host that nobody published, at one port of each address.
+fn services(host: &Namespace) -> (u16, std::sync::Arc<std::sync::atomic::AtomicUsize>) {
+    host.ip("addr add 169.254.169.254/32 dev lo");
+    let tcp = servers::http(host, ([0_u16; 8], 0));
+    let (_, heard) = servers::udp_echo(host, ([0_u16; 8], tcp.port()));
+    (tcp.port(), heard)
+}
+
+/// Takes the sandbox's own loopback out of the way, so that its kernel sends to the gateway what
+/// it would else keep: as root inside, an attacker can.
+fn open_the_way_out(net: &Namespace, gateway: Ipv4Addr, gateway6: std::net::Ipv6Addr) {
+    net.set("net/ipv4/conf/all/route_localnet", "1");
+    net.set("net/ipv4/conf/eth0/route_localnet", "1");
+    net.ip(&format!(
+        "route flush table local 127.0.0.0/8\n\
+         route flush table local 127.0.0.1/32\n\
+         route add 127.0.0.0/8 via {gateway} dev eth0\n\
+         route del local ::1 table local\n\
+         route add ::1 via {gateway6} dev eth0\n\
+         route replace 169.254.0.0/16 via {gateway} dev eth0\n"
+    ));
+}
+
+#[test]
+fn no_spelling_reaches_the_hosts_services() {
+    netns::inside(|world| {
+        let (port, heard) = services(&world.host);
+        let sandbox = world.sandbox(&[]);
+        open_the_way_out(&sandbox.net, sandbox.gateway, sandbox.gateway6);
+        for ip in [
+            "127.0.0.1",
+            "127.0.0.53",
+            "127.255.255.254",
+            "0.0.0.0",
+            "0.0.0.1",
+            "::1",
+            "::",
+            "::ffff:127.0.0.1",
+            "::ffff:0.0.0.0",
+            "::127.0.0.1",
+            "169.254.169.254",
+            "::ffff:169.254.169.254",
+            "192.0.2.2",
+            "::ffff:192.0.2.2",
+            "2001:db8:1::2",
+        ] {
+            let ip: IpAddr = ip.parse().unwrap();
+            let to = SocketAddr::from((ip, port));
+            let open = sandbox
+                .net
+                .enter(|| std::net::TcpStream::connect_timeout(&to, Duration::from_secs(2)));
+            assert!(open.is_err(), "TCP to {to}");
+            let socket = guest::udp(&sandbox.net, ip, Duration::from_millis(300));
+            // Refused here, dropped there, answered nowhere.
+            let _refused = socket.send_to(b"in", to);
+            assert!(socket.recv_from(&mut [0; 8]).is_err(), "UDP to {to}");
+        }
+        for gateway in [IpAddr::from(sandbox.gateway), sandbox.gateway6.into()] {
+            let to = SocketAddr::from((gateway, port));
+            assert!(
+                guest::connect(&sandbox.net, to).is_err(),
+                "TCP to the gateway, {to}"
+            );
+        }
+        assert_eq!(heard.load(Ordering::Relaxed), 0, "no datagram arrived");
+    });
+}
+
+#[test]
+fn the_sandboxs_own_loopback_works() {
+    netns::inside(|world| {
+        let sandbox = world.sandbox(&[]);
+        let page = servers::http(&sandbox.net, ([127, 0, 0, 1], 0));
+        guest::fetch(&sandbox.net, page);
+        let page = servers::http(&sandbox.net, ([0_u16, 0, 0, 0, 0, 0, 0, 1], 0));
+        guest::fetch(&sandbox.net, page);
+    });
+}
+
+#[test]
+fn an_option_opens_the_hosts_loopback_at_one_address() {
+    netns::inside(|world| {
+        let page = servers::http(&world.host, ([127, 0, 0, 1], 0));
+        let sandbox = world.sandbox(&["--host-loopback", "10.254.254.254"]);
+        let to = SocketAddr::from(([10, 254, 254, 254], page.port()));
+        assert_eq!(guest::fetch(&sandbox.net, to), "hello 127.0.0.1");
+        assert!(guest::connect(&sandbox.net, (HOST, page.port()).into()).is_err());
+    });
+}
+
+#[test]
+fn an_option_opens_the_hosts_other_addresses() {
+    netns::inside(|world| {
+        let sandbox = world.sandbox(&["--host-access"]);
+        for ip in [IpAddr::from(HOST), HOST6.into()] {
+            guest::fetch(&sandbox.net, servers::http(&world.host, (ip, 0)));
+        }
+        let only = servers::http(&world.host, ([127, 0, 0, 1], 0));
+        assert!(guest::connect(&sandbox.net, (HOST, only.port()).into()).is_err());
+    });
+}
+
+#[test]
+fn its_own_published_port_is_reached_through_the_host() {
+    netns::inside(|world| {
+        let server = world.sandbox(&["-p", "8080:80"]);
+        servers::http(&server.net, (server.v4, 80));
+        guest::fetch(&server.net, (HOST, 8080).into());
+    });
+}
+
+#[test]
+fn a_mapping_is_no_way_in() {
+    netns::inside(|world| {
+        // The host itself talks to the sandbox's mapping: only those asked may answer.
+        let who = servers::udp_whoami(&world.outside, (netns::OUTSIDE, 0));
+        let sandbox = world.sandbox(&[]);
+        let socket = guest::udp(&sandbox.net, who.ip(), Duration::from_millis(500));
+        let mapped: SocketAddr = String::from_utf8(guest::ask(&socket, who, b"?"))
+            .unwrap()
+            .parse()
+            .unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_millis(500)))
+            .unwrap();
+        let intruder = world.host.enter(|| UdpSocket::bind("127.0.0.1:0")).unwrap();
+        intruder
+            .send_to(b"in", ("127.0.0.1", mapped.port()))
+            .unwrap();
+        assert!(socket.recv_from(&mut [0; 8]).is_err());
+    });
+}
