@@ -136,8 +136,8 @@ impl TcpHost for World {
         _: u32,
         _: SocketAddr,
         _: ConnectOptions,
-    ) -> Result<SockId, HostError> {
-        self.socket()
+    ) -> Result<(SockId, bool), HostError> {
+        self.socket().map(|sock| (sock, false))
     }
 
     fn tcp_assign(&mut self, sock: SockId, _: u32) {
