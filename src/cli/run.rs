@@ -53,6 +53,10 @@ pub fn run(config: RunConfig) -> Result<ExitCode> {
             }
             Outcome::Signal(signal) => session.broker.signal(signal as i32)?,
             Outcome::Ended => return Ok(ExitCode::SUCCESS),
+            // Ending the command would lose more than its network.
+            Outcome::NetworkLost(why) => {
+                exit::complain(format_args!("{why}; the command goes on without a network"))
+            }
             Outcome::Failed(why) => {
                 exit::complain(format_args!("{why}"));
                 return Ok(ExitCode::from(exit::FAILED));
@@ -83,7 +87,7 @@ pub fn attach(config: RunConfig) -> Result<ExitCode> {
                 Signal::SIGWINCH | Signal::SIGCONT | Signal::SIGUSR1 | Signal::SIGUSR2,
             ) => {}
             Outcome::Signal(_) => break,
-            Outcome::Failed(why) => {
+            Outcome::NetworkLost(why) | Outcome::Failed(why) => {
                 exit::complain(format_args!("{why}"));
                 return Ok(ExitCode::from(exit::FAILED));
             }

@@ -82,7 +82,9 @@ pub enum Outcome {
     Ended,
     /// A signal asked for the end.
     Signal(Signal),
-    /// The switch itself failed.
+    /// The sandbox's interface is gone, and the switch with it; the command may go on.
+    NetworkLost(String),
+    /// The sandbox's processes are lost.
     Failed(String),
 }
 
@@ -345,10 +347,11 @@ impl Session {
                 .as_ref()
                 .is_some_and(|(thread, _)| thread.is_finished())
             {
-                return Ok(Outcome::Failed(self.stop().err().map_or_else(
-                    || "the worker ended".to_owned(),
-                    |e| format!("{e:#}"),
-                )));
+                let why = self
+                    .stop()
+                    .err()
+                    .map_or_else(|| "the worker ended".to_owned(), |e| format!("{e:#}"));
+                return Ok(Outcome::NetworkLost(why));
             }
         }
     }
