@@ -150,10 +150,12 @@ fn a_real_dhcp_client_gets_its_lease() {
 
 /// Makes the kernel configure eth0 from router advertisements, as a fresh host does.
 fn autoconfigure(net: &Namespace) {
+    // The kernel's defaults, which weft has replaced because it sets the addresses itself.
     for (key, value) in [
         ("accept_ra", "2"),
         ("autoconf", "1"),
         ("accept_ra_defrtr", "1"),
+        ("router_solicitations", "-1"),
     ] {
         net.set(&format!("net/ipv6/conf/eth0/{key}"), value);
     }
