@@ -119,7 +119,11 @@ pub struct DoctorArgs {
 
 /// `weft demo`
 #[derive(Debug, Args)]
-pub struct DemoArgs {}
+pub struct DemoArgs {
+    /// One of the demo's own parts.
+    #[arg(long, hide = true)]
+    pub part: Option<String>,
+}
 
 /// A command of a later release: whatever follows is taken, so that its name is what the error is about.
 #[derive(Debug, Args)]

@@ -1,6 +1,7 @@
 //! The command line: arguments, and one file for each command.
 
 pub mod args;
+mod demo;
 pub mod doctor;
 pub mod exit;
 mod publish;
@@ -43,7 +44,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
             run::attach(config)
         }
         Command::Doctor(args) => doctor::run(&args),
-        Command::Demo(_) => bail!("'weft demo' is not built into this program"),
+        Command::Demo(args) => demo::demo(args.part.as_deref()),
         Command::Up(_)
         | Command::Network(_)
         | Command::Endpoint(_)

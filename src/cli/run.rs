@@ -55,7 +55,7 @@ pub fn run(config: RunConfig) -> Result<ExitCode> {
             Outcome::Ended => return Ok(ExitCode::SUCCESS),
             // Ending the command would lose more than its network.
             Outcome::NetworkLost(why) => {
-                exit::complain(format_args!("{why}; the command goes on without a network"))
+                exit::complain(format_args!("{why}; the command goes on without a network"));
             }
             Outcome::Failed(why) => {
                 exit::complain(format_args!("{why}"));

@@ -6,6 +6,7 @@ mod addresses;
 mod attach;
 mod capture;
 mod cli;
+mod demo;
 mod dns;
 mod harness;
 mod icmp;

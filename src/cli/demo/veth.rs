@@ -1,0 +1,64 @@
+//! The wire between the demo's host and its outside: a veth pair with one end in another process's namespace.
+
+use std::io;
+use std::net::IpAddr;
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage,
+};
+
+use crate::host::link::{self, LinkChange};
+use crate::host::netlink::Netlink;
+
+/// Makes a pair: `name` here, `peer` in the network namespace of process `pid`.
+pub(super) fn make(name: &str, peer: &str, pid: u32) -> io::Result<()> {
+    let mut other = LinkMessage::default();
+    other
+        .attributes
+        .push(LinkAttribute::IfName(peer.to_owned()));
+    other.attributes.push(LinkAttribute::NetNsPid(pid));
+    let mut message = LinkMessage::default();
+    message
+        .attributes
+        .push(LinkAttribute::IfName(name.to_owned()));
+    message.attributes.push(LinkAttribute::LinkInfo(vec![
+        LinkInfo::Kind(InfoKind::Veth),
+        LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(other))),
+    ]));
+    Netlink::open()?.request(
+        RouteNetlinkMessage::NewLink(message),
+        NLM_F_CREATE | NLM_F_EXCL,
+    )
+}
+
+/// Brings an interface up with its addresses, and `lo` beside it.
+pub(super) fn up(name: &str, addresses: &[(IpAddr, u8)], routes: &[IpAddr]) -> io::Result<()> {
+    let mut netlink = Netlink::open()?;
+    for (name, addresses) in [("lo", &[][..]), (name, addresses)] {
+        let index = link::index_of(name)?;
+        for &(addr, prefix) in addresses {
+            link::add_address(&mut netlink, index, addr, prefix)?;
+        }
+        link::set_link(
+            &mut netlink,
+            index,
+            &LinkChange {
+                up: true,
+                ..LinkChange::default()
+            },
+        )?;
+    }
+    let index = link::index_of(name)?;
+    for &gateway in routes {
+        link::add_default_route(&mut netlink, index, gateway)?;
+    }
+    Ok(())
+}
+
+/// Pacing off for all that the namespace's kernel sends.
+pub(super) fn unpaced() {
+    let _ = link::sysctl("net/ipv4/tcp_congestion_control", "cubic")
+        .or_else(|_| link::sysctl("net/ipv4/tcp_congestion_control", "reno"));
+}
