@@ -5,6 +5,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::support::netns::{self, HOST, HOST6, Namespace};
+use crate::support::wait::{self, SOON};
+use crate::support::weft::json;
 use crate::support::{guest, servers};
 
 /// Services of the host that nobody published, at one port of each address.
@@ -57,9 +59,9 @@ fn no_spelling_reaches_the_hosts_services() {
             let to = SocketAddr::from((ip, port));
             let open = sandbox
                 .net
-                .enter(|| std::net::TcpStream::connect_timeout(&to, Duration::from_secs(2)));
+                .enter(|| std::net::TcpStream::connect_timeout(&to, Duration::from_millis(700)));
             assert!(open.is_err(), "TCP to {to}");
-            let socket = guest::udp(&sandbox.net, ip, Duration::from_millis(300));
+            let socket = guest::udp(&sandbox.net, ip, Duration::from_millis(150));
             // Refused here, dropped there, answered nowhere.
             let _refused = socket.send_to(b"in", to);
             assert!(socket.recv_from(&mut [0; 8]).is_err(), "UDP to {to}");
@@ -71,6 +73,102 @@ fn no_spelling_reaches_the_hosts_services() {
                 "TCP to the gateway, {to}"
             );
         }
+        assert_eq!(heard.load(Ordering::Relaxed), 0, "no datagram arrived");
+    });
+}
+
+/// Sends a UDP datagram and a SYN to each address given, as raw frames to the gateway: what no kernel
+/// would send by itself. Arguments: gateway's MAC, own addresses, port, destinations.
+const RAW: &str = r#"
+import socket, struct, sys
+gateway = bytes.fromhex(sys.argv[1].replace(":", ""))
+port = int(sys.argv[4])
+raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+raw.bind(("eth0", 0))
+own = raw.getsockname()[4]
+
+def checksum(data):
+    data += b"\0" * (len(data) % 2)
+    total = sum(struct.unpack(">%dH" % (len(data) // 2), data))
+    while total > 0xffff:
+        total = (total & 0xffff) + (total >> 16)
+    return ~total & 0xffff or 0xffff
+
+for text in sys.argv[5:]:
+    family = socket.AF_INET6 if ":" in text else socket.AF_INET
+    # What inet_pton reads of a mapped address are the sixteen bytes as they are.
+    to = socket.inet_pton(family, text)
+    me = socket.inet_pton(family, sys.argv[3] if family == socket.AF_INET6 else sys.argv[2])
+    for proto, at in ((17, 6), (6, 16)):
+        if proto == 17:
+            data = struct.pack(">HHHH", 5555, port, 10, 0) + b"in"
+        else:
+            data = struct.pack(">HHIIBBHHH", 5555, port, 1, 0, 0x50, 2, 65535, 0, 0)
+        pseudo = me + to + struct.pack(">II", len(data), proto)
+        data = data[:at] + struct.pack(">H", checksum(pseudo + data)) + data[at + 2:]
+        if family == socket.AF_INET:
+            head = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(data), 1, 0x4000, 64, proto, 0) + me + to
+            head = head[:10] + struct.pack(">H", checksum(head)) + head[12:]
+            kind = b"\x08\0"
+        else:
+            head = struct.pack(">IHBB", 6 << 28, len(data), proto, 64) + me + to
+            kind = b"\x86\xdd"
+        raw.send(gateway + own + kind + head + data)
+"#;
+
+#[test]
+fn no_raw_frame_reaches_the_hosts_services() {
+    netns::inside(|world| {
+        if !netns::have("python3") {
+            return;
+        }
+        let (port, heard) = services(&world.host);
+        let sandbox = world.sandbox(&[]);
+        // The neighbour entry appears with the first packet.
+        sandbox
+            .exec(&["ping", "-c1", "-W5", &sandbox.gateway.to_string()])
+            .ok();
+        let neighbours = json(
+            &sandbox.net,
+            &["neigh", "show", &sandbox.gateway.to_string()],
+        );
+        let mac = neighbours[0]["lladdr"].as_str().unwrap();
+        let (v4, v6, at) = (
+            sandbox.v4.to_string(),
+            sandbox.v6.to_string(),
+            port.to_string(),
+        );
+        let send = |destinations: &[&str]| {
+            let fixed = ["python3", "-c", RAW, mac, &v4, &v6, &at];
+            sandbox.exec(&[&fixed[..], destinations].concat()).ok();
+        };
+        send(&[
+            "127.0.0.1",
+            "127.1.2.3",
+            "0.0.0.0",
+            "0.0.0.1",
+            "169.254.169.254",
+            "192.0.2.2",
+            "255.255.255.255",
+            "::1",
+            "::",
+            "::ffff:127.0.0.1",
+            "::ffff:0.0.0.0",
+            "::127.0.0.1",
+            "::ffff:192.0.2.2",
+            "::ffff:169.254.169.254",
+            "::ffff:0:127.0.0.1",
+            "64:ff9b::127.0.0.1",
+            "2001:db8:1::2",
+            "fe80::1",
+            "ff02::1",
+        ]);
+        // The frames are good ones: the outside hears its own, and so has passed what came before.
+        let (_, outside) = servers::udp_echo(&world.outside, ([0_u16; 8], port));
+        send(&["192.0.2.1", "2001:db8:1::1"]);
+        wait::until("both datagrams outside", SOON, || {
+            outside.load(Ordering::Relaxed) == 2
+        });
         assert_eq!(heard.load(Ordering::Relaxed), 0, "no datagram arrived");
     });
 }
