@@ -36,6 +36,7 @@ use crate::host::broker::{Broker, Created};
 use crate::host::broker_proto::{Address, Event, Network, SandboxSpec};
 use crate::host::netwatch::NetWatch;
 use crate::host::privileges;
+use crate::host::sockets::splice::Stock;
 use crate::host::sockets::udp::UdpSock;
 use crate::host::sockets::{HostIo, HostView};
 use crate::worker::{Signals, Worker};
@@ -63,6 +64,7 @@ pub struct Session {
     view: Arc<ArcSwap<HostView>>,
     signals: SignalFd,
     watch: Option<NetWatch>,
+    stock: Option<Arc<Stock>>,
 }
 
 impl std::fmt::Debug for Session {
@@ -187,6 +189,7 @@ impl Session {
             view,
             signals,
             watch,
+            stock: None,
         };
         session.look_at_host();
         if let Some(tap) = created.tap {
@@ -208,6 +211,10 @@ impl Session {
             tso: tap.caps.tso(),
             uso: tap.caps.uso(),
         };
+        // Spliced bytes never pass the endpoint, so a capture would not show them.
+        if capture.is_none() {
+            self.stock = self.open_stock(&bound);
+        }
         let mut endpoint: Box<dyn Endpoint> =
             Box::new(TapEndpoint::new(tap.fd, tap.caps.vnet, caps));
         if let Some(writer) = capture {
@@ -224,6 +231,9 @@ impl Session {
         })
         .context("starting a worker")?;
         let (switch, io) = worker.parts();
+        if let Some(stock) = &self.stock {
+            io.splice_to(PortId(0), Arc::clone(stock));
+        }
         for (socket, to) in bound.tcp {
             io.listen(socket, to)
                 .context("listening on a published port")?;
@@ -242,6 +252,15 @@ impl Session {
             .context("starting a worker")?;
         self.worker = Some((thread, signals));
         Ok(())
+    }
+
+    /// Opens sockets inside for clients on the host's loopback. Without them the way through the switch is taken.
+    fn open_stock(&mut self, bound: &Bound) -> Option<Arc<Stock>> {
+        let serves = |v6: bool| bound.tcp.iter().any(|(_, to)| to.to.is_ipv6() == v6);
+        let (v4, v6) = (serves(false), serves(true));
+        let stock = Stock::new(v4, v6).ok().filter(|_| v4 || v6)?;
+        fill(&stock, &mut self.broker);
+        Some(Arc::new(stock))
     }
 
     fn switch_config(&self, caps: Caps, published: Vec<(u8, u16, u16)>) -> Config {
@@ -311,9 +330,16 @@ impl Session {
                     .map(|fd| PollFd::new(fd, PollFlags::POLLIN)),
             );
             fds.extend(watch.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+            let stock = self.stock.as_deref();
+            fds.extend(stock.map(|s| PollFd::new(s.wanted(), PollFlags::POLLIN)));
             match poll(&mut fds, PollTimeout::from(1000u16)) {
                 Ok(_) | Err(nix::errno::Errno::EINTR) => {}
                 Err(e) => return Err(e).context("waiting for events"),
+            }
+            let is_low = stock.is_some() && fds.last().is_some_and(|fd| fd.any() == Some(true));
+            // Before events are taken: the broker may tell some while it is asked.
+            if let Some(stock) = self.stock.as_deref().filter(|_| is_low) {
+                fill(stock, &mut self.broker);
             }
             if let Ok(Some(info)) = self.signals.read_signal()
                 && let Ok(signal) = Signal::try_from(info.ssi_signo.cast_signed())
@@ -377,6 +403,7 @@ impl Session {
 
     /// Ends the worker. Errors: what it failed with.
     pub fn stop(&mut self) -> Result<()> {
+        self.stock = None;
         let Some((thread, signals)) = self.worker.take() else {
             return Ok(());
         };
@@ -388,6 +415,13 @@ impl Session {
             Ok(result) => result.context("the sandbox's interface is gone"),
             Err(_) => anyhow::bail!("the worker panicked; this is a bug of weft"),
         }
+    }
+}
+
+/// Fills a stock up.
+fn fill(stock: &Stock, broker: &mut Broker) {
+    if let Err(e) = stock.fill(|v6, count| broker.sandbox_sockets(v6, count)) {
+        tracing::debug!("sockets inside: {e:#}");
     }
 }
 

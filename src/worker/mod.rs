@@ -129,6 +129,9 @@ impl Worker {
                     }
                 }
             }
+            // A socket that was given another turn may have had an event as well.
+            again.sort_unstable();
+            again.dedup();
             if self.signals.changed.swap(false, Ordering::AcqRel) {
                 let view = self.io.view.load_full();
                 self.switch

@@ -43,6 +43,7 @@ impl HostIo {
                 self.dns_event(switch, now, index);
                 false
             }
+            Kind::Splice(..) | Kind::SplicedTo(_) => self.splice_event(index, Some(event)),
         }
     }
 
@@ -54,6 +55,7 @@ impl HostIo {
         match &self.slots[index as usize].kind {
             Kind::Listener(..) => self.accept(switch, now, index),
             Kind::Udp(..) => self.udp_event(switch, now, index),
+            Kind::Splice(..) | Kind::SplicedTo(_) => self.splice_event(index, None),
             Kind::Tcp(_) | Kind::Echo(..) | Kind::Dns(..) => false,
         }
     }
@@ -134,6 +136,9 @@ impl HostIo {
                 continue;
             }
             let from = std::net::SocketAddr::new(from.ip().to_canonical(), from.port());
+            let Some(socket) = self.try_splice(socket, from, to) else {
+                continue;
+            };
             let mode = self.peek[usize::from(from.is_ipv6())];
             let sock = TcpSock::accepted(socket, from.is_ipv6(), mode);
             let fd = sock.raw();

@@ -2,6 +2,7 @@
 
 pub mod dispatch;
 pub mod ping;
+pub mod splice;
 mod sys;
 pub mod tcp;
 pub mod udp;
@@ -23,6 +24,7 @@ use switch_core::flow::host::{
 use switch_core::wire::vnet_hdr::VnetHdr;
 
 use self::ping::PingSock;
+use self::splice::{Pair, Splices};
 use self::tcp::{PeekMode, TcpSock, host_error};
 use self::udp::UdpSock;
 use crate::endpoint::Endpoint;
@@ -50,6 +52,10 @@ pub(crate) enum Kind {
     Udp(UdpSock, u32),
     Echo(PingSock, u32),
     Dns(UdpSocket, u32),
+    /// A client of the host joined to a socket inside, and the slot of that one.
+    Splice(Box<Pair>, Option<SockId>),
+    /// The socket inside, which the pair in this slot owns.
+    SplicedTo(SockId),
 }
 
 /// Where a published port leads.
@@ -90,6 +96,7 @@ pub struct HostIo {
     peek: [PeekMode; 2],
     raw_icmp: [Option<Socket>; 2],
     batch: Option<Box<sys::Batch>>,
+    splices: Splices,
     /// What was sent to endpoints.
     pub tx_stats: TxStats,
 }
@@ -120,6 +127,7 @@ impl HostIo {
             peek: [tcp::probe_peek(false), tcp::probe_peek(true)],
             raw_icmp,
             batch: Some(Box::new(sys::Batch::new())),
+            splices: Splices::default(),
             tx_stats: TxStats::default(),
         }
     }

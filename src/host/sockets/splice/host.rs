@@ -1,0 +1,136 @@
+//! Spliced pairs in the table of sockets.
+
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use mio::Interest;
+use mio::event::Event;
+use socket2::Socket;
+use switch_core::addr::{PortId, SockId};
+
+use super::pipe::Pool;
+use super::{After, End, Pair, Stock};
+use crate::host::sockets::{HostIo, Kind, Published, Slot};
+
+/// Pairs at once; more clients take the way through the switch, which bounds its flows by itself.
+const PAIRS: usize = 8192;
+
+/// What splicing needs: for each endpoint that allows it a stock, and pipes.
+#[derive(Debug, Default)]
+pub struct Splices {
+    stocks: Vec<(PortId, Arc<Stock>)>,
+    pool: Pool,
+    pairs: usize,
+}
+
+impl Splices {
+    /// A socket inside that connects to `to`, unless the way through the switch is to be taken.
+    fn reach(&mut self, from: SocketAddr, to: Published) -> Option<Socket> {
+        if !from.ip().is_loopback() || self.pairs >= PAIRS {
+            return None;
+        }
+        let stock = self.stocks.iter().find(|(port, _)| *port == to.port);
+        let inner = stock?.1.take(to.to.is_ipv6())?;
+        match inner.connect(&to.to.into()) {
+            Ok(()) => Some(inner),
+            Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => Some(inner),
+            // No way to that address from inside: the sandbox has changed it.
+            Err(_) => None,
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn use_pool(&mut self, pool: Pool) {
+        self.pool = pool;
+    }
+}
+
+impl HostIo {
+    /// Splices connections from the host's loopback to published ports of `port`, while `stock` has sockets.
+    pub fn splice_to(&mut self, port: PortId, stock: Arc<Stock>) {
+        self.splices.stocks.push((port, stock));
+    }
+
+    /// Splices an accepted connection, which does not block, or gives it back.
+    pub(in crate::host::sockets) fn try_splice(
+        &mut self,
+        client: Socket,
+        from: SocketAddr,
+        to: Published,
+    ) -> Option<Socket> {
+        let Some(inner) = self.splices.reach(from, to) else {
+            return Some(client);
+        };
+        let (client_fd, inner_fd) = (client.as_raw_fd(), inner.as_raw_fd());
+        let both = Interest::READABLE | Interest::WRITABLE;
+        let pair = Box::new(Pair::new(client, inner));
+        // Where the poll takes no more descriptors the pair is dropped, which closes both.
+        let Ok(id) = self.insert(client_fd, both, Kind::Splice(pair, None)) else {
+            return None;
+        };
+        self.splices.pairs += 1;
+        match self.insert(inner_fd, both, Kind::SplicedTo(id)) {
+            Ok(other) => {
+                if let Some(Kind::Splice(_, inner)) = self.kind_mut(id) {
+                    *inner = Some(other);
+                }
+            }
+            Err(_) => self.end_splice(id, true),
+        }
+        None
+    }
+
+    /// Takes an event of either end. True if there is more to do.
+    pub(in crate::host::sockets) fn splice_event(
+        &mut self,
+        index: u32,
+        event: Option<&Event>,
+    ) -> bool {
+        let (id, end) = match self.kind_mut(SockId(index)) {
+            Some(Kind::SplicedTo(id)) => (*id, End::Inner),
+            _ => (SockId(index), End::Client),
+        };
+        let Some(Slot {
+            kind: Kind::Splice(pair, _),
+            ..
+        }) = self.slots.get_mut(id.0 as usize)
+        else {
+            return false;
+        };
+        if let Some(event) = event {
+            pair.hear(end, event);
+        }
+        match pair.turn(&mut self.splices.pool) {
+            After::Wait => false,
+            After::Again => true,
+            After::Over => {
+                self.end_splice(id, false);
+                false
+            }
+            After::Lost => {
+                self.end_splice(id, true);
+                false
+            }
+        }
+    }
+
+    fn kind_mut(&mut self, id: SockId) -> Option<&mut Kind> {
+        self.slots.get_mut(id.0 as usize).map(|slot| &mut slot.kind)
+    }
+
+    fn end_splice(&mut self, id: SockId, reset: bool) {
+        let Some(Slot {
+            kind: Kind::Splice(pair, inner),
+            ..
+        }) = self.slots.try_remove(id.0 as usize)
+        else {
+            return;
+        };
+        if let Some(inner) = inner {
+            self.close(inner);
+        }
+        self.splices.pairs -= 1;
+        pair.close(reset, &mut self.splices.pool);
+    }
+}
