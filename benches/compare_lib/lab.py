@@ -85,8 +85,8 @@ class Lab:
             call([os.environ.get("CC", "cc"), "-O2", "-pthread", "-o", self.directory / source.stem, source], timeout=120)
         for space in (self.host, self.outside):
             self.add_space(space)
-        self.join(self.host, "out0", HOST, self.outside, "host0", GATEWAY)
-        self.address(self.outside, "host0", OUTSIDE)
+        self.join(self.host, "out0", HOST, self.outside, "host0", OUTSIDE)
+        self.address(self.outside, "host0", GATEWAY)
         call(["ip", "-n", self.host, "route", "add", "default", "via", GATEWAY])
         self.sysctl(space=self.host, settings={"net.ipv4.ping_group_range": "0 2147483647"})
 

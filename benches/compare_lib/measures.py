@@ -17,6 +17,8 @@ GRACE = 20
 FLOWS = 10_000
 # Descriptors that a relay or a tool needs beside its flows.
 SPARE_DESCRIPTORS = 1_000
+# CPU time is told in ticks of 10 ms: fewer than these and the figure is off by more than a fifth.
+LEAST_TICKS = 5
 
 
 class Traffic:
@@ -80,6 +82,13 @@ def bulk(lab, server_at, client_at, host, port, mode, connections, plan):
     return results if mode == "both" else {mode: results[mode]}
 
 
+def per_gigabyte(spent, received):
+    """CPU seconds for each 10^9 bytes; a Failed in place of a figure that would be the clock's grain."""
+    if spent < LEAST_TICKS / procs.TICKS:
+        return Failed(f"{spent:.2f} s of CPU for {received} bytes is too little to tell")
+    return spent / (received / 1e9)
+
+
 def tcp(mode, connections):
     def measure(lab, rig, plan):
         relays = rig.relays()
@@ -95,7 +104,7 @@ def tcp(mode, connections):
             received = results[mode]["received"]
             values[f"{row} min/max share"] = min(received) / max(max(received), 1)
         elif relays:
-            values[f"cpu tcp {mode}"] = spent / (results[mode]["total"] / 1e9)
+            values[f"cpu tcp {mode}"] = per_gigabyte(spent, results[mode]["total"])
         return values
 
     return measure
@@ -174,6 +183,11 @@ def flow_memory(lab, rig, plan):
     if not rig.relays() or rig.holder is None:
         raise Failed("no relay that has flows")
     flows, tool, port = min(plan.flows, lab.descriptors - SPARE_DESCRIPTORS), lab.tool("tcpgen"), next(PORTS)
+    if rig.flow_bytes * flows > procs.available_bytes() / 2:
+        raise Failed(f"{flows} flows would take more than half of the memory that is free")
+    # A fresh one: relays keep what they grew by in the measures before.
+    rig.stop()
+    rig.start()
     before = procs.pss_megabytes(rig.relays())
     tail = [flows, "hold", 0, 0]
     with serving(lab.inside(lab.outside), tool, "-s", port, *tail) as server:

@@ -63,6 +63,12 @@ def pss_megabytes(pids):
     return kib * 1024 / 1e6
 
 
+def available_bytes():
+    """Memory that the machine could give to new work."""
+    match = re.search(rb"^MemAvailable:\s+(\d+)", _read(PROC / "meminfo"), re.MULTILINE)
+    return int(match.group(1)) * 1024 if match else 0
+
+
 def end(pids, patience=3):
     """Asks the processes to end, and makes them when they do not."""
     for sign in (signal.SIGTERM, signal.SIGKILL):

@@ -5,6 +5,7 @@ import platform
 import statistics
 import time
 
+from .lab import Failed
 from .measures import unit
 
 # Rows that only the JSON has.
@@ -20,7 +21,11 @@ class Results:
         self.reasons = {}
 
     def add(self, rig, values):
+        """Takes a round's values; one that is a Failed is missing for that reason."""
         for row, value in values.items():
+            if isinstance(value, Failed):
+                self.fail(rig, row, str(value))
+                continue
             self.values.setdefault(row, {}).setdefault(rig, []).append(value)
 
     def fail(self, rig, measure, reason):
@@ -58,6 +63,28 @@ def table(results):
             cells = [f"{figure(min(v))}..{figure(max(v))}" if v else "" for v in ranges]
             lines.append(" " * first + "".join(cell.rjust(width) for cell in cells))
     return "\n".join(lines)
+
+
+def ratios(results):
+    """How weft stands: at MTU 1500 beside no relay and the bare loop, and at its best MTU beside the better peer at its.
+
+    A ratio above 1 is weft's favour whatever the row counts. Of medians: a round's own values sway too much to pair.
+    """
+    lines = []
+    for row in results.rows():
+        name, more = unit(row)
+        if name == "ratio":
+            continue
+        best = max if more else min
+        medians = {rig: m for rig in results.rigs if (m := results.median(row, rig))}
+        ours = [m for rig, m in medians.items() if rig.startswith("weft")]
+        theirs = [m for rig, m in medians.items() if rig.startswith(("pasta", "slirp"))]
+        pairs = [(medians.get("weft-1500"), medians.get(other)) for other in ("none", "taploop", "pasta-1500", "slirp-1500")]
+        pairs.append((best(ours, default=None), best(theirs, default=None)))
+        cells = [("-" if not (a and b) else f"{a / b if more else b / a:.2f}") for a, b in pairs]
+        lines.append(row.ljust(24) + "".join(cell.rjust(14) for cell in cells))
+    head = ("/none", "/taploop", "/pasta-1500", "/slirp-1500", "best/best")
+    return "\n".join(["weft-1500".ljust(24) + "".join(h.rjust(14) for h in head), *lines]) if lines else ""
 
 
 def document(results, plan):
