@@ -150,11 +150,13 @@ def round_trips(proto, loaded=False):
             if loaded:
                 bulk_port, tail = next(PORTS), [1, "up", plan.warm, plan.seconds + 1]
                 stack.enter_context(serving(outside, lab.tool("tcpgen"), "-s", bulk_port, *tail))
-                stack.enter_context(Traffic(rig.inside(), lab.tool("tcpgen"), rig.target, bulk_port, *tail))
+                load = stack.enter_context(Traffic(rig.inside(), lab.tool("tcpgen"), rig.target, bulk_port, *tail))
                 time.sleep(plan.warm)
             stack.enter_context(serving(outside, lab.tool("rr"), "-s", proto, port))
             client = stack.enter_context(Traffic(rig.inside(), lab.tool("rr"), proto, rig.target, port, plan.seconds))
             result = client.result(plan.seconds)
+            if loaded and load.process.poll() is not None:
+                raise Failed("the load ended before the round trips did")
         return {f"{name} p50": result["p50"], f"{name} p99": result["p99"]}
 
     return measure

@@ -24,8 +24,9 @@ class Rig:
     numbers = itertools.count()
     target, published, loopback = OUTSIDE, HOST, "127.0.0.1"
     program = None
-    # What an idle flow may take of the relay's memory, so that a run does not exhaust the machine.
-    flow_bytes = 8_000
+    # What an idle flow may take of the relay's memory, so that a run does not exhaust the machine: the most that was
+    # seen of any peer is 10,000, doubled.
+    flow_bytes = 20_000
 
     def __init__(self, lab, name, mtu):
         self.lab, self.name, self.mtu = lab, name, mtu
@@ -186,8 +187,6 @@ class Slirp(Rig):
     """slirp4netns joins a namespace that something else made."""
 
     program = "slirp4netns"
-    # Its buffers are allocated with the flow: two of 131,072 bytes (libslirp, TCP_SNDSPACE and TCP_RCVSPACE).
-    flow_bytes = 270_000
 
     def _start(self):
         api = self.lab.run_directory / f"{self.port}.sock"
