@@ -1,1 +1,1 @@
-"""The parts of benches/compare, in the order in which a run uses them: lab, procs, rigs, measures, report, chart."""
+"""The parts of benches/compare, in the order in which a run uses them: lab, procs, rigs, measures, calls, report, chart."""

@@ -13,11 +13,13 @@ ALLOWED = pathlib.Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control")
 # 198.18.0.0/15 is set aside for benchmarks (RFC 2544, appendix C.2.2).
 # The outside has two: pasta takes its gateway's address for the host itself.
 HOST, GATEWAY, OUTSIDE = "198.18.0.1", "198.18.0.2", "198.18.0.3"
-# What connection rates need: ports that do not run out; published ports lie below the range.
+# What connection rates need is ports that do not run out; published ports lie below the range.
 TCP_SYSCTLS = {
     "net.ipv4.tcp_congestion_control": "cubic",
     "net.ipv4.ip_local_port_range": "10000 65535",
     "net.ipv4.tcp_tw_reuse": "1",
+    # All relays have the host's address: what the outside learnt of one's path would be applied to the next.
+    "net.ipv4.tcp_no_metrics_save": "1",
 }
 
 

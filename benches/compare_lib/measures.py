@@ -14,7 +14,7 @@ from .lab import Failed
 PORTS = itertools.cycle(range(5000, 6900))
 # Beyond the window itself: start, warm-up, and a relay that is slow.
 GRACE = 20
-FLOWS = 10_000
+FEW_FLOWS, FLOWS = 10, 10_000
 # Descriptors that a relay or a tool needs beside its flows.
 SPARE_DESCRIPTORS = 1_000
 # CPU time is told in ticks of 10 ms: fewer than these and the figure is off by more than a fifth.
@@ -175,21 +175,33 @@ def connects(clients, close):
     return measure
 
 
+def renew(rig):
+    """Starts the sandbox anew: relays keep what they grew by in the measures before."""
+    if rig.holder:
+        rig.stop()
+        rig.start()
+
+
+def held(lab, rig, plan):
+    """How many flows may be open at once, within what this machine has."""
+    flows = min(plan.flows, lab.descriptors - SPARE_DESCRIPTORS)
+    if rig.flow_bytes * flows > procs.available_bytes() / 2:
+        raise Failed(f"{flows} flows would take more than half of the memory that is free")
+    return flows
+
+
 def idle_memory(lab, rig, plan):
     if not rig.relays():
         raise Failed("no relay")
+    renew(rig)
     return {"pss idle": procs.pss_megabytes(rig.relays())}
 
 
 def flow_memory(lab, rig, plan):
     if not rig.relays() or rig.holder is None:
         raise Failed("no relay that has flows")
-    flows, tool, port = min(plan.flows, lab.descriptors - SPARE_DESCRIPTORS), lab.tool("tcpgen"), next(PORTS)
-    if rig.flow_bytes * flows > procs.available_bytes() / 2:
-        raise Failed(f"{flows} flows would take more than half of the memory that is free")
-    # A fresh one: relays keep what they grew by in the measures before.
-    rig.stop()
-    rig.start()
+    flows, tool, port = held(lab, rig, plan), lab.tool("tcpgen"), next(PORTS)
+    renew(rig)
     before = procs.pss_megabytes(rig.relays())
     tail = [flows, "hold", 0, 0]
     with serving(lab.inside(lab.outside), tool, "-s", port, *tail) as server:
@@ -201,12 +213,26 @@ def flow_memory(lab, rig, plan):
     return {f"pss {flows} flows": after, "pss each flow": (after - before) * 1e6 / 1e3 / flows}
 
 
+def flow_rate(lab, rig, plan):
+    """Small exchanges over a few connections and over many: what it costs to find the right one for each packet."""
+    flows, values = held(lab, rig, plan), {}
+    for count in (FEW_FLOWS, flows):
+        port, tool = next(PORTS), lab.tool("flows")
+        with serving(lab.inside(lab.outside), tool, "-s", port):
+            with Traffic(rig.inside(), tool, rig.target, port, count, plan.seconds) as client:
+                # Opening them takes time too.
+                result = client.result(plan.seconds + 60)
+        values[f"flows x{count}"] = result["done"] / result["seconds"]
+    values[f"flows x{flows} share of x{FEW_FLOWS}"] = values[f"flows x{flows}"] / values[f"flows x{FEW_FLOWS}"]
+    return values
+
+
 def run_true(lab, rig, plan):
     return {"run true": rig.run_true() * 1e3}
 
 
 def catalogue(plan):
-    """Every measure by name, in the order of the run; memory with flows is last, since relays keep what they grew by."""
+    """Every measure by name, in the order of the run."""
     found = {"pss": idle_memory, "true": run_true}
     for mode, connections in itertools.product(("up", "down", "both"), plan.connections):
         found[f"tcp-{mode}-{connections}"] = tcp(mode, connections)
@@ -218,6 +244,7 @@ def catalogue(plan):
         found[f"crr-{clients}-{close}"] = connects(clients, close)
     for mode in ("up", "down"):
         found[f"loopback-{mode}"] = loopback(mode)
+    found["flow-rate"] = flow_rate
     found["flows"] = flow_memory
     return found
 
@@ -232,5 +259,6 @@ def unit(row):
     if row == "pss each flow":
         return "kB", False
     units = {"tcp": ("Gbit/s", True), "loopback": ("Gbit/s", True), "udp": ("kpkt/s", True), "crr": ("conn/s", True),
-             "cpu": ("s/GB", False), "pss": ("MB", False), "run": ("ms", False)}
+             "cpu": ("s/GB", False), "pss": ("MB", False), "run": ("ms", False),
+             "flows": ("exch/s", True), "calls": ("calls/conn" if "crr" in row else "calls/MB", False)}
     return units.get(first, ("us", False))

@@ -39,7 +39,7 @@ class Results:
 
     def rows(self):
         """The rows of the table, bulk first."""
-        order = ("tcp", "loopback", "udp", "tcp_rr", "udp_rr", "crr", "cpu", "pss", "run")
+        order = ("tcp", "loopback", "udp", "tcp_rr", "udp_rr", "crr", "flows", "cpu", "pss", "run", "calls")
         shown = [row for row in self.values if not row.endswith(QUIET)]
         return sorted(shown, key=lambda row: order.index(row.split()[0]))
 
@@ -73,7 +73,8 @@ def ratios(results):
     lines = []
     for row in results.rows():
         name, more = unit(row)
-        if name == "ratio":
+        # System calls explain a figure; they are none that a user would notice.
+        if name == "ratio" or row.startswith("calls"):
             continue
         best = max if more else min
         medians = {rig: m for rig in results.rigs if (m := results.median(row, rig))}
