@@ -145,7 +145,43 @@ fn the_hosts_own_loopback_reaches_a_published_port() {
         servers::http(&sandbox.net, ([0, 0, 0, 0], 80));
         servers::http(&sandbox.net, (IpAddr::from(sandbox.v6), 80));
         for ip in [IpAddr::from([127, 0, 0, 1]), Ipv6Addr::LOCALHOST.into()] {
-            guest::fetch(&world.host, (ip, 8080).into());
+            let page = guest::fetch(&world.host, (ip, 8080).into());
+            assert_eq!(page, format!("hello {}", sandbox.address_like(ip)));
+        }
+    });
+}
+
+#[test]
+fn a_capture_sees_clients_of_the_hosts_own_loopback() {
+    netns::inside(|world| {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("capture.pcapng");
+        let sandbox = world.sandbox(&["-p", "8080:80", "--pcap", path.to_str().unwrap()]);
+        servers::http(&sandbox.net, ([0, 0, 0, 0], 80));
+        servers::http(&sandbox.net, (IpAddr::from(sandbox.v6), 80));
+        for ip in [IpAddr::from([127, 0, 0, 1]), Ipv6Addr::LOCALHOST.into()] {
+            let page = guest::fetch(&world.host, (ip, 8080).into());
+            assert_eq!(page, format!("hello {}", sandbox.gateway_like(ip)));
+        }
+    });
+}
+
+#[test]
+fn a_burst_from_the_hosts_own_loopback_is_served_whole() {
+    netns::inside(|world| {
+        let sandbox = world.sandbox(&["-p", "8080:80"]);
+        servers::http(&sandbox.net, ([0, 0, 0, 0], 80));
+        let to = SocketAddr::from(([127, 0, 0, 1], 8080));
+        // More than the stock holds: all open at once, then all answered, whichever way each has taken.
+        let streams: Vec<_> = (0..150)
+            .map(|_| guest::connect(&world.host, to).unwrap())
+            .collect();
+        for mut stream in streams {
+            stream.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            let seen = [sandbox.v4, sandbox.gateway].map(|ip| format!("hello {ip}\n"));
+            assert!(seen.iter().any(|page| answer.ends_with(page)), "{answer}");
         }
     });
 }

@@ -252,6 +252,15 @@ impl Sandbox {
         }
     }
 
+    /// The sandbox's address of the family of `ip`.
+    pub(crate) fn address_like(&self, ip: IpAddr) -> IpAddr {
+        if ip.is_ipv4() {
+            self.v4.into()
+        } else {
+            self.v6.into()
+        }
+    }
+
     /// The gateway's address of the family of `ip`.
     pub(crate) fn gateway_like(&self, ip: IpAddr) -> IpAddr {
         if ip.is_ipv4() {
