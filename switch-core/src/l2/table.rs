@@ -1,88 +1,248 @@
-//! Stage 3: MAC to port, shared by all workers without locks: open addressing over atomics.
+//! Stage 3: MAC to port, shared by all workers without locks: open addressing over atomics. Here is its form and
+//! its reading; `learn` writes.
 //!
-//! A slot is two words, key and value, read one after the other. A reader may therefore see the value of a
-//! station that has just taken the slot over: the table is a hint, and transmission checks the network again,
-//! so a torn read can lose a frame but never leak one. Slots are claimed by compare-and-swap and freed only by
-//! ageing; a freed slot becomes a tombstone that the next insertion may claim, so probe chains stay whole.
+//! A slot is a sequence number, a key and a value. Its number is odd while somebody writes it, so a reader sees
+//! both words of one moment, or takes the slot for a miss; nobody ever waits for a writer. A value carries the
+//! generation of its port: removing a port makes all its stations stale at once. The table is a hint all the same:
+//! transmission checks network and generation again.
+
+use core::fmt;
+
+use crossbeam::utils::CachePadded;
 
 use crate::addr::{Mac, NetworkId, PortId};
 use crate::sync::facade::{AtomicU64, Ordering};
 
 /// Slots looked at before giving up.
+#[cfg(not(loom))]
 const PROBES: usize = 16;
-/// Never used.
-const EMPTY: u64 = 0;
-/// Used once; the chain goes on behind it. Not a key: its MAC part is a group address.
-const TOMBSTONE: u64 = u64::MAX;
+/// Few, so that a model has collisions and an end.
+#[cfg(loom)]
+const PROBES: usize = 2;
 /// Ageing of a station that stays silent, in seconds. Source: IEEE 802.1D table 7-5.
 pub const AGEING: u32 = 300;
+/// Networks are numbered below this; stations of others are not kept, and frames to them flooded.
+pub const MAX_NETWORKS: u32 = 1 << 15;
+/// Ports are numbered below this.
+const MAX_PORTS: usize = 1 << 20;
+/// Generations come round after so many removals of one port.
+const GENERATIONS: u64 = 1 << 12;
 
-/// What learning found.
+/// A key never used: the chain ends here.
+pub(super) const EMPTY: u64 = 0;
+/// A key used once; the chain goes on behind it. Not a station's: its MAC part is a group address.
+pub(super) const TOMBSTONE: u64 = u64::MAX;
+
+/// Where a station is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Learned {
-    /// Known here already.
-    Same,
-    /// New.
-    New,
-    /// Known on another port until now.
-    Moved(PortId),
-    /// No room in its neighbourhood: frames to it are flooded.
-    Full,
+pub struct Station {
+    /// Its port.
+    pub port: PortId,
+    /// The port's generation when the station was learned: another endpoint may have the number by now.
+    pub generation: u16,
 }
 
-/// The table. Networks are numbered below 2^16.
-#[derive(Debug)]
-pub struct MacTable {
-    slots: Box<[(AtomicU64, AtomicU64)]>,
+/// The second word of a slot, unpacked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Value {
+    pub(super) station: Station,
+    /// In seconds.
+    pub(super) seen: u32,
 }
 
-fn key(net: NetworkId, mac: Mac) -> u64 {
-    // The lowest bit of the network's part keeps every key apart from EMPTY.
-    (u64::from(net.0 & 0x7fff) << 49) | (1 << 48) | mac.to_u64()
-}
+impl Value {
+    pub(super) fn pack(self) -> u64 {
+        (u64::from(self.station.generation) << 52)
+            | (u64::from(self.station.port.0) << 32)
+            | u64::from(self.seen)
+    }
 
-fn value(port: PortId, now: u32) -> u64 {
-    (u64::from(port.0) << 32) | u64::from(now)
-}
-
-fn unpack(value: u64) -> (PortId, u32) {
-    let [a, b, c, d, e, f, g, h] = value.to_be_bytes();
-    (
-        PortId(u32::from_be_bytes([a, b, c, d])),
-        u32::from_be_bytes([e, f, g, h]),
-    )
-}
-
-impl MacTable {
-    /// A table with room for `capacity` stations, rounded up to a power of two.
-    #[must_use]
-    pub fn new(capacity: usize) -> Self {
-        let n = capacity.next_power_of_two().max(PROBES);
+    pub(super) fn unpack(word: u64) -> Self {
+        let low = |word: u64| u32::try_from(word & 0xffff_ffff).unwrap_or(0);
         Self {
-            slots: (0..n)
-                .map(|_| (AtomicU64::new(EMPTY), AtomicU64::new(0)))
-                .collect(),
+            station: Station {
+                port: PortId(low(word >> 32) & 0xf_ffff),
+                generation: u16::try_from(word >> 52).unwrap_or(0),
+            },
+            seen: low(word),
+        }
+    }
+}
+
+/// The first word of a slot; none for what the table does not keep.
+pub(super) fn key(net: NetworkId, mac: Mac) -> Option<u64> {
+    // The bit between network and MAC keeps every key apart from EMPTY.
+    (net.0 < MAX_NETWORKS && mac.is_station())
+        .then(|| (u64::from(net.0) << 49) | (1 << 48) | mac.to_u64())
+}
+
+fn unkey(key: u64) -> (NetworkId, Mac) {
+    let [_, _, a, b, c, d, e, f] = key.to_be_bytes();
+    let net = NetworkId(u32::try_from(key >> 49).unwrap_or(0));
+    (net, Mac([a, b, c, d, e, f]))
+}
+
+pub(super) struct Slot {
+    seq: AtomicU64,
+    pub(super) key: AtomicU64,
+    value: AtomicU64,
+}
+
+impl Slot {
+    fn new() -> Self {
+        Self {
+            seq: AtomicU64::new(0),
+            key: AtomicU64::new(EMPTY),
+            value: AtomicU64::new(0),
         }
     }
 
-    fn chain(&self, key: u64) -> impl Iterator<Item = &(AtomicU64, AtomicU64)> {
+    /// Key and value of one moment; none while somebody writes.
+    ///
+    /// Whoever sees a word of a writer sees by its release that the number was odd before, so the second look at
+    /// the number tells.
+    pub(super) fn read(&self) -> Option<(u64, Value)> {
+        let before = self.seq.load(Ordering::Acquire);
+        let key = self.key.load(Ordering::Acquire);
+        let value = self.value.load(Ordering::Acquire);
+        let after = self.seq.load(Ordering::Relaxed);
+        (before & 1 == 0 && before == after).then(|| (key, Value::unpack(value)))
+    }
+
+    /// Makes the caller the slot's one writer, unless there is one already.
+    pub(super) fn claim(&self) -> Option<Claim<'_>> {
+        let seq = self.seq.load(Ordering::Relaxed);
+        if seq & 1 != 0 {
+            return None;
+        }
+        self.seq
+            .compare_exchange(seq, seq + 1, Ordering::Acquire, Ordering::Relaxed)
+            .ok()?;
+        Some(Claim { slot: self, seq })
+    }
+}
+
+/// The right to write a slot, given back when dropped.
+pub(super) struct Claim<'a> {
+    slot: &'a Slot,
+    seq: u64,
+}
+
+impl Claim<'_> {
+    pub(super) fn get(&self) -> (u64, Value) {
+        // Nobody else writes now, and claiming has acquired what the last writer wrote.
+        let key = self.slot.key.load(Ordering::Relaxed);
+        (key, Value::unpack(self.slot.value.load(Ordering::Relaxed)))
+    }
+
+    pub(super) fn set(&self, key: u64, value: Value) {
+        self.slot.key.store(key, Ordering::Release);
+        self.slot.value.store(value.pack(), Ordering::Release);
+    }
+
+    pub(super) fn bury(&self) {
+        self.slot.key.store(TOMBSTONE, Ordering::Release);
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.slot
+            .seq
+            .store(self.seq.wrapping_add(2), Ordering::Release);
+    }
+}
+
+/// What the table knows of a port.
+pub(super) struct PortState {
+    pub(super) generation: AtomicU64,
+    /// Slots that are filled with its stations, live or not.
+    pub(super) held: AtomicU64,
+}
+
+/// The table. Networks are numbered below `MAX_NETWORKS`, ports below the number it was made for.
+pub struct MacTable {
+    pub(super) slots: Box<[Slot]>,
+    pub(super) ports: Box<[PortState]>,
+    /// Stations of one port at most.
+    pub(super) limit: u64,
+    /// Where the sweep for dead entries goes on.
+    pub(super) hand: CachePadded<AtomicU64>,
+}
+
+impl fmt::Debug for MacTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MacTable")
+            .field("capacity", &self.slots.len())
+            .field("limit", &self.limit)
+            .finish_non_exhaustive()
+    }
+}
+
+impl MacTable {
+    /// A table with room for `capacity` stations, rounded up to a power of two, and as many ports; one port may
+    /// fill it.
+    #[must_use]
+    pub fn new(capacity: usize) -> Self {
+        Self::with_limit(capacity, capacity, usize::MAX)
+    }
+
+    /// A table with room for `capacity` stations, rounded up to a power of two, of which `limit` for each of the
+    /// ports below number `ports`.
+    #[must_use]
+    pub fn with_limit(capacity: usize, ports: usize, limit: usize) -> Self {
+        let n = capacity.next_power_of_two().max(PROBES);
+        let state = |_| PortState {
+            generation: AtomicU64::new(0),
+            held: AtomicU64::new(0),
+        };
+        Self {
+            slots: (0..n).map(|_| Slot::new()).collect(),
+            ports: (0..ports.clamp(1, MAX_PORTS)).map(state).collect(),
+            limit: u64::try_from(limit).unwrap_or(u64::MAX),
+            hand: CachePadded::new(AtomicU64::new(0)),
+        }
+    }
+
+    pub(super) fn chain(&self, key: u64) -> impl Iterator<Item = &Slot> {
         // Fibonacci hashing spreads MACs that count up.
         let hash = usize::try_from(key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32).unwrap_or(0);
         let mask = self.slots.len() - 1;
         (0..PROBES).filter_map(move |i| self.slots.get((hash + i) & mask))
     }
 
-    /// Where a station was seen last, if that was not too long ago. Units: `now` in seconds.
+    pub(super) fn port(&self, port: PortId) -> Option<&PortState> {
+        self.ports.get(port.0 as usize)
+    }
+
+    pub(super) fn generation(&self, port: PortId) -> Option<u16> {
+        let now = self.port(port)?.generation.load(Ordering::Acquire);
+        u16::try_from(now % GENERATIONS).ok()
+    }
+
+    pub(super) fn live(&self, value: Value, now: u32) -> bool {
+        now.saturating_sub(value.seen) < AGEING && self.is_current(value.station)
+    }
+
+    /// Whether the port is still the endpoint that it was when the station was learned.
     #[must_use]
     #[inline]
-    pub fn lookup(&self, net: NetworkId, mac: Mac, now: u32) -> Option<PortId> {
-        let wanted = key(net, mac);
-        for (k, v) in self.chain(wanted) {
-            match k.load(Ordering::Acquire) {
+    pub fn is_current(&self, station: Station) -> bool {
+        self.generation(station.port) == Some(station.generation)
+    }
+
+    /// Where a station was seen last, if that was not too long ago. Units: `now` in seconds.
+    /// Cost: a few loads, never a wait. While another worker writes the station's slot it is not found.
+    #[must_use]
+    #[inline]
+    pub fn find(&self, net: NetworkId, mac: Mac, now: u32) -> Option<Station> {
+        let wanted = key(net, mac)?;
+        for slot in self.chain(wanted) {
+            match slot.key.load(Ordering::Relaxed) {
                 EMPTY => return None,
                 found if found == wanted => {
-                    let (port, seen) = unpack(v.load(Ordering::Acquire));
-                    return (now.saturating_sub(seen) < AGEING).then_some(port);
+                    let (found, value) = slot.read()?;
+                    return (found == wanted && self.live(value, now)).then_some(value.station);
                 }
                 _ => {}
             }
@@ -90,155 +250,22 @@ impl MacTable {
         None
     }
 
-    /// Notes that a station was seen at a port. Shape: `mac` is a station's. Units: `now` in seconds.
-    pub fn learn(&self, net: NetworkId, mac: Mac, port: PortId, now: u32) -> Learned {
-        let wanted = key(net, mac);
-        let fresh = value(port, now);
-        for (k, v) in self.chain(wanted) {
-            let found = k.load(Ordering::Acquire);
-            if found == wanted {
-                let old = v.load(Ordering::Acquire);
-                if old == fresh {
-                    return Learned::Same;
-                }
-                v.store(fresh, Ordering::Release);
-                let (was, _) = unpack(old);
-                return if was == port {
-                    Learned::Same
-                } else {
-                    Learned::Moved(was)
-                };
-            }
-            if found == EMPTY {
-                break;
-            }
-        }
-        self.insert(wanted, fresh, now)
+    /// The port of a station, as `find` does.
+    #[must_use]
+    #[inline]
+    pub fn lookup(&self, net: NetworkId, mac: Mac, now: u32) -> Option<PortId> {
+        self.find(net, mac, now).map(|station| station.port)
     }
 
-    fn insert(&self, wanted: u64, fresh: u64, now: u32) -> Learned {
-        for (k, v) in self.chain(wanted) {
-            let found = k.load(Ordering::Acquire);
-            let (_, seen) = unpack(v.load(Ordering::Acquire));
-            let free = found == EMPTY || found == TOMBSTONE || now.saturating_sub(seen) >= AGEING;
-            if found == wanted {
-                v.store(fresh, Ordering::Release);
-                return Learned::Same;
-            }
-            if free
-                && k.compare_exchange(found, wanted, Ordering::AcqRel, Ordering::Acquire)
-                    .is_ok()
-            {
-                v.store(fresh, Ordering::Release);
-                return Learned::New;
-            }
-        }
-        Learned::Full
-    }
-
-    /// Forgets every station of a port, as when its endpoint goes.
-    pub fn forget(&self, port: PortId) {
-        for (k, v) in &self.slots {
-            let found = k.load(Ordering::Acquire);
-            if found != EMPTY && found != TOMBSTONE && unpack(v.load(Ordering::Acquire)).0 == port {
-                let _ = k.compare_exchange(found, TOMBSTONE, Ordering::AcqRel, Ordering::Acquire);
-            }
-        }
-    }
-
-    /// Stations known now.
+    /// Stations known now, with their ages in seconds.
     pub fn iter(&self, now: u32) -> impl Iterator<Item = (NetworkId, Mac, PortId, u32)> + '_ {
-        self.slots.iter().filter_map(move |(k, v)| {
-            let found = k.load(Ordering::Acquire);
-            let (port, seen) = unpack(v.load(Ordering::Acquire));
-            let age = now.saturating_sub(seen);
-            if found == EMPTY || found == TOMBSTONE || age >= AGEING {
+        self.slots.iter().filter_map(move |slot| {
+            let (found, value) = slot.read()?;
+            if found == EMPTY || found == TOMBSTONE || !self.live(value, now) {
                 return None;
             }
-            let [_, _, a, b, c, d, e, f] = found.to_be_bytes();
-            let net = NetworkId(u32::try_from(found >> 49).unwrap_or(0));
-            Some((net, Mac([a, b, c, d, e, f]), port, age))
+            let (net, mac) = unkey(found);
+            Some((net, mac, value.station.port, now.saturating_sub(value.seen)))
         })
-    }
-}
-
-#[cfg(all(test, not(loom)))]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use std::collections::HashMap;
-
-    fn mac(n: u8) -> Mac {
-        Mac([2, 0, 0, 0, 0, n])
-    }
-
-    proptest! {
-        #[test]
-        fn agrees_with_a_map(ops in prop::collection::vec((0u8..24, 0u32..4, 0u32..3, 0u32..200), 1..200)) {
-            let table = MacTable::new(1024);
-            let mut model: HashMap<(u32, u8), (u32, u32)> = HashMap::new();
-            let mut now = 0;
-            for (m, port, net, step) in ops {
-                if port == 3 {
-                    table.forget(PortId(0));
-                    model.retain(|_, v| v.0 != 0);
-                } else {
-                    table.learn(NetworkId(net), mac(m), PortId(port), now);
-                    model.insert((net, m), (port, now));
-                }
-                now += step;
-                for n in 0..3 {
-                    for m in 0..24 {
-                        let want = model.get(&(n, m)).filter(|v| now - v.1 < AGEING).map(|v| PortId(v.0));
-                        prop_assert_eq!(table.lookup(NetworkId(n), mac(m), now), want);
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn moves_are_told_and_a_full_neighbourhood_too() {
-        let table = MacTable::new(16);
-        assert_eq!(
-            table.learn(NetworkId(0), mac(1), PortId(1), 0),
-            Learned::New
-        );
-        assert_eq!(
-            table.learn(NetworkId(0), mac(1), PortId(2), 1),
-            Learned::Moved(PortId(1))
-        );
-        let full = (2..60)
-            .filter(|&n| table.learn(NetworkId(0), mac(n), PortId(1), 1) == Learned::Full)
-            .count();
-        assert!(full >= 58 - 16);
-    }
-}
-
-#[cfg(all(test, loom))]
-mod models {
-    use super::*;
-    use loom::sync::Arc;
-    use loom::thread;
-
-    /// Two workers learn two stations of one neighbourhood while a third looks one up: it is found at its own
-    /// port or not at all, and afterwards both are there.
-    #[test]
-    fn learners_and_a_reader() {
-        loom::model(|| {
-            let table = Arc::new(MacTable::new(16));
-            let (a, b) = (Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2]));
-            let net = NetworkId(1);
-            let (t1, t2) = (Arc::clone(&table), Arc::clone(&table));
-            let one = thread::spawn(move || t1.learn(net, a, PortId(7), 1));
-            let two = thread::spawn(move || t2.learn(net, b, PortId(9), 1));
-            let seen = table.lookup(net, a, 1);
-            // Between the claim of a slot and its value a reader may see port 0, which transmission refuses.
-            assert!(matches!(seen, None | Some(PortId(0 | 7))));
-            one.join().unwrap();
-            two.join().unwrap();
-            assert_eq!(table.lookup(net, a, 1), Some(PortId(7)));
-            assert_eq!(table.lookup(net, b, 1), Some(PortId(9)));
-        });
     }
 }

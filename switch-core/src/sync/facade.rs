@@ -1,6 +1,8 @@
-//! Atomics, real or modelled: everything concurrent takes them from here, so that loom can replace them.
+//! Atomics, real or modelled: everything concurrent takes them from here, so that loom and shuttle can replace them.
 
 #[cfg(loom)]
 pub use loom::sync::atomic::{AtomicU64, Ordering};
-#[cfg(not(loom))]
+#[cfg(all(shuttle, test, not(loom)))]
+pub use shuttle::sync::atomic::{AtomicU64, Ordering};
+#[cfg(not(any(loom, all(shuttle, test))))]
 pub use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,0 +1,121 @@
+//! Stage 3: Broadcast and unknown destinations: to every other port of the network, so many in a turn.
+
+use crate::addr::PortId;
+
+/// Ports that one turn serves; the rest of a flood waits until others had theirs.
+pub const TURN: usize = 64;
+
+/// The ports of one network, in order of their numbers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PortList(Vec<PortId>);
+
+/// Where a flood goes on. It stays true when ports come and go between turns: none is served twice, and none
+/// that was there from beginning to end is left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rest {
+    from: PortId,
+    done: PortId,
+}
+
+impl FromIterator<PortId> for PortList {
+    fn from_iter<I: IntoIterator<Item = PortId>>(ports: I) -> Self {
+        let mut list: Vec<PortId> = ports.into_iter().collect();
+        list.sort_unstable();
+        list.dedup();
+        Self(list)
+    }
+}
+
+impl PortList {
+    /// Adds a port. False if it was there.
+    pub fn insert(&mut self, port: PortId) -> bool {
+        match self.0.binary_search(&port) {
+            Ok(_) => false,
+            Err(at) => {
+                self.0.insert(at, port);
+                true
+            }
+        }
+    }
+
+    /// Takes a port out. False if it was not there.
+    pub fn remove(&mut self, port: PortId) -> bool {
+        self.0
+            .binary_search(&port)
+            .map(|at| self.0.remove(at))
+            .is_ok()
+    }
+
+    /// The ports, in order.
+    #[must_use]
+    pub fn as_slice(&self) -> &[PortId] {
+        &self.0
+    }
+
+    /// Gives the first `TURN` ports other than `from` to `each`. Returns what is left, if anything is.
+    pub fn flood(&self, from: PortId, each: &mut impl FnMut(PortId)) -> Option<Rest> {
+        Self::turn(&self.0, from, each)
+    }
+
+    /// Goes on with a flood, as `flood` begins one.
+    pub fn go_on(&self, rest: Rest, each: &mut impl FnMut(PortId)) -> Option<Rest> {
+        let at = self.0.partition_point(|&port| port <= rest.done);
+        Self::turn(self.0.get(at..).unwrap_or_default(), rest.from, each)
+    }
+
+    fn turn(ports: &[PortId], from: PortId, each: &mut impl FnMut(PortId)) -> Option<Rest> {
+        let mut others = ports.iter().copied().filter(|&port| port != from);
+        let mut done = None;
+        for port in others.by_ref().take(TURN) {
+            each(port);
+            done = Some(port);
+        }
+        others.next()?;
+        done.map(|done| Rest { from, done })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(list: &PortList, from: u32) -> (Vec<u32>, usize) {
+        let mut seen = Vec::new();
+        let mut turns = 1;
+        let mut rest = list.flood(PortId(from), &mut |p| seen.push(p.0));
+        while let Some(more) = rest {
+            let before = seen.len();
+            rest = list.go_on(more, &mut |p| seen.push(p.0));
+            assert!((1..=TURN).contains(&(seen.len() - before)));
+            turns += 1;
+        }
+        (seen, turns)
+    }
+
+    #[test]
+    fn everyone_but_the_sender_in_turns_of_64() {
+        for n in [0u32, 1, 2, 63, 64, 65, 66, 128, 129, 200] {
+            let list: PortList = (0..n).rev().map(PortId).collect();
+            let (seen, turns) = run(&list, 5);
+            let others: Vec<u32> = (0..n).filter(|&p| p != 5).collect();
+            assert_eq!(seen, others);
+            assert_eq!(turns, others.len().div_ceil(TURN).max(1), "{n} ports");
+        }
+    }
+
+    #[test]
+    fn ports_come_and_go_between_turns() {
+        let mut list: PortList = (0..200).map(|p| PortId(2 * p)).collect();
+        let mut seen = Vec::new();
+        let rest = list.flood(PortId(0), &mut |p| seen.push(p)).unwrap();
+        assert!(list.remove(PortId(10)) && list.remove(PortId(300)) && !list.remove(PortId(3)));
+        assert!(list.insert(PortId(11)) && list.insert(PortId(301)) && !list.insert(PortId(2)));
+        let mut rest = Some(rest);
+        while let Some(more) = rest {
+            rest = list.go_on(more, &mut |p| seen.push(p));
+        }
+        assert!(seen.is_sorted_by(|a, b| a < b), "none twice");
+        assert_eq!(seen.len(), 199, "one less, and one more");
+        assert!(seen.contains(&PortId(301)) && !seen.contains(&PortId(11)));
+    }
+}
