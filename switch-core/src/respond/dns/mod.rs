@@ -1,14 +1,20 @@
 //! Stage 4: DNS at the gateway: own names are answered, everything else goes to the host's resolvers.
 //! Formats from `hickory-proto`. Source: RFC 1035, RFC 5452 (matching of answers), RFC 6891.
 
-use core::net::{IpAddr, SocketAddr};
+mod own;
+
+pub use own::answer_local;
+pub(super) use own::encode_name;
+
+use core::net::SocketAddr;
 use core::time::Duration;
 use std::collections::{HashMap, VecDeque};
 
 use ahash::RandomState;
 use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
-use hickory_proto::rr::{Name, RData, Record, RecordType};
+use hickory_proto::rr::Name;
 
+use self::own::local;
 use super::Gateway;
 use crate::addr::{Mac, PortId, SockId};
 use crate::flow::host::DnsHost;
@@ -20,8 +26,6 @@ const MAX_PENDING: usize = 1024;
 const PATIENCE: Duration = Duration::from_millis(1_500);
 /// How often the list of resolvers is gone through.
 const ROUNDS: usize = 2;
-/// Lifetime of own names in seconds: they come and go with endpoints.
-const TTL: u32 = 5;
 /// Answer size without EDNS. Source: RFC 1035 section 4.2.1.
 const PLAIN_LIMIT: usize = 512;
 
@@ -239,82 +243,6 @@ impl SameName for Name {
     }
 }
 
-/// Answers a whole message if it asks for a name of ours; for DNS over TCP too.
-#[must_use]
-pub fn answer_local(gw: &Gateway, query: &[u8]) -> Option<Vec<u8>> {
-    local(gw, &Message::from_vec(query).ok()?)?.to_vec().ok()
-}
-
-fn local(gw: &Gateway, query: &Message) -> Option<Message> {
-    let question = query.queries.first()?;
-    let text = question.name.to_ascii().to_ascii_lowercase();
-    let text = text.trim_end_matches('.');
-    let mut answer = Message::response(query.metadata.id, OpCode::Query);
-    answer.metadata.recursion_desired = query.metadata.recursion_desired;
-    answer.metadata.recursion_available = true;
-    answer.metadata.authoritative = true;
-    answer.add_query(question.clone());
-    let mut push = |data| {
-        answer.add_answer(Record::from_rdata(question.name.clone(), TTL, data));
-    };
-    if question.query_type == RecordType::PTR {
-        let net = question.name.parse_arpa_name().ok()?;
-        let name = reverse(gw, net.addr())?;
-        push(RData::PTR(hickory_proto::rr::rdata::PTR(
-            Name::from_ascii(name).ok()?,
-        )));
-        return Some(answer);
-    }
-    let (v4, v6) = lookup(gw, text)?;
-    #[allow(
-        clippy::wildcard_enum_match_arm,
-        reason = "the other record types are two dozen, and all alike here"
-    )]
-    match question.query_type {
-        RecordType::A => {
-            if let Some(a) = v4 {
-                push(RData::A(a.into()));
-            }
-        }
-        RecordType::AAAA => {
-            if let Some(a) = v6 {
-                push(RData::AAAA(a.into()));
-            }
-        }
-        // The name exists, the record does not: an empty answer.
-        _ => {}
-    }
-    Some(answer)
-}
-
-type Both = (Option<core::net::Ipv4Addr>, Option<core::net::Ipv6Addr>);
-
-/// Finds a name of ours: bare, or under a search domain.
-fn lookup(gw: &Gateway, name: &str) -> Option<Both> {
-    let bare = gw
-        .search
-        .iter()
-        .find_map(|d| name.strip_suffix(d.trim_matches('.'))?.strip_suffix('.'))
-        .unwrap_or(name);
-    if bare == "gateway" {
-        return Some((gw.v4.map(|v| v.0), gw.v6.map(|v| v.0)));
-    }
-    gw.guests
-        .iter()
-        .find(|g| g.name.eq_ignore_ascii_case(bare))
-        .map(|g| (g.v4, g.v6))
-}
-
-fn reverse(gw: &Gateway, addr: IpAddr) -> Option<&str> {
-    if gw.owns(addr) {
-        return Some("gateway");
-    }
-    gw.guests
-        .iter()
-        .find(|g| g.v4.map(IpAddr::V4) == Some(addr) || g.v6.map(IpAddr::V6) == Some(addr))
-        .map(|g| g.name.as_str())
-}
-
 /// An error answer made of the query's own header and question, whatever else is wrong with it.
 fn rough_error(query: &[u8], code: ResponseCode) -> Option<Vec<u8>> {
     let id = u16::from_be_bytes(*query.first_chunk::<2>()?);
@@ -329,18 +257,4 @@ fn rough_error(query: &[u8], code: ResponseCode) -> Option<Vec<u8>> {
         error.queries = parsed.queries;
     }
     error.to_vec().ok()
-}
-
-/// Writes a domain name in its wire form. What is no name is left out.
-pub(super) fn encode_name(name: &str, out: &mut Vec<u8>) {
-    let name = name.trim_end_matches('.');
-    if name.is_empty() || name.len() > 253 || name.split('.').any(|l| l.is_empty() || l.len() > 63)
-    {
-        return;
-    }
-    for label in name.split('.') {
-        out.push(u8::try_from(label.len()).unwrap_or(0));
-        out.extend_from_slice(label.as_bytes());
-    }
-    out.push(0);
 }
