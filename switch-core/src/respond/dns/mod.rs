@@ -1,6 +1,7 @@
 //! Stage 4: DNS at the gateway: own names are answered, everything else goes to the host's resolvers.
 //! Formats from `hickory-proto`. Source: RFC 1035, RFC 5452 (matching of answers), RFC 6891.
 
+mod message;
 mod own;
 
 pub use own::answer_local;
@@ -11,8 +12,7 @@ use core::time::Duration;
 use std::collections::{HashMap, VecDeque};
 
 use ahash::RandomState;
-use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
-use hickory_proto::rr::Name;
+use hickory_proto::op::{Message, OpCode, ResponseCode};
 
 use self::own::local;
 use super::Gateway;
@@ -28,6 +28,12 @@ const PATIENCE: Duration = Duration::from_millis(1_500);
 const ROUNDS: usize = 2;
 /// Answer size without EDNS. Source: RFC 1035 section 4.2.1.
 const PLAIN_LIMIT: usize = 512;
+/// Largest query that is sent on: no question with its options needs more, and `MAX_PENDING` of them are kept.
+const MAX_QUERY: usize = 4096;
+/// What the gateway says that it takes, where it answers itself. Source: DNS flag day 2020.
+const OUR_SIZE: u16 = 1232;
+/// IPv6 and UDP headers, the longer ones.
+const HEADERS: usize = 48;
 
 /// Who asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,18 +95,27 @@ impl Dns {
         query: &[u8],
         host: &mut H,
     ) -> Option<Vec<u8>> {
+        // What is not even a query gets no answer: it could be one of ours that comes round.
+        if message::is_response(query) {
+            return None;
+        }
         let parsed = match Message::from_vec(query) {
-            Ok(m) if m.metadata.message_type == MessageType::Query && !m.queries.is_empty() => m,
-            // What is not even a query gets no answer: it could be one of ours that comes round.
-            Ok(_) => return None,
-            Err(_) => return rough_error(query, ResponseCode::FormErr),
+            Ok(m) if m.metadata.op_code != OpCode::Query => {
+                return message::error(query, ResponseCode::NotImp);
+            }
+            // More than one question has no meaning (RFC 9619).
+            Ok(m) if m.queries.len() == 1 && query.len() <= MAX_QUERY => m,
+            _ => return message::error(query, ResponseCode::FormErr),
         };
         if let Some(answer) = local(gw, &parsed) {
             return answer.to_vec().ok();
         }
-        let limit = parsed.edns.as_ref().map_or(PLAIN_LIMIT, |e| {
-            usize::from(e.max_payload()).max(PLAIN_LIMIT)
-        });
+        let limit = parsed
+            .edns
+            .as_ref()
+            .map_or(PLAIN_LIMIT, |e| usize::from(e.max_payload()))
+            .min(usize::from(gw.mtu).saturating_sub(HEADERS))
+            .max(PLAIN_LIMIT);
         while self.pending.len() >= MAX_PENDING {
             let oldest = self.order.pop_front()?;
             self.forget(oldest, host);
@@ -123,6 +138,10 @@ impl Dns {
                 limit,
             },
         );
+        // Queries that were answered leave their ids in the order, which is tidied once in so many.
+        if self.order.len() >= 2 * MAX_PENDING {
+            self.order.retain(|id| self.pending.contains_key(id));
+        }
         self.order.push_back(id);
         self.send(now, id, host).map(|(_, bytes)| bytes)
     }
@@ -137,9 +156,11 @@ impl Dns {
             }
             if pending.attempt >= resolvers * ROUNDS {
                 let (client, client_id) = (pending.client, pending.client_id);
-                let mut error = rough_error(&pending.message, ResponseCode::ServFail)?;
-                error.get_mut(..2)?.copy_from_slice(&client_id);
+                let error = message::error(&pending.message, ResponseCode::ServFail);
+                // Over in any case: what stayed would be due for ever.
                 self.forget(id, host);
+                let mut error = error?;
+                error.get_mut(..2)?.copy_from_slice(&client_id);
                 return Some((client, error));
             }
             let resolver = pending.attempt % resolvers;
@@ -167,32 +188,28 @@ impl Dns {
         host: &mut H,
     ) -> Option<Answer> {
         let pending = self.pending.get(&id)?;
-        if answer.get(..2) != pending.message.get(..2) {
+        let ours = answer.get(..2) == pending.message.get(..2);
+        if !ours || !message::has_header(answer) || !message::is_response(answer) {
             return None;
         }
-        let (asked, told) = (
-            Message::from_vec(&pending.message).ok()?,
-            Message::from_vec(answer).ok()?,
-        );
-        let same = match (asked.queries.first(), told.queries.first()) {
-            (Some(a), Some(b)) => {
-                a.name.eq_ignore_root_case_free(&b.name) && a.query_type == b.query_type
-            }
-            _ => false,
-        };
-        if told.metadata.message_type != MessageType::Response || !same {
+        let code = message::code(answer);
+        if message::questions(answer) == 0 && code != 0 {
+            // Servers that could not read the query leave the question out: no word of use to the client.
+            return self.send(now, id, host);
+        }
+        if !message::same_question(&pending.message, answer) {
             return None;
         }
-        if matches!(
-            told.metadata.response_code,
-            ResponseCode::ServFail | ResponseCode::Refused
-        ) && pending.attempt < host.resolvers()
+        if [ResponseCode::ServFail, ResponseCode::Refused]
+            .map(u16::from)
+            .contains(&code.into())
+            && pending.attempt < host.resolvers()
         {
             return self.send(now, id, host);
         }
         let (client, client_id, limit) = (pending.client, pending.client_id, pending.limit);
         let mut bytes = if answer.len() > limit {
-            told.truncate().to_vec().ok()?
+            message::truncated(&pending.message, OUR_SIZE, code)?
         } else {
             answer.to_vec()
         };
@@ -232,29 +249,5 @@ impl Dns {
     }
 }
 
-/// Names compared without regard to case or a final dot.
-trait SameName {
-    fn eq_ignore_root_case_free(&self, other: &Self) -> bool;
-}
-
-impl SameName for Name {
-    fn eq_ignore_root_case_free(&self, other: &Self) -> bool {
-        self.to_lowercase().eq_ignore_root(&other.to_lowercase())
-    }
-}
-
-/// An error answer made of the query's own header and question, whatever else is wrong with it.
-fn rough_error(query: &[u8], code: ResponseCode) -> Option<Vec<u8>> {
-    let id = u16::from_be_bytes(*query.first_chunk::<2>()?);
-    // A response is never answered.
-    if query.get(2).is_none_or(|flags| flags & 0x80 != 0) {
-        return None;
-    }
-    let mut error = Message::error_msg(id, OpCode::Query, code);
-    error.metadata.recursion_available = true;
-    if let Ok(parsed) = Message::from_vec(query) {
-        error.metadata.recursion_desired = parsed.metadata.recursion_desired;
-        error.queries = parsed.queries;
-    }
-    error.to_vec().ok()
-}
+#[cfg(test)]
+mod tests;

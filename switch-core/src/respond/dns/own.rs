@@ -2,9 +2,11 @@
 
 use core::net::IpAddr;
 
-use hickory_proto::op::{Message, OpCode};
-use hickory_proto::rr::{Name, RData, Record, RecordType};
+use hickory_proto::op::{Message, MessageType, OpCode};
+use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 
+use super::OUR_SIZE;
+use super::message::bare_answer;
 use crate::respond::Gateway;
 
 /// Lifetime of own names in seconds: they come and go with endpoints.
@@ -13,23 +15,34 @@ const TTL: u32 = 5;
 /// Answers a whole message if it asks for a name of ours; for DNS over TCP too.
 #[must_use]
 pub fn answer_local(gw: &Gateway, query: &[u8]) -> Option<Vec<u8>> {
-    local(gw, &Message::from_vec(query).ok()?)?.to_vec().ok()
+    let query = Message::from_vec(query).ok()?;
+    let plain = query.metadata.message_type == MessageType::Query
+        && query.metadata.op_code == OpCode::Query
+        && query.queries.len() == 1;
+    if !plain {
+        return None;
+    }
+    local(gw, &query)?.to_vec().ok()
 }
 
 pub(super) fn local(gw: &Gateway, query: &Message) -> Option<Message> {
     let question = query.queries.first()?;
+    if question.query_class != DNSClass::IN {
+        return None;
+    }
     let text = question.name.to_ascii().to_ascii_lowercase();
     let text = text.trim_end_matches('.');
-    let mut answer = Message::response(query.metadata.id, OpCode::Query);
-    answer.metadata.recursion_desired = query.metadata.recursion_desired;
-    answer.metadata.recursion_available = true;
+    let mut answer = bare_answer(query, OUR_SIZE);
     answer.metadata.authoritative = true;
-    answer.add_query(question.clone());
     let mut push = |data| {
         answer.add_answer(Record::from_rdata(question.name.clone(), TTL, data));
     };
     if question.query_type == RecordType::PTR {
         let net = question.name.parse_arpa_name().ok()?;
+        // Fewer labels name a part of the reverse zone, not a host.
+        if net.prefix_len() != net.max_prefix_len() {
+            return None;
+        }
         let name = reverse(gw, net.addr())?;
         push(RData::PTR(hickory_proto::rr::rdata::PTR(
             Name::from_ascii(name).ok()?,
@@ -62,10 +75,14 @@ type Both = (Option<core::net::Ipv4Addr>, Option<core::net::Ipv6Addr>);
 
 /// Finds a name of ours: bare, or under a search domain.
 fn lookup(gw: &Gateway, name: &str) -> Option<Both> {
+    // Search domains are as the user or the host wrote them; the name is in lower case by now.
     let bare = gw
         .search
         .iter()
-        .find_map(|d| name.strip_suffix(d.trim_matches('.'))?.strip_suffix('.'))
+        .find_map(|d| {
+            let domain = d.trim_matches('.').to_ascii_lowercase();
+            name.strip_suffix(&*domain)?.strip_suffix('.')
+        })
         .unwrap_or(name);
     if bare == "gateway" {
         return Some((gw.v4.map(|v| v.0), gw.v6.map(|v| v.0)));
