@@ -80,7 +80,7 @@ pub(super) fn run() -> Result<ExitCode> {
         std::process::exit(1);
     });
     let mut tally = Tally::default();
-    veth::unpaced();
+    veth::prepare();
     let mut outside = outside()?;
     say(&format!(
         "a host {HOST_V4} and {HOST_V6}, an outside world {OUTSIDE_V4} and {OUTSIDE_V6}"

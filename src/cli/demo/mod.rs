@@ -75,7 +75,7 @@ fn say(line: &str) {
 fn connect(to: SocketAddr) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
     unpaced(&socket);
-    socket.connect_timeout(&to.into(), std::time::Duration::from_secs(5))?;
+    socket.connect_timeout(&to.into(), std::time::Duration::from_secs(10))?;
     Ok(socket.into())
 }
 

@@ -19,7 +19,7 @@ const PAGE: &str = "hello from the outside\n";
 /// Says `ready` in a namespace of its own, waits for the wire, serves, and fetches when told to.
 pub(super) fn run() -> Result<ExitCode> {
     unshare(CloneFlags::CLONE_NEWNET).context("making the outside's network namespace")?;
-    veth::unpaced();
+    veth::prepare();
     say("ready");
     let mut lines = stdin().lock().lines();
     lines.next().context("the director has gone")??;

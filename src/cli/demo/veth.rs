@@ -57,8 +57,9 @@ pub(super) fn up(name: &str, addresses: &[(IpAddr, u8)], routes: &[IpAddr]) -> i
     Ok(())
 }
 
-/// Pacing off for all that the namespace's kernel sends.
-pub(super) fn unpaced() {
+/// No pacing, and no waiting for duplicate addresses, in this namespace. Best effort: both only cost time.
+pub(super) fn prepare() {
+    let _ = link::sysctl("net/ipv6/conf/default/accept_dad", "0");
     let _ = link::sysctl("net/ipv4/tcp_congestion_control", "cubic")
         .or_else(|_| link::sysctl("net/ipv4/tcp_congestion_control", "reno"));
 }

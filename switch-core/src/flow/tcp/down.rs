@@ -355,3 +355,32 @@ fn take_sack(flow: &mut Flow, options: &[u8]) -> bool {
 fn u64_to_u32(n: u64) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::{Mac, PortId};
+    use crate::flow::tcp::Key;
+
+    /// At MTU 65,520 a segment was once larger than the frame's room, which was then nothing: peeking no bytes
+    /// looked like the end of the stream.
+    #[test]
+    fn a_frame_holds_a_segment_at_every_mtu() {
+        let any = core::net::IpAddr::from([0; 4]);
+        let key = Key {
+            guest: any,
+            guest_port: 1,
+            remote: any,
+            remote_port: 2,
+        };
+        let mut flow = Flow::new(key, State::Established, PortId(0), Mac::default(), 0);
+        for mtu in 576..=65_521u16 {
+            flow.mss = mtu - 40;
+            let room = frame_room(&flow);
+            assert!(
+                room >= usize::from(flow.mss) && room <= MAX_PAYLOAD,
+                "MTU {mtu}: {room}"
+            );
+        }
+    }
+}

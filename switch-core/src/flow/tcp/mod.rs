@@ -35,8 +35,9 @@ use crate::wire::tcp::{RST, SYN, TcpHeader};
 pub use self::open::{Accepted, OpenError};
 pub use self::state::{Flow, Key, State};
 
-/// Payload of the largest super-frame: 65,535 less the largest headers, and a margin for options.
-const MAX_PAYLOAD: usize = 65_535 - 60;
+/// Payload of the largest frame: 65,535 less IPv4 and TCP headers, for data carries no options. The largest MTU
+/// of a TAP, 65,521, has a segment of 65,481 bytes: one fits whatever the MTU.
+const MAX_PAYLOAD: usize = 65_535 - 40;
 
 /// What a call works with besides the flow: the time, and the gateway on this network.
 #[derive(Debug, Clone, Copy)]
