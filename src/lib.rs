@@ -1,6 +1,7 @@
 //! The program `weft`: everything that touches the kernel, and the front ends. Modules in the order of a packet's way.
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod endpoint;
 pub mod host;
 pub mod observe;

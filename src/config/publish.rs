@@ -5,12 +5,26 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Descriptors that are left for everything beside listeners: workers, endpoints, resolvers, pipes, the first flows.
 pub const DESCRIPTOR_RESERVE: u64 = 256;
 
 /// The protocol of a published port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    clap::ValueEnum,
+)]
+#[serde(rename_all = "kebab-case")]
 pub enum Proto {
     /// Streams.
     Tcp,
@@ -184,6 +198,35 @@ impl fmt::Display for PublishRule {
             None => write!(f, "*:{}/{}", self.guest, self.proto),
         }
     }
+}
+
+/// Written as text. A rule that leaves the port to the host has `*` in its place.
+impl Serialize for PublishRule {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for PublishRule {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        let parsed = parse_chosen(&text).unwrap_or_else(|| text.parse());
+        parsed.map_err(|e| de::Error::custom(format_args!("{e:#}")))
+    }
+}
+
+/// Reads `[IP:]*:PORT[-PORT][/tcp|/udp]`: any free ports of the host. `None` for other texts.
+fn parse_chosen(text: &str) -> Option<Result<PublishRule>> {
+    let (bind, guest) = text.split_once("*:")?;
+    let rule = || -> Result<PublishRule> {
+        // A port stands in for the star, so that one parser reads addresses.
+        let bind = split_bind(&format!("{bind}1"))?.0;
+        Ok(PublishRule {
+            bind,
+            ..parse_expose(guest)?
+        })
+    };
+    Some(rule().with_context(|| format!("publish '{text}'")))
 }
 
 fn parse(text: &str) -> Result<PublishRule> {

@@ -152,3 +152,23 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn rules_are_kept_as_text() {
+    for text in [
+        "80:80/tcp",
+        "[::1]:1-3:5-7/udp",
+        "*:80/tcp",
+        "10.0.0.1:*:53/udp",
+    ] {
+        let json = format!("\"{text}\"");
+        let rule: PublishRule = serde_json::from_str(&json).unwrap();
+        assert_eq!(serde_json::to_string(&rule).unwrap(), json);
+    }
+    for text in ["*", "*:", "x*:80/tcp", "1*:80/tcp"] {
+        assert!(
+            serde_json::from_str::<PublishRule>(&format!("\"{text}\"")).is_err(),
+            "{text}"
+        );
+    }
+}

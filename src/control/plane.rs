@@ -1,0 +1,190 @@
+//! The seam between control and the data plane with its broker.
+//!
+//! Control calls from its one thread and waits: each call returns when the thing is done, or has failed and left nothing
+//! behind. Calls that change tables become visible to workers at the latest with [`Plane::settle`], so that a change of
+//! many parts is one publication. Control has checked what it asks: names, ids and addresses are unique, and what a call
+//! refers to has been added before.
+
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
+
+use super::ids::{EndpointId, NetworkId, PublishId, ServiceId};
+use super::policy::{PolicyScope, PolicySpec};
+use super::show::{DropRow, FlowRow, MacRow, StatRow, WorkerRow};
+use super::spec::{
+    EndpointSpec, Interface, NameOwner, NameRecord, NetworkSpec, PublishSpec, Published, Sandbox,
+    SandboxRef, ServiceSpec,
+};
+
+/// Why the data plane cannot do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlaneError {
+    /// There is no such network.
+    #[error("the switch has no network {0}")]
+    NoNetwork(NetworkId),
+    /// There is no such endpoint.
+    #[error("the switch has no endpoint {0}")]
+    NoEndpoint(EndpointId),
+    /// There is no such publish rule.
+    #[error("the switch has no publish rule {0}")]
+    NoPublish(PublishId),
+    /// There is no such service.
+    #[error("the switch has no service {0}")]
+    NoService(ServiceId),
+    /// The namespace does not exist, or not any more: its process has ended, or its number belongs to another now.
+    #[error("the sandbox is gone: {0}")]
+    SandboxGone(String),
+    /// The namespace may not be entered.
+    #[error("{0}")]
+    NotPermitted(String),
+    /// The namespace has an interface of that name already.
+    #[error("the sandbox has an interface {0} already")]
+    InterfaceExists(String),
+    /// The interface that was to be adopted is not there, or is none of ours.
+    #[error("the sandbox has no interface {0} of weft's")]
+    InterfaceMissing(String),
+    /// A table is full.
+    #[error("no room for more {what}: the limit is {limit}")]
+    Full {
+        /// What there can be no more of.
+        what: &'static str,
+        /// How many there can be.
+        limit: u64,
+    },
+    /// This data plane cannot do that.
+    #[error("{0} cannot be had with this switch")]
+    Unsupported(&'static str),
+    /// The kernel, or a helper, has refused.
+    #[error("{message}")]
+    Refused {
+        /// What is wrong, where, and what to do, in one line.
+        message: String,
+        /// The kernel's error number, where it was one.
+        errno: Option<i32>,
+    },
+    /// The broker or every worker is gone: nothing can be done any more.
+    #[error("the switch has ended: {0}")]
+    Ended(String),
+}
+
+/// What the data plane tells unasked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PlaneEvent {
+    /// The endpoint's namespace has ended, and the endpoint with it; its id is free of use.
+    SandboxGone(EndpointId),
+    /// The endpoint's interface is gone while its namespace lives on: someone has removed it.
+    LinkLost(EndpointId),
+    /// A MAC flapped between endpoints of a network and is damped.
+    LoopDamped {
+        /// Where.
+        network: NetworkId,
+        /// Which station, as text.
+        mac: String,
+    },
+    /// The data plane cannot go on.
+    Ended(String),
+}
+
+/// The data plane and the broker, as control sees them.
+pub trait Plane {
+    /// Settles who a namespace is, so that it is known again later.
+    /// Errors: `SandboxGone` when there is none, `NotPermitted` when it belongs to another user.
+    fn identify(&mut self, at: &SandboxRef) -> Result<Sandbox, PlaneError>;
+
+    /// The number of this boot of the machine; process ids and inodes of another boot mean nothing.
+    fn boot_id(&self) -> String;
+
+    /// Destinations that the host has routes or addresses in, for the choice of subnets.
+    fn host_routes(&mut self) -> Vec<(IpAddr, u8)>;
+
+    /// Adds a network.
+    /// Errors: `Full`; `Unsupported` for a driver or an uplink that is not there; `Refused` when the uplink cannot be opened.
+    fn add_network(&mut self, spec: &NetworkSpec) -> Result<(), PlaneError>;
+
+    /// Changes a network in place: anything but its id. Endpoints and flows stay.
+    /// Errors: `NoNetwork`; as [`Self::add_network`], and then it is as it was.
+    fn change_network(&mut self, spec: &NetworkSpec) -> Result<(), PlaneError>;
+
+    /// Removes a network, which has no endpoint any more, with its names and its policy.
+    /// Errors: `NoNetwork`.
+    fn remove_network(&mut self, id: NetworkId) -> Result<(), PlaneError>;
+
+    /// Makes an interface in a sandbox, configures it, and joins it to its network.
+    /// Errors: `NoNetwork`, `SandboxGone`, `NotPermitted`, `InterfaceExists`, `Full`, `Unsupported`, `Refused`.
+    fn attach_endpoint(&mut self, spec: &EndpointSpec) -> Result<Interface, PlaneError>;
+
+    /// Takes over a persistent interface that an earlier daemon has left in its sandbox. Its MAC, addresses and routes stay.
+    /// Errors: as [`Self::attach_endpoint`]; `InterfaceMissing` when there is none, and then attaching may succeed.
+    fn adopt_endpoint(&mut self, spec: &EndpointSpec) -> Result<Interface, PlaneError>;
+
+    /// Takes an endpoint off its network, with its names, its policy and its publish rules, and closes its flows.
+    /// `keep_interface` leaves a persistent interface in the sandbox; otherwise it is removed, unless the sandbox is gone.
+    /// Errors: `NoEndpoint`.
+    fn detach_endpoint(&mut self, id: EndpointId, keep_interface: bool) -> Result<(), PlaneError>;
+
+    /// Publishes ports: every port that can be had is bound, the others are told.
+    /// Errors: `NoEndpoint`, `Full`; nothing is bound then.
+    fn publish_add(&mut self, spec: &PublishSpec) -> Result<Published, PlaneError>;
+
+    /// Takes a publish rule away. Connections that it has let in go on.
+    /// Errors: `NoPublish`.
+    fn publish_remove(&mut self, id: PublishId) -> Result<(), PlaneError>;
+
+    /// Makes names known on a network, in place of those that the same owner has there.
+    /// Errors: `NoNetwork`, `Full`.
+    fn set_names(&mut self, record: &NameRecord) -> Result<(), PlaneError>;
+
+    /// Takes an owner's names off a network. An owner without any is no error.
+    /// Errors: `NoNetwork`.
+    fn remove_names(&mut self, network: NetworkId, owner: NameOwner) -> Result<(), PlaneError>;
+
+    /// Adds a service, or replaces it: connections of backends that are not in it any more are drained.
+    /// Errors: `NoNetwork`, `Full`.
+    fn set_service(&mut self, spec: &ServiceSpec) -> Result<(), PlaneError>;
+
+    /// Takes a service away; its connections are drained.
+    /// Errors: `NoService`.
+    fn remove_service(&mut self, id: ServiceId) -> Result<(), PlaneError>;
+
+    /// Sets a policy in place of the one that the scope has; `None` leaves the default.
+    /// Errors: `NoNetwork`, `NoEndpoint`, `Full` when the rules do not fit.
+    fn set_policy(
+        &mut self,
+        scope: PolicyScope,
+        policy: Option<&PolicySpec>,
+    ) -> Result<(), PlaneError>;
+
+    /// Returns when everything that was changed before is seen by every worker.
+    /// Errors: `Ended`.
+    fn settle(&mut self) -> Result<(), PlaneError>;
+
+    /// The MAC table, of one network or all.
+    /// Errors: `NoNetwork`, `Ended`.
+    fn macs(&mut self, of: Option<NetworkId>) -> Result<Vec<MacRow>, PlaneError>;
+
+    /// Flows, of one endpoint or all, at most `limit`.
+    /// Errors: `NoEndpoint`, `Ended`.
+    fn flows(&mut self, of: Option<EndpointId>, limit: usize) -> Result<Vec<FlowRow>, PlaneError>;
+
+    /// Frames dropped by reason, of one endpoint or all; reasons that never occurred may be left out.
+    /// Errors: `NoEndpoint`, `Ended`.
+    fn drops(&mut self, of: Option<EndpointId>) -> Result<Vec<DropRow>, PlaneError>;
+
+    /// Counters of every endpoint.
+    /// Errors: `Ended`.
+    fn stats(&mut self) -> Result<Vec<StatRow>, PlaneError>;
+
+    /// The workers.
+    /// Errors: `Ended`.
+    fn workers(&mut self) -> Result<Vec<WorkerRow>, PlaneError>;
+
+    /// Readable when an event waits; an epoll descriptor where there are several sources. The same for the plane's life.
+    fn event_fd(&self) -> BorrowedFd<'_>;
+
+    /// The next event, if one waits. Never blocks. Must be called until `None` before the descriptor is polled again.
+    fn next_event(&mut self) -> Option<PlaneEvent>;
+
+    /// Ends every worker and the broker. Endpoints that were not detached before keep their persistent interfaces.
+    /// Errors: what a worker failed with.
+    fn shut_down(&mut self) -> Result<(), PlaneError>;
+}

@@ -1,0 +1,91 @@
+//! What the data plane tells of itself: rows of `weft show`, and the numbers behind the metrics.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+use switch_core::addr::Mac;
+
+use super::ids::{EndpointId, NetworkId};
+use super::text;
+
+/// A learned MAC.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MacRow {
+    /// On which network.
+    pub network: NetworkId,
+    /// The station.
+    #[serde(with = "text::mac")]
+    pub mac: Mac,
+    /// Behind which endpoint.
+    pub endpoint: EndpointId,
+    /// Never forgotten: it is the endpoint's own.
+    pub fixed: bool,
+    /// How long ago it was heard. Units: seconds.
+    pub age: u64,
+}
+
+/// A flow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowRow {
+    /// On which network.
+    pub network: NetworkId,
+    /// Whose.
+    pub endpoint: EndpointId,
+    /// `tcp`, `udp` or `icmp`.
+    pub protocol: String,
+    /// The side inside.
+    pub inside: SocketAddr,
+    /// The side outside, as the endpoint sees it.
+    pub outside: SocketAddr,
+    /// Its state, in a word.
+    pub state: String,
+    /// Bytes that left the sandbox.
+    pub bytes_out: u64,
+    /// Bytes that came to it.
+    pub bytes_in: u64,
+    /// How long ago the last packet passed. Units: seconds.
+    pub idle: u64,
+}
+
+/// Frames dropped for one reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropRow {
+    /// The reason's stable name.
+    pub reason: String,
+    /// How many frames since the start.
+    pub frames: u64,
+}
+
+/// What passed an endpoint since it was attached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatRow {
+    /// Whose.
+    pub endpoint: EndpointId,
+    /// Frames from the sandbox.
+    pub rx_frames: u64,
+    /// Bytes from the sandbox.
+    pub rx_bytes: u64,
+    /// Frames to the sandbox.
+    pub tx_frames: u64,
+    /// Bytes to the sandbox.
+    pub tx_bytes: u64,
+    /// Frames of either direction that were dropped.
+    pub dropped: u64,
+}
+
+/// A worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerRow {
+    /// Its place.
+    pub worker: u32,
+    /// Endpoints that it owns.
+    pub endpoints: u32,
+    /// Flows that live on it.
+    pub flows: u64,
+    /// Frames that it has read.
+    pub frames: u64,
+    /// Turns of its loop.
+    pub turns: u64,
+    /// Processor time. Units: milliseconds.
+    pub cpu_ms: u64,
+}

@@ -1,0 +1,285 @@
+//! What control asks of the data plane: networks, endpoints, publishes, names and services, all of them checked and whole.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use switch_core::addr::Mac;
+
+use super::ids::{EndpointId, NetworkId, PublishId, ServiceId};
+use super::text;
+use crate::config::{Proto, PublishRule, UdpFilter};
+
+/// What kind of network it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Driver {
+    /// A switch with a gateway and an uplink.
+    #[default]
+    Bridge,
+    /// A bridge that reaches other hosts by tunnels.
+    Overlay,
+    /// Endpoints are stations on the LAN of a host interface.
+    Macvlan,
+    /// As macvlan, with the interface's own MAC.
+    Ipvlan,
+}
+
+/// How a network reaches the world outside.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Uplink {
+    /// Flows onto sockets of the host.
+    #[default]
+    Sockets,
+    /// Frames onto an interface of the host.
+    Packet(String),
+    /// Not at all.
+    None,
+}
+
+/// A subnet of a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subnet<A> {
+    /// The first address.
+    pub network: A,
+    /// Length of the prefix.
+    pub prefix: u8,
+    /// The switch's own address, inside the subnet.
+    pub gateway: A,
+}
+
+/// A network, whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkSpec {
+    /// Its number.
+    pub id: NetworkId,
+    /// Its name, unique.
+    pub name: String,
+    /// Its kind.
+    pub driver: Driver,
+    /// Its IPv4 subnet.
+    pub v4: Option<Subnet<Ipv4Addr>>,
+    /// Its IPv6 subnet.
+    pub v6: Option<Subnet<Ipv6Addr>>,
+    /// The gateway's MAC.
+    #[serde(with = "text::mac")]
+    pub gateway_mac: Mac,
+    /// Largest IP packet on it.
+    pub mtu: u16,
+    /// Its way out; [`Uplink::None`] for an internal network.
+    pub uplink: Uplink,
+    /// Endpoints may speak to each other.
+    pub icc: bool,
+    /// How long an unheard MAC is remembered. Units: seconds.
+    pub ageing: u32,
+    /// Multicast goes only where it was asked for.
+    pub snooping: bool,
+    /// Search domains handed out.
+    pub search: Vec<String>,
+    /// Resolvers to ask in place of the host's; the host's when empty.
+    pub dns: Vec<SocketAddr>,
+    /// Addresses that reach the host's own loopback, at most one of each family.
+    pub host_loopback: Vec<IpAddr>,
+    /// Every service on the host's other addresses is open.
+    pub host_access: bool,
+    /// Who may answer to datagrams.
+    pub udp_filter: UdpFilter,
+}
+
+/// A network namespace, named so that a reused process id is never taken for it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Sandbox {
+    /// How it was named by whoever asked.
+    #[serde(flatten)]
+    pub at: SandboxRef,
+    /// When the process started, where it is named by one. Units: clock ticks since boot, field 22 of /proc/PID/stat.
+    pub start_time: Option<u64>,
+    /// The namespace's device and inode.
+    pub netns: (u64, u64),
+}
+
+/// How a network namespace is named.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SandboxRef {
+    /// That of a process.
+    Pid(i32),
+    /// A file that stands for it.
+    Netns(PathBuf),
+}
+
+/// How frames reach the sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum EndpointKind {
+    /// A TAP made inside.
+    #[default]
+    Tap,
+    /// A packet socket on the addressless end of a veth pair inside.
+    Packet,
+}
+
+/// Tags on an endpoint's frames. Source: IEEE 802.1Q.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Vlan {
+    /// Untagged frames only, on the network's own segment.
+    #[default]
+    None,
+    /// Untagged frames, which belong to this VLAN.
+    Access(u16),
+    /// Tagged frames of these VLANs.
+    Trunk(Vec<u16>),
+}
+
+/// A route inside the sandbox beside that to the subnet and the default one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// The first address of the destination.
+    pub to: IpAddr,
+    /// Length of its prefix.
+    pub prefix: u8,
+    /// The next hop, of the same family; none for a destination on the link.
+    pub via: Option<IpAddr>,
+}
+
+/// An endpoint, whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointSpec {
+    /// Its number.
+    pub id: EndpointId,
+    /// The network it is on.
+    pub network: NetworkId,
+    /// The namespace it is in.
+    pub sandbox: Sandbox,
+    /// The interface's name inside.
+    pub ifname: String,
+    /// The interface's MAC.
+    #[serde(with = "text::mac")]
+    pub mac: Mac,
+    /// Its IPv4 address; the prefix is the subnet's.
+    pub v4: Option<Ipv4Addr>,
+    /// Its IPv6 address; the prefix is the subnet's.
+    pub v6: Option<Ipv6Addr>,
+    /// The interface's MTU.
+    pub mtu: u16,
+    /// How frames reach it.
+    pub kind: EndpointKind,
+    /// Addresses and routes are set directly; otherwise the sandbox asks for them.
+    pub configure: bool,
+    /// The gateways become the sandbox's default routes.
+    pub default_route: bool,
+    /// More routes.
+    pub routes: Vec<Route>,
+    /// Settings below /proc/sys/net inside, by dotted name without `net.`, with `IFNAME` for the interface's name.
+    pub sysctls: Vec<(String, String)>,
+    /// The interface outlives the daemon's descriptor.
+    pub persistent: bool,
+    /// Its tags.
+    pub vlan: Vlan,
+}
+
+/// An interface as it was made, or found.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Interface {
+    /// Its name inside.
+    pub ifname: String,
+    /// Its index inside.
+    pub ifindex: u32,
+    /// What could not be had; each is one sentence.
+    pub warnings: Vec<String>,
+}
+
+/// A publish rule, whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishSpec {
+    /// Its number.
+    pub id: PublishId,
+    /// Whose ports are published.
+    pub endpoint: EndpointId,
+    /// Which of the host's ports lead to which of the endpoint's.
+    pub rule: PublishRule,
+}
+
+/// A port of the host that could not be bound.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortFailure {
+    /// The host's address and port.
+    pub at: SocketAddr,
+    /// The kernel's error number.
+    pub errno: i32,
+    /// What is wrong, in one sentence.
+    pub message: String,
+}
+
+/// What came of a publish rule.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Published {
+    /// The endpoint's port and the host's that was chosen for it, where the rule left the choice to the host.
+    pub chosen: Vec<(u16, u16)>,
+    /// Ports that could not be had; the others are bound.
+    pub failed: Vec<PortFailure>,
+}
+
+/// Whom a name stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NameOwner {
+    /// An endpoint.
+    Endpoint(EndpointId),
+    /// A service.
+    Service(ServiceId),
+}
+
+/// Names on one network, with what they lead to. Reverse lookups give the first name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NameRecord {
+    /// Where they are known.
+    pub network: NetworkId,
+    /// Whom they stand for.
+    pub owner: NameOwner,
+    /// The name, then the aliases. Two endpoints may share an alias, and then both addresses are answered.
+    pub names: Vec<String>,
+    /// Their addresses on this network.
+    pub addrs: Vec<IpAddr>,
+}
+
+/// A port of a service and where it leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServicePort {
+    /// The protocol.
+    pub proto: Proto,
+    /// The port at the virtual address.
+    pub port: u16,
+    /// The backends' port.
+    pub target: u16,
+}
+
+/// One of those that serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backend {
+    /// The endpoint, on the service's network.
+    pub endpoint: EndpointId,
+    /// Its IPv4 address.
+    pub v4: Option<Ipv4Addr>,
+    /// Its IPv6 address.
+    pub v6: Option<Ipv6Addr>,
+}
+
+/// A service, whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceSpec {
+    /// Its number.
+    pub id: ServiceId,
+    /// The network it is on.
+    pub network: NetworkId,
+    /// Its virtual IPv4 address.
+    pub v4: Option<Ipv4Addr>,
+    /// Its virtual IPv6 address.
+    pub v6: Option<Ipv6Addr>,
+    /// Its ports.
+    pub ports: Vec<ServicePort>,
+    /// Who serves now.
+    pub backends: Vec<Backend>,
+}
