@@ -61,6 +61,30 @@ drop_reasons! {
     TxFailed = "tx-failed",
     /// The frame would leave where it came in.
     Hairpin = "hairpin",
+    /// The IP source is not an address of the endpoint.
+    SpoofedAddress = "spoofed-address",
+    /// An ARP packet speaks for another MAC or address than the endpoint's.
+    SpoofedArp = "spoofed-arp",
+    /// A neighbour discovery message speaks for another MAC or address than the endpoint's.
+    SpoofedNd = "spoofed-nd",
+    /// An endpoint answers DHCP or DHCPv6 that is no server of the network.
+    RogueDhcp = "rogue-dhcp",
+    /// An endpoint announces itself a router, redirects, or queries for groups.
+    RogueRouter = "rogue-router",
+    /// A rule of the endpoint or the network denies it.
+    Denied = "denied",
+    /// Endpoints of the network may not talk to each other, or both ports are isolated.
+    Isolated = "isolated",
+    /// More new conversations than the endpoint may open.
+    NewFlowLimit = "new-flow-limit",
+    /// More broadcasts, multicasts or unknown destinations than the port may send.
+    Storm = "storm",
+    /// The VLAN is not one of the port's.
+    Vlan = "vlan",
+    /// The station flaps between ports and is held where it was.
+    LoopGuard = "loop-guard",
+    /// The service has no backend that can take the conversation.
+    NoBackend = "no-backend",
 }
 
 /// What became of a frame.
