@@ -19,7 +19,7 @@ fn others(a: Ipv6Addr) -> bool {
 }
 
 fn judge(trust: Trust, frame: &[u8]) -> Result<(), DropReason> {
-    guard(trust).check(&Packet::parse(frame).unwrap(), frame, &others)
+    guard(trust).check(&Packet::parse(frame)?, frame, &others)
 }
 
 fn ip(mac: Mac, src: &str, dst: &str, proto: u8, message: &[u8]) -> Vec<u8> {
