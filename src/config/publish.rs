@@ -220,7 +220,12 @@ fn parse_chosen(text: &str) -> Option<Result<PublishRule>> {
     let (bind, guest) = text.split_once("*:")?;
     let rule = || -> Result<PublishRule> {
         // A port stands in for the star, so that one parser reads addresses.
-        let bind = split_bind(&format!("{bind}1"))?.0;
+        let stand_in = format!("{bind}1");
+        let (bind, rest) = split_bind(&stand_in)?;
+        ensure!(
+            rest == "1",
+            "'{rest}' is no address and no port; the form is [IP:]*:PORT[-PORT][/tcp|/udp]"
+        );
         Ok(PublishRule {
             bind,
             ..parse_expose(guest)?
