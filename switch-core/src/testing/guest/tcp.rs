@@ -1,0 +1,143 @@
+//! One end of a TCP connection in a guest: the application that follows a script.
+
+use core::time::Duration;
+
+use smoltcp::iface::SocketHandle;
+use smoltcp::socket::tcp::{Socket, State};
+
+use crate::testing::Random;
+use crate::testing::script::{End, Pace, Script, Taken};
+use crate::time::Tick;
+
+/// Pauses of a choked reader.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// The application's end of a connection.
+#[derive(Debug)]
+pub struct Tcp {
+    pub(super) handle: SocketHandle,
+    pub(super) script: Script,
+    sent: usize,
+    taken: Taken,
+    established: bool,
+    peer_ended: bool,
+    state: State,
+    closing: bool,
+    pub(super) next: Option<Tick>,
+}
+
+impl Tcp {
+    pub(super) fn new(handle: SocketHandle, script: Script) -> Self {
+        Self {
+            handle,
+            script,
+            sent: 0,
+            taken: Taken::default(),
+            established: false,
+            peer_ended: false,
+            state: State::Closed,
+            closing: false,
+            next: None,
+        }
+    }
+
+    /// What has arrived.
+    #[must_use]
+    pub fn taken(&self) -> &Taken {
+        &self.taken
+    }
+
+    /// What it does.
+    #[must_use]
+    pub fn script(&self) -> &Script {
+        &self.script
+    }
+
+    /// It has stood at some time.
+    #[must_use]
+    pub fn was_established(&self) -> bool {
+        self.established
+    }
+
+    /// Both ends have closed, each after the other's last byte.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.peer_ended && matches!(self.state, State::Closed | State::TimeWait)
+    }
+
+    /// It was refused or reset.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        !self.peer_ended && self.state == State::Closed
+    }
+
+    /// Does what can be done. Returns whether it did anything.
+    pub(super) fn drive(
+        &mut self,
+        now: Tick,
+        socket: &mut Socket<'_>,
+        random: &mut Random,
+    ) -> bool {
+        let before = (self.sent, self.taken.len(), self.closing);
+        self.state = socket.state();
+        self.established |= socket.may_send();
+        self.read(now, socket, random);
+        self.peer_ended |= matches!(
+            self.state,
+            State::CloseWait | State::LastAck | State::Closing | State::TimeWait
+        );
+        self.write(socket);
+        let end = match self.script.end {
+            End::Sent | End::Reset => true,
+            // Bytes that wait are read first.
+            End::Second => self.peer_ended && !socket.can_recv(),
+            End::Never => false,
+        };
+        if end && self.established && !self.closing && self.sent == self.script.send {
+            self.closing = true;
+            if self.script.end == End::Reset {
+                socket.abort();
+            } else {
+                socket.close();
+            }
+        }
+        before != (self.sent, self.taken.len(), self.closing)
+    }
+
+    fn read(&mut self, now: Tick, socket: &mut Socket<'_>, random: &mut Random) {
+        if self.script.pace == Pace::Choked {
+            if self.next.is_some_and(|at| at > now) {
+                return;
+            }
+            self.next = None;
+        }
+        while socket.can_recv() {
+            let most = match self.script.pace {
+                Pace::Eager => usize::MAX,
+                Pace::Choked => 1 + random.below(3_000) as usize,
+            };
+            let taken = &mut self.taken;
+            let read = socket.recv(|data| {
+                let n = data.len().min(most);
+                taken.take(&data[..n]);
+                (n, ())
+            });
+            read.unwrap();
+            if self.script.pace == Pace::Choked && random.chance(30) {
+                self.next = Some(now + PAUSE);
+                return;
+            }
+        }
+    }
+
+    fn write(&mut self, socket: &mut Socket<'_>) {
+        while socket.can_send() && self.sent < self.script.send {
+            let (script, sent) = (self.script, self.sent);
+            let wrote = socket.send(|room| {
+                let n = script.fill(sent, room);
+                (n, n)
+            });
+            self.sent += wrote.unwrap();
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! The remote end of a TCP connection of the host, and the host's socket before it.
+
+use core::net::SocketAddr;
+use core::time::Duration;
+
+use super::Event;
+use crate::flow::host::{HostError, Peeked};
+use crate::testing::Random;
+use crate::testing::script::{End, Pace, Script, Taken};
+use crate::time::Tick;
+
+/// Bytes that a socket holds, each way.
+const BUFFER: usize = 256 * 1024;
+/// Bytes that it holds where the peer reads a little at a time.
+const SMALL: usize = 16 * 1024;
+/// Bytes that arrive at once, at most.
+const LOT: u64 = 70_000;
+
+/// How the switch closed a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Closed {
+    /// By a reset.
+    pub reset: bool,
+    /// Bytes had arrived and were not taken off: a kernel would reset.
+    pub unread: usize,
+}
+
+/// A connection between the host and a remote peer.
+#[derive(Debug)]
+pub struct Peer {
+    /// Where it leads.
+    pub remote: SocketAddr,
+    /// How the switch closed it, if it has.
+    pub closed: Option<Closed>,
+    pub(super) flow: u32,
+    pub(super) connected: bool,
+    pub(super) next: Option<Tick>,
+    script: Script,
+    taken: Taken,
+    /// Sent by the switch, not yet taken by the peer.
+    outgoing: Vec<u8>,
+    shut: bool,
+    full: bool,
+    arrived: usize,
+    discarded: usize,
+    end_told: bool,
+    broken: bool,
+}
+
+impl Peer {
+    pub(super) fn new(remote: SocketAddr, flow: u32, script: Script) -> Self {
+        Self {
+            remote,
+            closed: None,
+            flow,
+            connected: false,
+            next: None,
+            script,
+            taken: Taken::default(),
+            outgoing: Vec::new(),
+            shut: false,
+            full: false,
+            arrived: 0,
+            discarded: 0,
+            end_told: false,
+            broken: false,
+        }
+    }
+
+    /// What the peer has taken.
+    #[must_use]
+    pub fn taken(&self) -> &Taken {
+        &self.taken
+    }
+
+    /// What the peer does.
+    #[must_use]
+    pub fn script(&self) -> &Script {
+        &self.script
+    }
+
+    /// The switch has ended the stream towards the peer.
+    #[must_use]
+    pub fn was_shut(&self) -> bool {
+        self.shut
+    }
+
+    /// True if a wake at `at` would come earlier than what is planned.
+    pub(super) fn wake(&mut self, at: Tick) {
+        self.next = Some(self.next.map_or(at, |next| next.min(at)));
+    }
+
+    /// Lets the peer take and send. Returns what the socket reports.
+    pub(super) fn drive(&mut self, now: Tick, random: &mut Random, out: &mut Vec<Event>) {
+        self.next = None;
+        if !self.connected || self.closed.is_some_and(|c| c.reset) {
+            return;
+        }
+        let lot = match self.script.pace {
+            Pace::Eager => self.outgoing.len(),
+            Pace::Choked => self.outgoing.len().min(random.below(6_000) as usize),
+        };
+        self.taken.take(&self.outgoing[..lot]);
+        self.outgoing.drain(..lot);
+        let flow = self.flow;
+        if self.closed.is_none() {
+            if self.full && self.outgoing.len() < self.room() / 2 {
+                self.full = false;
+                out.push(Event::TcpWritable { flow });
+            }
+            self.send(random, out);
+        }
+        let more = self.arrived < self.script.send && self.arrived - self.discarded < BUFFER;
+        if self.closed.is_none() && more || !self.outgoing.is_empty() {
+            self.next = Some(now + Duration::from_micros(50 + random.below(200)));
+        }
+    }
+
+    /// The peer's stream arrives in lots of any size, as far as the receive buffer has room.
+    fn send(&mut self, random: &mut Random, out: &mut Vec<Event>) {
+        let flow = self.flow;
+        let room = BUFFER.saturating_sub(self.arrived - self.discarded);
+        let lot = (random.below(LOT) as usize)
+            .min(room)
+            .min(self.script.send - self.arrived);
+        self.arrived += lot;
+        let all = self.arrived == self.script.send;
+        let ending = all
+            && match self.script.end {
+                End::Sent | End::Reset => true,
+                End::Second => self.shut && self.outgoing.is_empty(),
+                End::Never => false,
+            };
+        self.broken |= ending && self.script.end == End::Reset;
+        if lot > 0 || ending && !self.end_told {
+            self.end_told |= ending;
+            out.push(Event::TcpReadable { flow, ending });
+        }
+    }
+
+    fn room(&self) -> usize {
+        match self.script.pace {
+            Pace::Eager => BUFFER,
+            Pace::Choked => SMALL,
+        }
+    }
+
+    fn check_open(&self) -> Result<(), HostError> {
+        assert!(self.connected, "used before it was connected");
+        if self.broken {
+            return Err(HostError::Reset);
+        }
+        Ok(())
+    }
+
+    pub(super) fn send_from_switch(&mut self, data: &[&[u8]]) -> Result<usize, HostError> {
+        assert!(!self.shut, "sent after the end");
+        self.check_open()?;
+        let room = self.room().saturating_sub(self.outgoing.len());
+        let len: usize = data.iter().map(|piece| piece.len()).sum();
+        let n = len.min(room);
+        self.full |= n < len;
+        if n == 0 {
+            return Err(HostError::WouldBlock);
+        }
+        let bytes = data.iter().flat_map(|piece| piece.iter().copied());
+        self.outgoing.extend(bytes.take(n));
+        Ok(n)
+    }
+
+    pub(super) fn peek(&self, offset: usize, buf: &mut [u8]) -> Result<Peeked, HostError> {
+        assert!(self.connected, "peeked before it was connected");
+        let from = self.discarded + offset;
+        assert!(from <= self.arrived, "peeked beyond what has arrived");
+        let waiting = buf.len().min(self.arrived - from);
+        if waiting > 0 {
+            return Ok(Peeked::Data(self.script.fill(from, &mut buf[..waiting])));
+        }
+        if self.broken {
+            return Err(HostError::Reset);
+        }
+        Ok(if self.end_told {
+            Peeked::Eof
+        } else {
+            Peeked::Empty
+        })
+    }
+
+    pub(super) fn discard(&mut self, len: usize) {
+        self.discarded += len;
+        assert!(
+            self.discarded <= self.arrived,
+            "discarded more than had arrived"
+        );
+    }
+
+    pub(super) fn shutdown(&mut self) {
+        assert!(self.connected, "shut before it was connected");
+        self.shut = true;
+    }
+
+    pub(super) fn close(&mut self, reset: bool) {
+        assert!(self.closed.is_none(), "closed twice");
+        let unread = self.arrived - self.discarded;
+        self.closed = Some(Closed { reset, unread });
+        if reset {
+            self.outgoing.clear();
+        }
+    }
+}
