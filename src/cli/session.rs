@@ -30,6 +30,7 @@ use crate::config::{NetworkMode, RunConfig, UdpFilter};
 use crate::endpoint::tap::Tap;
 use crate::endpoint::tap_io::TapEndpoint;
 use crate::endpoint::wrap::captured::Captured;
+use crate::endpoint::wrap::fault::Faulty;
 use crate::endpoint::wrap::pcap::PcapWriter;
 use crate::endpoint::{Caps, Endpoint};
 use crate::host::broker::{Broker, Created};
@@ -211,14 +212,18 @@ impl Session {
             tso: tap.caps.tso(),
             uso: tap.caps.uso(),
         };
-        // Spliced bytes never pass the endpoint, so a capture would not show them.
-        if capture.is_none() {
+        // Spliced bytes never pass the endpoint: a capture would not show them, and no bad link meet them.
+        if capture.is_none() && self.config.impair.is_none() {
             self.stock = self.open_stock(&bound);
         }
         let mut endpoint: Box<dyn Endpoint> =
             Box::new(TapEndpoint::new(tap.fd, tap.caps.vnet, caps));
         if let Some(writer) = capture {
             endpoint = Box::new(Captured::new(endpoint, writer));
+        }
+        // The capture is on the sandbox's side of a bad link: it shows what the sandbox sends and gets.
+        if let Some(plan) = self.config.impair {
+            endpoint = Box::new(Faulty::new(endpoint, plan));
         }
         let switch = Switch::new(
             Tick::ZERO,

@@ -2,6 +2,7 @@
 
 pub mod facts;
 pub mod file;
+mod impair;
 pub mod names;
 mod options;
 pub mod publish;

@@ -83,6 +83,9 @@ pub struct NetOptions {
     /// Writes every frame to a pcapng file
     #[arg(long, value_name = "FILE")]
     pub pcap: Option<PathBuf>,
+    /// Makes the link a bad one: loss=SHARE, reorder=SHARE, duplicate=SHARE, corrupt=SHARE, delay=TIME, seed=N, with commas between
+    #[arg(long, value_name = "LIST")]
+    pub impair: Option<String>,
     /// Worker threads [default: half the cores, 1 to 8]
     #[arg(long, value_name = "N")]
     pub workers: Option<u16>,
@@ -130,6 +133,7 @@ impl NetOptions {
             host_loopback: list(self.host_loopback, below.host_loopback),
             host_access: self.host_access || below.host_access,
             pcap: self.pcap.or(below.pcap),
+            impair: self.impair.or(below.impair),
             workers: self.workers.or(below.workers),
             queues: self.queues.or(below.queues),
             ready_fd: self.ready_fd.or(below.ready_fd),

@@ -8,11 +8,13 @@ use anyhow::{Context, Result, bail, ensure};
 use switch_core::addr::Mac;
 
 use super::facts::HostFacts;
+use super::impair;
 use super::names;
 use super::options::{self, Loopback};
 use super::publish::{self, PublishRule};
 use super::raw::{NetOptions, UdpFilter};
 use super::subnet::{self, Subnet4, Subnet6, Wishes};
+use crate::endpoint::wrap::fault::Impairment;
 
 /// The release that brings the daemon, and with it named networks.
 pub const DAEMON_RELEASE: &str = "weft 0.2 (the daemon)";
@@ -104,6 +106,8 @@ pub struct RunConfig {
     pub host_access: bool,
     /// Where frames are captured to.
     pub pcap: Option<PathBuf>,
+    /// What the sandbox's link does to frames.
+    pub impair: Option<Impairment>,
     /// Worker threads, at least 1.
     pub workers: u16,
     /// Queues of the interface, at least 1, at most one a worker.
@@ -180,6 +184,7 @@ impl RunConfig {
             loopback_v6,
             host_access: raw.host_access,
             pcap: raw.pcap,
+            impair: raw.impair.as_deref().map(impair::parse).transpose()?,
             workers,
             queues,
             ready_fd: options::ready_fd(raw.ready_fd)?,
@@ -258,6 +263,7 @@ fn refuse_network_options(raw: &NetOptions) -> Result<()> {
         ),
         ("--host-access", raw.host_access),
         ("--pcap", raw.pcap.is_some()),
+        ("--impair", raw.impair.is_some()),
         ("--queues", raw.queues.is_some()),
     ];
     if let Some((option, _)) = given.iter().find(|(_, given)| *given) {

@@ -74,6 +74,7 @@ fn defaults() {
         loopback_v6: None,
         host_access: false,
         pcap: None,
+        impair: None,
         workers: 2,
         queues: 1,
         ready_fd: None,

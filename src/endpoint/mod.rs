@@ -9,6 +9,7 @@ pub mod wrap;
 
 use std::io::{self, IoSlice};
 use std::os::fd::RawFd;
+use std::time::Instant;
 
 use switch_core::wire::vnet_hdr::VnetHdr;
 
@@ -43,7 +44,11 @@ pub trait Endpoint: Send {
     fn caps(&self) -> Caps;
     /// The descriptor to poll, where there is one.
     fn fd(&self) -> Option<RawFd>;
-    /// Receives one frame. Errors: `WouldBlock` when none waits; other errors mean that it is gone.
+    /// When `rx` is to be called although the descriptor is not readable, for a frame that is held back.
+    fn poll_timeout(&self) -> Option<Instant> {
+        None
+    }
+    /// Receives one frame. Errors: `WouldBlock` when none waits, `Interrupted` when the next one may; others mean that it is gone.
     fn rx(&mut self, buf: &mut [u8]) -> io::Result<Received>;
     /// Transmits one frame given in pieces.
     fn tx(&mut self, vnet: &VnetHdr, frame: &[IoSlice<'_>]) -> io::Result<()>;

@@ -138,6 +138,7 @@ impl Worker {
                     .host_changed(view.addresses.clone(), view.v6_route);
                 self.switch.advertise(&mut self.io);
             }
+            self.wake_held(&mut ready);
             // Frames before answers: a sandbox that has just reset a connection need not be sent its end.
             for (i, flag) in ready.iter_mut().enumerate().filter(|(_, flag)| **flag) {
                 *flag = Self::turn(&mut self.switch, &mut self.io, &mut self.buffer, now, i)?;
@@ -159,7 +160,20 @@ impl Worker {
             .switch
             .poll_timeout()
             .map_or(advertise, |at| at.min(advertise));
-        Some(deadline.since(self.now()))
+        let wait = deadline.since(self.now());
+        let held = self.io.endpoints.iter().filter_map(|e| e.poll_timeout());
+        Some(held.min().map_or(wait, |at| {
+            wait.min(at.saturating_duration_since(Instant::now()))
+        }))
+    }
+
+    /// Gives a turn to endpoints that hold frames back which are now due.
+    fn wake_held(&self, ready: &mut [bool]) {
+        for (flag, endpoint) in ready.iter_mut().zip(&self.io.endpoints) {
+            *flag |= endpoint
+                .poll_timeout()
+                .is_some_and(|at| at <= Instant::now());
+        }
     }
 
     /// One endpoint's turn: frames until it is empty or its budget is. True if it may have more.
@@ -179,9 +193,15 @@ impl Worker {
                     switch.handle_frame(io, now, port, &got.vnet, &buffer[got.start..got.end]);
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                // Shorter than its own header: lost by the kernel's count, not the endpoint's end.
-                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {}
+                // Lost or held on a bad link, or shorter than its own header: it had its part of the turn.
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        io::ErrorKind::Interrupted | io::ErrorKind::UnexpectedEof
+                    ) =>
+                {
+                    turn.spend(0);
+                }
                 // A link that is down comes up again; until then nothing arrives.
                 Err(e) if e.raw_os_error() == Some(libc::EIO) => return Ok(false),
                 Err(e) => return Err(e),

@@ -60,6 +60,14 @@ fn bad_values_are_refused_before_anything_starts() {
         &["run", "--network", "none", "-p", "80", "true"],
         "--publish needs a network",
     );
+    refused(
+        &["run", "--impair", "loss=1", "true"],
+        "--impair loss=1: give a share of 0% to 100%",
+    );
+    refused(
+        &["run", "--network", "none", "--impair", "loss=1%", "true"],
+        "--impair needs a network",
+    );
     refused(&["attach", "0"], "attach '0'");
 }
 
@@ -98,6 +106,8 @@ fn a_file_of_options_is_checked_with_line_and_column() {
     );
     fs::write(path, "publish = ['80', '80']\n").unwrap();
     refused(&["run", "--config", path, "true"], "overlaps");
+    fs::write(path, "impair = 'delay=2'\n").unwrap();
+    refused(&["run", "--config", path, "true"], "--impair delay=2");
 }
 
 #[test]

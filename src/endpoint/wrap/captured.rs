@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::os::fd::RawFd;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use switch_core::wire::vnet_hdr::VnetHdr;
 
@@ -44,6 +44,10 @@ impl Endpoint for Captured {
 
     fn fd(&self) -> Option<RawFd> {
         self.inner.fd()
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.inner.poll_timeout()
     }
 
     fn rx(&mut self, buf: &mut [u8]) -> io::Result<Received> {
