@@ -129,7 +129,8 @@ pub struct DatagramMeta {
     pub ttl: Option<u8>,
     /// DSCP and ECN byte.
     pub tos: u8,
-    /// Not to be fragmented.
+    /// Not to be fragmented: larger than the path's MTU it is refused and reported. In IPv6 only a datagram that
+    /// came in pieces may be.
     pub dont_fragment: bool,
 }
 

@@ -21,6 +21,8 @@ const MAX_BYTES: usize = 2 << 20;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// A datagram, with its IP header, at most.
 const MAX_PACKET: usize = 65_535;
+/// Headers of a first piece that are kept for a message about its loss: real ones are shorter.
+const MAX_HEADERS: usize = 256;
 
 /// What the pieces of one datagram have in common. Source: RFC 791 section 3.2, RFC 8200 section 4.5.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,12 +52,36 @@ struct Datagram {
     dead: bool,
 }
 
-/// Ethernet and IP header of the first piece, without extension headers.
+/// Headers of the first piece.
 #[derive(Debug)]
 struct Head {
+    /// From Ethernet on: all that came before the piece's data, unless that is too long to be kept.
     bytes: Vec<u8>,
+    /// How much of it leads the whole: the Ethernet and the IP header, without extension headers.
+    kept: usize,
     l3: usize,
     proto: u8,
+    /// Nothing was left out of `bytes`.
+    complete: bool,
+}
+
+impl Head {
+    fn new(frame: &[u8], packet: &Packet, ip: &Ip) -> Option<Self> {
+        let kept = if ip.src.is_ipv4() {
+            ip.l4
+        } else {
+            packet.l3 + 40
+        };
+        let complete = ip.l4 <= MAX_HEADERS;
+        let bytes = frame.get(..if complete { ip.l4 } else { kept })?.to_vec();
+        Some(Self {
+            bytes,
+            kept,
+            l3: packet.l3,
+            proto: ip.proto,
+            complete,
+        })
+    }
 }
 
 /// Datagrams in pieces.
@@ -87,7 +113,6 @@ impl Reassembly {
         if data.is_empty() || end > MAX_PACKET || (info.more && !data.len().is_multiple_of(8)) {
             return Err(DropReason::Malformed);
         }
-        self.handle_timeout(now);
         let at = self.place(now, key(packet, &ip, info.id));
         let datagram = self.datagrams.get_mut(at).ok_or(DropReason::Fragment)?;
         if datagram.dead {
@@ -104,16 +129,7 @@ impl Reassembly {
         }
         datagram.ecn |= 1 << (ip.tos & 3);
         if start == 0 {
-            let header = if ip.src.is_ipv4() {
-                ip.l4
-            } else {
-                packet.l3 + 40
-            };
-            datagram.head = frame.get(..header).map(|bytes| Head {
-                bytes: bytes.to_vec(),
-                l3: packet.l3,
-                proto: ip.proto,
-            });
+            datagram.head = Head::new(frame, packet, &ip);
         }
         if datagram.total == Some(datagram.bytes) {
             let done = self.datagrams.remove(at);
@@ -126,11 +142,20 @@ impl Reassembly {
         Ok(None)
     }
 
-    /// Forgets datagrams that took too long.
-    pub fn handle_timeout(&mut self, now: Tick) {
+    /// Forgets datagrams that took too long. `each` gets the first piece of every one of which that is here, as it
+    /// came: the sender is to be told. Source: RFC 792, RFC 8200 section 4.5. Returns how many were forgotten.
+    pub fn handle_timeout(&mut self, now: Tick, each: &mut impl FnMut(&[u8])) -> usize {
+        let mut lost = 0;
         while self.poll_timeout().is_some_and(|t| t <= now) {
-            self.forget_oldest();
+            let Some(gone) = self.forget_oldest() else {
+                break;
+            };
+            lost += usize::from(!gone.dead);
+            if let Some(first) = gone.first_piece() {
+                each(&first);
+            }
         }
+        lost
     }
 
     /// When `handle_timeout` has something to do.
@@ -190,12 +215,14 @@ impl Reassembly {
         self.datagrams.len() - 1
     }
 
-    fn forget_oldest(&mut self) {
-        if !self.datagrams.is_empty() {
-            let gone = self.datagrams.remove(0);
-            self.bytes -= gone.bytes;
-            self.lost += u64::from(!gone.dead);
+    fn forget_oldest(&mut self) -> Option<Datagram> {
+        if self.datagrams.is_empty() {
+            return None;
         }
+        let gone = self.datagrams.remove(0);
+        self.bytes -= gone.bytes;
+        self.lost += u64::from(!gone.dead);
+        Some(gone)
     }
 }
 
@@ -254,10 +281,23 @@ impl Datagram {
         self.head = None;
     }
 
+    /// The frame that the first piece came in.
+    fn first_piece(&self) -> Option<Vec<u8>> {
+        let head = self.head.as_ref().filter(|h| h.complete)?;
+        let (_, data) = self.pieces.first().filter(|(at, _)| *at == 0)?;
+        Some([head.bytes.as_slice(), data].concat())
+    }
+
     /// Puts the pieces behind the first one's headers and mends those.
     fn whole(self) -> Result<Vec<u8>, DropReason> {
-        let Head { bytes, l3, proto } = self.head.ok_or(DropReason::Fragment)?;
-        let (header, mut frame) = (bytes.len(), bytes);
+        let Head {
+            bytes: mut frame,
+            kept: header,
+            l3,
+            proto,
+            ..
+        } = self.head.ok_or(DropReason::Fragment)?;
+        frame.truncate(header);
         frame.reserve_exact(self.bytes);
         for (_, data) in &self.pieces {
             frame.extend_from_slice(data);

@@ -179,9 +179,11 @@ fn only_the_patient_end() {
     r.push(Tick::from_millis(5), &frame, &packet).unwrap();
     let deadline = Tick::from_millis(5) + Duration::from_secs(30);
     assert_eq!(r.poll_timeout(), Some(deadline));
-    r.handle_timeout(Tick::from_nanos(deadline.as_nanos() - 1));
+    let mut told = Vec::new();
+    let mut tell = |first: &[u8]| told.push(first.to_vec());
+    r.handle_timeout(Tick::from_nanos(deadline.as_nanos() - 1), &mut tell);
     assert_eq!((r.len(), r.lost()), (1, 0));
-    r.handle_timeout(deadline);
+    assert_eq!(r.handle_timeout(deadline, &mut tell), 1);
     assert_eq!((r.len(), r.lost(), r.held()), (0, 1, 0));
 }
 

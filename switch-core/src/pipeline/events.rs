@@ -232,6 +232,7 @@ impl Switch {
             self.udp.poll_timeout(),
             self.echo.poll_timeout(),
             self.dns.poll_timeout(),
+            self.frags.poll_timeout(),
         ]
         .into_iter()
         .flatten()
@@ -244,6 +245,7 @@ impl Switch {
         self.tcp.handle_timeout(host, &cx);
         self.udp.handle_timeout(host, now);
         self.echo.handle_timeout(host, now);
+        self.expire_fragments(host, now);
         let mut answers = Vec::new();
         self.dns.handle_timeout(now, host, &mut answers);
         for (client, answer) in answers {

@@ -41,25 +41,12 @@ impl Switch {
             return self.tcp(host, cx, port, (packet, &ip), vnet, frame);
         }
         if ip.frag.is_some() {
-            let whole = self.frags.push(cx.now, frame, packet)?;
-            return match whole {
-                Some(whole) => {
-                    let packet = Packet::parse(&whole)?;
-                    let Kind::Ip(ip) = packet.kind else {
-                        return Err(DropReason::Malformed);
-                    };
-                    if ip.frag.is_some() {
-                        return Err(DropReason::Fragment);
-                    }
-                    self.translate(host, cx, port, (&packet, &ip), &VnetHdr::default(), &whole)
-                }
-                None => Ok(Verdict::Translate),
-            };
+            return self.piece(host, cx, port, packet, frame);
         }
         self.translate(host, cx, port, (packet, &ip), vnet, frame)
     }
 
-    fn translate<H: Host>(
+    pub(super) fn translate<H: Host>(
         &mut self,
         host: &mut H,
         cx: &Cx,

@@ -1,7 +1,11 @@
 //! Stage 2-7: The way of a frame, in order: parse, guard, learn, answer, forward, translate.
 
+mod egress;
 mod events;
 mod gateway;
+mod pieces;
+#[cfg(test)]
+mod tests;
 
 use core::net::IpAddr;
 use std::io::IoSlice;
@@ -19,7 +23,7 @@ use crate::respond::dns::Dns;
 use crate::respond::{Gateway, arp, dhcp, dhcp6, icmp, nd};
 use crate::time::Tick;
 use crate::verdict::{DropReason, Drops, Verdict};
-use crate::wire::checksum::check_offload;
+use crate::wire::checksum::{Partial, check_offload};
 use crate::wire::packet::{Kind, PROTO_ICMP, PROTO_ICMPV6, PROTO_UDP, Packet};
 use crate::wire::vnet_hdr::VnetHdr;
 
@@ -71,6 +75,8 @@ pub struct Switch {
     pub(crate) frags: Reassembly,
     pub(crate) drops: Drops,
     pub(crate) out: Vec<u8>,
+    /// A frame of which a part had to be computed.
+    pub(crate) whole: Vec<u8>,
 }
 
 impl Switch {
@@ -88,6 +94,7 @@ impl Switch {
             frags: Reassembly::default(),
             drops: Drops::default(),
             out: Vec::with_capacity(2048),
+            whole: Vec::new(),
             config,
         }
     }
@@ -132,19 +139,25 @@ impl Switch {
             mtu: port.mtu,
             uso: port.uso,
         };
+        if is_tagged(&packet) {
+            return Err(DropReason::Vlan);
+        }
         if packet.dst.is_bridge_reserved() {
             return Err(DropReason::Reserved);
         }
-        check_offload(frame.len(), &packet, vnet)?;
+        let partial = check_offload(frame.len(), &packet, vnet)?;
         let seconds = seconds(now);
         self.macs
             .learn(self.config.network, packet.src, from, seconds);
         if packet.dst == self.config.gateway.mac {
-            return self.gateway_frame(host, &cx, from, &packet, vnet, frame);
+            return match partial {
+                Partial::Own => self.gateway_frame(host, &cx, from, &packet, vnet, frame),
+                Partial::Inner => self.inner_partial(host, &cx, from, &packet, vnet, frame),
+            };
         }
         if packet.dst.is_group() {
             let answered = self.answer(host, from, &packet, frame)?;
-            self.flood(host, from, vnet, frame);
+            self.flood(host, from, &packet, vnet, frame);
             return Ok(if answered {
                 Verdict::Answer
             } else {
@@ -153,24 +166,34 @@ impl Switch {
         }
         match self.macs.lookup(self.config.network, packet.dst, seconds) {
             Some(to) if to == from => Err(DropReason::Hairpin),
-            Some(to) if self.config.ports.iter().any(|p| p.id == to) => {
-                if host.tx(to, vnet, &[IoSlice::new(frame)]) {
-                    Ok(Verdict::Forward(to))
-                } else {
-                    Err(DropReason::TxFailed)
+            Some(to) => match self.config.ports.iter().find(|p| p.id == to) {
+                Some(port) if !egress::fits(frame, &packet, vnet, port.mtu) => {
+                    Err(DropReason::TooBig)
                 }
-            }
-            _ => {
-                self.flood(host, from, vnet, frame);
-                Ok(Verdict::Flood)
-            }
+                Some(_) if host.tx(to, vnet, &[IoSlice::new(frame)]) => Ok(Verdict::Forward(to)),
+                Some(_) => Err(DropReason::TxFailed),
+                None => Ok(self.flood(host, from, &packet, vnet, frame)),
+            },
+            None => Ok(self.flood(host, from, &packet, vnet, frame)),
         }
     }
 
-    fn flood<H: Host>(&mut self, host: &mut H, from: PortId, vnet: &VnetHdr, frame: &[u8]) {
+    fn flood<H: Host>(
+        &mut self,
+        host: &mut H,
+        from: PortId,
+        packet: &Packet,
+        vnet: &VnetHdr,
+        frame: &[u8],
+    ) -> Verdict {
         for port in self.config.ports.iter().filter(|p| p.id != from) {
-            host.tx(port.id, vnet, &[IoSlice::new(frame)]);
+            if egress::fits(frame, packet, vnet, port.mtu) {
+                host.tx(port.id, vnet, &[IoSlice::new(frame)]);
+            } else {
+                self.drops.count(DropReason::TooBig);
+            }
         }
+        Verdict::Flood
     }
 
     /// Stage 4: The responders. True if one answered.
@@ -203,6 +226,14 @@ impl Switch {
         }
         Ok(answered)
     }
+}
+
+/// True for a frame of a VLAN. An endpoint belongs to one network and knows no others; a tag of VLAN 0 only gives a
+/// priority. Source: IEEE 802.1Q section 6.9.
+fn is_tagged(packet: &Packet) -> bool {
+    const VID: u16 = 0x0fff;
+    let inner = matches!(packet.kind, Kind::Other(0x8100 | 0x88a8 | 0x9100));
+    inner || packet.vlan.is_some_and(|tci| tci & VID != 0)
 }
 
 /// Seconds for the station table.

@@ -28,6 +28,8 @@ pub enum IcmpError {
     TooBig(u16),
     /// The time to live ran out.
     TimeExceeded,
+    /// The pieces of a datagram did not all arrive in time.
+    ReassemblyTimeExceeded,
     /// As another router said it, in the family of the packet.
     Raw {
         /// ICMP type.
@@ -57,6 +59,8 @@ impl IcmpError {
             (Self::TooBig(mtu), false) => (2, 0, mtu as u32),
             (Self::TimeExceeded, true) => (11, 0, 0),
             (Self::TimeExceeded, false) => (3, 0, 0),
+            (Self::ReassemblyTimeExceeded, true) => (11, 1, 0),
+            (Self::ReassemblyTimeExceeded, false) => (3, 1, 0),
             (Self::Raw { kind, code, info }, _) => (kind, code, info),
         }
     }

@@ -119,11 +119,24 @@ pub fn complete_partial(frame: &mut [u8], vnet: &VnetHdr) -> Result<(), DropReas
     }
 }
 
+/// Whose checksum a frame's sender left for others to compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Partial {
+    /// Nobody's, or that of the packet's own TCP or UDP header.
+    Own,
+    /// One inside its payload, as of a packet in a tunnel: the packet's own checksum is complete and covers the
+    /// inner one as it will be.
+    Inner,
+}
+
 /// Holds the virtio header of a received frame against the frame, and refuses what would multiply work.
 /// Errors: `BadOffload` where they contradict each other or ask for absurd segments.
-pub fn check_offload(len: usize, packet: &Packet, vnet: &VnetHdr) -> Result<(), DropReason> {
+pub fn check_offload(len: usize, packet: &Packet, vnet: &VnetHdr) -> Result<Partial, DropReason> {
     if !vnet.needs_csum() && !vnet.is_gso() {
-        return Ok(());
+        return Ok(Partial::Own);
+    }
+    if !vnet.is_gso() && is_inside(packet, vnet) {
+        return Ok(Partial::Inner);
     }
     let ip = consistent(packet, vnet)?;
     let payload = len.min(ip.end).saturating_sub(ip.l4);
@@ -134,10 +147,21 @@ pub fn check_offload(len: usize, packet: &Packet, vnet: &VnetHdr) -> Result<(), 
         _ => vnet.gso_size >= MIN_TCP_GSO || payload <= size + 20,
     };
     if good {
-        Ok(())
+        Ok(Partial::Own)
     } else {
         Err(DropReason::BadOffload)
     }
+}
+
+/// True if the partial checksum is one of the payload's: whoever completes it touches no byte that the guards of
+/// the switch have read.
+fn is_inside(packet: &Packet, vnet: &VnetHdr) -> bool {
+    let Kind::Ip(ip) = packet.kind else {
+        return false;
+    };
+    let start = usize::from(vnet.csum_start);
+    let field = start + usize::from(vnet.csum_offset);
+    ip.frag.is_none() && start > ip.l4 && field + 2 <= ip.end
 }
 
 /// Checks that the offloads asked for are ones of this packet. Returns its IP header.

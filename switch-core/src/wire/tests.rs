@@ -7,7 +7,7 @@ use etherparse::{
 };
 use proptest::prelude::*;
 
-use super::checksum::{check_offload, complete_partial, fold, l4_valid, patch, pseudo};
+use super::checksum::{Partial, check_offload, complete_partial, fold, l4_valid, patch, pseudo};
 use super::emit::HeaderBuf;
 use super::packet::{Ip, Kind, PROTO_TCP, PROTO_UDP, Packet};
 use super::tcp::{TcpHeader, TcpOptions};
@@ -270,13 +270,13 @@ fn super_frames_are_held_against_their_header() {
             csum_offset: 16,
         };
         let check = |vnet: VnetHdr| check_offload(frame.len(), &packet, &vnet);
-        assert_eq!(check(good), Ok(()));
+        assert_eq!(check(good), Ok(Partial::Own));
         assert_eq!(
             check(VnetHdr {
                 gso_type: kind | 0x80,
                 ..good
             }),
-            Ok(()),
+            Ok(Partial::Own),
             "ECN"
         );
         for bad in [
@@ -300,6 +300,40 @@ fn super_frames_are_held_against_their_header() {
         ] {
             assert_eq!(check(bad), Err(DropReason::BadOffload), "{bad:?}");
         }
+    }
+}
+
+#[test]
+fn a_partial_checksum_may_lie_further_in_but_never_before() {
+    let ends = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+    let frame = theirs(ends, None, 9, false, &[0; 100]);
+    let packet = Packet::parse(&frame).unwrap();
+    let l4 = u16::try_from(ip(&packet).l4).unwrap();
+    let end = u16::try_from(ip(&packet).end).unwrap();
+    let check = |csum_start: u16, csum_offset: u16, gso_type: u8| {
+        let vnet = VnetHdr {
+            flags: 1,
+            gso_type,
+            gso_size: 1400,
+            csum_start,
+            csum_offset,
+            hdr_len: 0,
+        };
+        check_offload(frame.len(), &packet, &vnet)
+    };
+    assert_eq!(check(l4, 6, 0), Ok(Partial::Own));
+    assert_eq!(check(l4 + 50, 16, 0), Ok(Partial::Inner));
+    assert_eq!(check(end - 8, 6, 0), Ok(Partial::Inner));
+    // Past the packet; into the addresses that have been looked at; a super-frame of something inside.
+    for bad in [
+        check(end - 8, 7, 0),
+        check(end, 0, 0),
+        check(0, 6, 0),
+        check(l4 - 8, 0, 0),
+        check(l4, 8, 0),
+        check(l4 + 50, 16, 1),
+    ] {
+        assert_eq!(bad, Err(DropReason::BadOffload));
     }
 }
 

@@ -217,7 +217,7 @@ impl UdpFlows {
             source: remote.local,
             ttl: (ip.ttl <= 32).then(|| ip.ttl.saturating_sub(1).max(1)),
             tos: ip.tos,
-            dont_fragment: ip.dont_fragment && ip.src.is_ipv4(),
+            dont_fragment: ip.dont_fragment,
         };
         if vnet.gso_kind() == GSO_UDP_L4 && payload.len() > usize::from(vnet.gso_size) {
             self.flush(host);

@@ -1,0 +1,356 @@
+//! Frames through a whole switch of two endpoints, over a host that keeps what it is given.
+
+use core::net::{IpAddr, SocketAddr};
+use core::time::Duration;
+use std::io::IoSlice;
+use std::sync::Arc;
+
+use super::{Config, Port, Switch};
+use crate::addr::{Mac, NetworkId, PortId, SockId};
+use crate::flow::event::HostEvent;
+use crate::flow::host::{
+    ConnectOptions, DatagramMeta, DnsHost, EchoHost, HostError, Peeked, TcpHost, Tx, UdpHost,
+};
+use crate::flow::tcp::Limits;
+use crate::flow::udp::Filter;
+use crate::frag;
+use crate::l2::table::MacTable;
+use crate::policy::host_rule::HostRule;
+use crate::respond::{Gateway, Guest};
+use crate::time::Tick;
+use crate::verdict::{DropReason, Verdict};
+use crate::wire::checksum::{complete_partial, fold, l4_valid, sum};
+use crate::wire::emit::HeaderBuf;
+use crate::wire::packet::{Kind, PROTO_TCP, PROTO_UDP, Packet};
+use crate::wire::vnet_hdr::{GSO_TCPV4, GSO_UDP_L4, VnetHdr};
+
+const GATEWAY: Mac = Mac([2, 0, 0, 0, 0, 1]);
+const A: Mac = Mac([2, 0, 0, 0, 0, 2]);
+const B: Mac = Mac([2, 0, 0, 0, 0, 3]);
+const ENDS4: [&str; 2] = ["10.0.0.2", "192.0.2.9"];
+const ENDS6: [&str; 2] = ["fd00::2", "2001:db8::9"];
+
+/// What was sent: frames to endpoints, datagrams to the world.
+#[derive(Debug, Default)]
+struct World {
+    frames: Vec<(PortId, VnetHdr, Vec<u8>)>,
+    datagrams: Vec<(SocketAddr, DatagramMeta, Vec<u8>)>,
+}
+
+impl Tx for World {
+    fn tx(&mut self, port: PortId, vnet: &VnetHdr, frame: &[IoSlice<'_>]) -> bool {
+        let whole = frame.iter().flat_map(|p| p.to_vec()).collect();
+        self.frames.push((port, *vnet, whole));
+        true
+    }
+}
+
+impl TcpHost for World {
+    fn tcp_connect(
+        &mut self,
+        _: u32,
+        _: SocketAddr,
+        _: ConnectOptions,
+    ) -> Result<(SockId, bool), HostError> {
+        Err(HostError::Refused)
+    }
+    fn tcp_assign(&mut self, _: SockId, _: u32) {}
+    fn tcp_send(&mut self, _: SockId, _: &[IoSlice<'_>]) -> Result<usize, HostError> {
+        Err(HostError::Reset)
+    }
+    fn tcp_peek(&mut self, _: SockId, _: usize, _: &mut [u8]) -> Result<Peeked, HostError> {
+        Err(HostError::Reset)
+    }
+    fn tcp_discard(&mut self, _: SockId, _: usize) -> Result<(), HostError> {
+        Err(HostError::Reset)
+    }
+    fn tcp_shutdown(&mut self, _: SockId) {}
+    fn tcp_close(&mut self, _: SockId, _: bool) {}
+}
+
+impl UdpHost for World {
+    fn udp_open(&mut self, _: u32, local: SocketAddr) -> Result<(SockId, u16), HostError> {
+        Ok((SockId(0), local.port()))
+    }
+    fn udp_send(
+        &mut self,
+        _: SockId,
+        to: SocketAddr,
+        meta: DatagramMeta,
+        payload: &[IoSlice<'_>],
+        _: u16,
+    ) -> Result<(), HostError> {
+        let whole = payload.iter().flat_map(|p| p.to_vec()).collect();
+        self.datagrams.push((to, meta, whole));
+        Ok(())
+    }
+    fn udp_close(&mut self, _: SockId) {}
+}
+
+impl EchoHost for World {
+    fn echo_open(&mut self, _: u32, _: bool) -> Result<SockId, HostError> {
+        Err(HostError::Forbidden)
+    }
+    fn echo_send(
+        &mut self,
+        _: SockId,
+        _: IpAddr,
+        _: DatagramMeta,
+        _: u16,
+        _: &[u8],
+    ) -> Result<(), HostError> {
+        Err(HostError::Forbidden)
+    }
+    fn echo_close(&mut self, _: SockId) {}
+}
+
+impl DnsHost for World {
+    fn resolvers(&self) -> usize {
+        0
+    }
+    fn resolver(&self, _: usize) -> Option<SocketAddr> {
+        None
+    }
+    fn dns_send(&mut self, _: u32, _: usize, _: &[u8]) -> Result<SockId, HostError> {
+        Err(HostError::NetUnreachable)
+    }
+    fn dns_close(&mut self, _: SockId) {}
+}
+
+/// A switch of two endpoints, the second with an MTU of its own.
+fn switch(mtu_of_b: u16) -> Switch {
+    let port = |id, mac, mtu| Port {
+        id: PortId(id),
+        mac,
+        mtu,
+        uso: true,
+    };
+    let guest = |mac, last: u8| Guest {
+        mac,
+        name: format!("g{last}"),
+        v4: Some([10, 0, 0, last].into()),
+        v6: format!("fd00::{last}").parse().ok(),
+    };
+    let config = Config {
+        network: NetworkId(0),
+        gateway: Gateway {
+            mac: GATEWAY,
+            v4: Some(([10, 0, 0, 1].into(), 24)),
+            v6: Some(("fd00::1".parse().unwrap(), 64)),
+            mtu: 1500,
+            v6_default_route: true,
+            search: Vec::new(),
+            guests: vec![guest(A, 2), guest(B, 3)],
+        },
+        ports: vec![port(0, A, 1500), port(1, B, mtu_of_b)],
+        rule: HostRule::default(),
+        filter: Filter::default(),
+        ephemeral: (32_768, 60_999),
+        limits: Limits::default(),
+        seeds: [1, 2, 3, 4],
+    };
+    Switch::new(Tick::ZERO, config, Arc::new(MacTable::new(16)))
+}
+
+/// A frame from A, its checksum partial, and what its virtio header says of it.
+fn frame(to: Mac, ends: [&str; 2], proto: u8, payload: &[u8]) -> (VnetHdr, Vec<u8>) {
+    let [src, dst] = ends.map(|a| a.parse::<IpAddr>().unwrap());
+    let mut h = HeaderBuf::new();
+    let (l4, ethertype) = if src.is_ipv4() {
+        (34, 0x0800)
+    } else {
+        (54, 0x86dd)
+    };
+    h.eth(to, A, ethertype);
+    let head = if proto == PROTO_TCP { 20 } else { 8 };
+    h.ip(src, dst, proto, 64, 0xb8, head + payload.len());
+    if proto == PROTO_TCP {
+        h.tcp(4000, 80, 1, 1, 0x10, 100, &[]);
+    } else {
+        h.udp(4000, 53_000, payload.len());
+    }
+    let vnet = h.set_partial(l4, src, dst, proto, head + payload.len());
+    (vnet, [h.as_slice(), payload].concat())
+}
+
+/// Puts an 802.1Q tag into a frame.
+fn tagged(frame: &[u8], tci: u16) -> Vec<u8> {
+    let tag = [&[0x81, 0x00][..], &tci.to_be_bytes()].concat();
+    [&frame[..12], &tag, &frame[12..]].concat()
+}
+
+#[test]
+fn a_vlan_of_its_own_is_not_let_in() {
+    for to in [GATEWAY, B, Mac([0xff; 6])] {
+        let (mut s, mut world) = (switch(1500), World::default());
+        let (vnet, mut plain) = frame(to, ENDS4, PROTO_UDP, b"hello");
+        complete_partial(&mut plain, &vnet).unwrap();
+        let mut take = |frame: &[u8]| {
+            s.handle_frame(
+                &mut world,
+                Tick::ZERO,
+                PortId(0),
+                &VnetHdr::default(),
+                frame,
+            )
+        };
+        for tci in [1, 7, 0x0fff, 0xe064] {
+            let verdict = take(&tagged(&plain, tci));
+            assert_eq!(verdict, Verdict::Drop(DropReason::Vlan), "{to:?} {tci}");
+        }
+        // A priority in front hides nothing, nor does the tag of a provider.
+        let hidden = tagged(&tagged(&plain, 7), 0xe000);
+        assert_eq!(take(&hidden), Verdict::Drop(DropReason::Vlan));
+        let mut provider = tagged(&plain, 7);
+        provider[12..14].copy_from_slice(&[0x88, 0xa8]);
+        assert_eq!(take(&provider), Verdict::Drop(DropReason::Vlan));
+        // VLAN 0 is no VLAN.
+        let verdict = take(&tagged(&plain, 0xe000));
+        assert!(!matches!(verdict, Verdict::Drop(_)), "{to:?} {verdict:?}");
+        s.flush(&mut world, Tick::ZERO);
+        let count = world.frames.len() + world.datagrams.len();
+        assert_eq!(count, 1, "{to:?}: {world:?}");
+    }
+}
+
+/// A UDP datagram that carries a packet whose own checksum is partial, as a tunnel's end in a sandbox sends it, and
+/// the same with that checksum computed.
+fn tunnel(to: Mac, spoil: bool) -> (VnetHdr, Vec<u8>, Vec<u8>) {
+    let (inner, packet) = frame(B, ENDS4, PROTO_TCP, b"inside");
+    let payload = [&[0; 8][..], &packet].concat();
+    let mut done = payload.clone();
+    complete_partial(&mut done[8..], &inner).unwrap();
+    let (outer, mut whole) = frame(to, ENDS4, PROTO_UDP, &done);
+    complete_partial(&mut whole, &outer).unwrap();
+    if spoil {
+        whole[41] ^= 1;
+    }
+    let mut partial = whole.clone();
+    partial[42..].copy_from_slice(&payload);
+    let vnet = VnetHdr {
+        csum_start: 42 + 8 + inner.csum_start,
+        ..inner
+    };
+    (vnet, partial, whole)
+}
+
+#[test]
+fn a_checksum_inside_is_computed_where_the_frame_is_translated() {
+    let (mut s, mut world) = (switch(1500), World::default());
+    let (vnet, partial, whole) = tunnel(GATEWAY, false);
+    let verdict = s.handle_frame(&mut world, Tick::ZERO, PortId(0), &vnet, &partial);
+    assert_eq!(verdict, Verdict::Translate);
+    s.flush(&mut world, Tick::ZERO);
+    assert_eq!(world.datagrams[0].2, &whole[42..]);
+    // The outer checksum is not trusted for the sake of the inner one.
+    let (vnet, partial, _) = tunnel(GATEWAY, true);
+    let verdict = s.handle_frame(&mut world, Tick::ZERO, PortId(0), &vnet, &partial);
+    assert_eq!(verdict, Verdict::Drop(DropReason::BadChecksum));
+}
+
+#[test]
+fn a_checksum_inside_passes_a_switch_as_it_is() {
+    let (mut s, mut world) = (switch(1500), World::default());
+    let (vnet, partial, _) = tunnel(B, false);
+    let verdict = s.handle_frame(&mut world, Tick::ZERO, PortId(0), &vnet, &partial);
+    assert_eq!(verdict, Verdict::Flood);
+    assert_eq!(world.frames, [(PortId(1), vnet, partial)]);
+}
+
+#[test]
+fn switched_frames_fit_the_mtu_of_the_way_out() {
+    for (ends, headers, kind) in [(ENDS4, 20, GSO_TCPV4), (ENDS6, 40, 4)] {
+        for (proto, l4, kind) in [(PROTO_TCP, 20, kind), (PROTO_UDP, 8, GSO_UDP_L4)] {
+            let (mut s, mut world) = (switch(1280), World::default());
+            let largest = 1280 - headers - l4;
+            let mut pass = |size: Option<usize>, len: usize| {
+                let (mut vnet, frame) = frame(B, ends, proto, &vec![1; len]);
+                if let Some(size) = size {
+                    vnet.gso_type = kind;
+                    vnet.gso_size = u16::try_from(size).unwrap();
+                }
+                let before = s.drops().get(DropReason::TooBig);
+                s.handle_frame(&mut world, Tick::ZERO, PortId(0), &vnet, &frame);
+                let dropped = s.drops().get(DropReason::TooBig) > before;
+                assert_eq!(std::mem::take(&mut world.frames).is_empty(), dropped);
+                !dropped
+            };
+            assert!(pass(None, largest), "a frame");
+            assert!(!pass(None, largest + 1), "a frame, too long");
+            assert!(pass(Some(largest), 5 * largest), "a super-frame");
+            assert!(!pass(Some(largest + 1), 5 * largest), "segments too long");
+            assert!(pass(Some(1400), largest), "one short segment");
+        }
+    }
+}
+
+#[test]
+fn what_never_becomes_whole_is_reported() {
+    for (ends, l3, expected) in [(ENDS4, 14, [11, 1]), (ENDS6, 14, [3, 1])] {
+        for first in [true, false] {
+            let (mut s, mut world) = (switch(1500), World::default());
+            let (vnet, mut whole) = frame(GATEWAY, ends, PROTO_UDP, &[7; 3000]);
+            complete_partial(&mut whole, &vnet).unwrap();
+            if ends == ENDS4 {
+                // The datagram may be cut.
+                whole[20] = 0;
+                whole[24..26].fill(0);
+                let csum = !fold(sum(&whole[14..34]));
+                whole[24..26].copy_from_slice(&csum.to_be_bytes());
+            }
+            let mut pieces = Vec::new();
+            frag::fragment(&whole, 1500, 77, &mut |piece| {
+                pieces.push(piece.iter().flat_map(|p| p.to_vec()).collect::<Vec<u8>>());
+            })
+            .unwrap();
+            let piece = &pieces[usize::from(!first)];
+            let none = VnetHdr::default();
+            s.handle_frame(&mut world, Tick::ZERO, PortId(0), &none, piece);
+            let due = s.poll_timeout().unwrap();
+            assert!(due <= Tick::ZERO + Duration::from_secs(60));
+            s.handle_timeout(&mut world, due);
+            assert_eq!(s.drops().get(DropReason::Fragment), 1);
+            if !first {
+                assert_eq!(world.frames, [], "the first piece is not known");
+                continue;
+            }
+            let (port, _, told) = &world.frames[0];
+            let Kind::Ip(ip) = Packet::parse(told).unwrap().kind else {
+                panic!("no IP packet");
+            };
+            assert_eq!((*port, ip.dst.to_string().as_str()), (PortId(0), ends[0]));
+            assert_eq!(told[ip.l4..ip.l4 + 2], expected);
+            let quote = &told[ip.l4 + 8..ip.end];
+            assert_eq!(quote, &piece[l3..l3 + quote.len()]);
+            assert!(quote.len() > 500);
+        }
+    }
+}
+
+#[test]
+fn dscp_is_kept_both_ways() {
+    for ends in [ENDS4, ENDS6] {
+        let (mut s, mut world) = (switch(1500), World::default());
+        let (vnet, out) = frame(GATEWAY, ends, PROTO_UDP, b"ping");
+        s.handle_frame(&mut world, Tick::ZERO, PortId(0), &vnet, &out);
+        s.flush(&mut world, Tick::ZERO);
+        let (to, meta, _) = world.datagrams[0];
+        assert_eq!((meta.tos, meta.dont_fragment), (0xb8, true));
+        let event = HostEvent::UdpReceived {
+            mapping: 0,
+            from: to,
+            local: None,
+            tos: 0x2a,
+            pieces: &[&b"pong"[..]],
+        };
+        s.handle_event(&mut world, Tick::ZERO, event);
+        let (_, vnet, back) = &world.frames[0];
+        let mut back = back.clone();
+        complete_partial(&mut back, vnet).unwrap();
+        let Kind::Ip(ip) = Packet::parse(&back).unwrap().kind else {
+            panic!("no IP packet");
+        };
+        assert_eq!(ip.tos, 0x2a);
+        assert!(l4_valid(ip.src, ip.dst, PROTO_UDP, &back[ip.l4..ip.end]));
+    }
+}
