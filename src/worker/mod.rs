@@ -144,6 +144,7 @@ impl Worker {
                 *flag = Self::turn(&mut self.switch, &mut self.io, &mut self.buffer, now, i)?;
             }
             self.switch.flush(&mut self.io, now);
+            self.io.settle(&mut self.switch, now);
             self.switch.run_ready(&mut self.io, now);
             if self.switch.poll_timeout().is_some_and(|at| at <= now) {
                 self.switch.handle_timeout(&mut self.io, now);

@@ -289,6 +289,25 @@ impl HostIo {
         }
     }
 
+    /// Tells the switch what was learnt while it was sending. To be called at the end of each batch.
+    pub fn settle(&mut self, switch: &mut Switch, now: Tick) {
+        while let Some(sock) = self.reporting.pop() {
+            let Some(Slot {
+                kind: Kind::Udp(udp, mapping),
+                ..
+            }) = self.slots.get_mut(sock.0 as usize)
+            else {
+                continue;
+            };
+            let mapping = *mapping;
+            for queued in udp.take_reports() {
+                if let Some(report) = report(&queued, None) {
+                    switch.handle_event(self, now, HostEvent::UdpFailed { mapping, report });
+                }
+            }
+        }
+    }
+
     fn echo_event(&mut self, switch: &mut Switch, now: Tick, index: u32) {
         for _ in 0..RUN {
             let Some(Slot {

@@ -97,6 +97,8 @@ pub struct HostIo {
     raw_icmp: [Option<Socket>; 2],
     batch: Option<Box<sys::Batch>>,
     splices: Splices,
+    /// UDP sockets whose error queue was emptied while they sent, with what it told.
+    reporting: Vec<SockId>,
     /// What was sent to endpoints.
     pub tx_stats: TxStats,
 }
@@ -128,6 +130,7 @@ impl HostIo {
             raw_icmp,
             batch: Some(Box::new(sys::Batch::new())),
             splices: Splices::default(),
+            reporting: Vec::new(),
             tx_stats: TxStats::default(),
         }
     }
@@ -301,9 +304,14 @@ impl UdpHost for HostIo {
             Some(Slot {
                 kind: Kind::Udp(udp, _),
                 ..
-            }) => udp
-                .send(to, &meta, payload, segment)
-                .map_err(|e| host_error(&e)),
+            }) => {
+                let before = udp.has_reports();
+                let sent = udp.send(to, &meta, payload, segment);
+                if !before && udp.has_reports() {
+                    self.reporting.push(sock);
+                }
+                sent.map_err(|e| host_error(&e))
+            }
             _ => Err(HostError::Other),
         }
     }

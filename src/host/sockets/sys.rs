@@ -113,7 +113,7 @@ impl Batch {
                 }
                 (libc::IPPROTO_IP, libc::IP_TOS) => out.tos = data.first().copied().unwrap_or(0),
                 (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
-                    out.tos = data.first().copied().unwrap_or(0);
+                    out.tos = first4(data).map_or(0, |v| v.to_le_bytes()[0]);
                 }
                 // in_pktinfo: ifindex, the address of the interface, the destination of the packet.
                 (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
@@ -421,6 +421,29 @@ mod tests {
             }
         }
         assert_eq!(got, payload);
+    }
+
+    #[test]
+    fn dscp_travels_with_its_datagram() {
+        for any in ["127.0.0.1:0", "[::1]:0"] {
+            let (a, b) = (UdpSocket::bind(any).unwrap(), UdpSocket::bind(any).unwrap());
+            let to = b.local_addr().unwrap();
+            let b = super::super::udp::UdpSock::from_bound(b.into(), to.is_ipv6());
+            for tos in [0, 0xb8, 0x2a] {
+                let meta = DatagramMeta {
+                    tos,
+                    ..DatagramMeta::default()
+                };
+                send(a.as_fd(), to, &meta, &[IoSlice::new(b"marked")], 0).unwrap();
+            }
+            let mut batch = Batch::new();
+            let mut seen = Vec::new();
+            while seen.len() < 3 {
+                let n = batch.recv(b.as_fd()).unwrap();
+                seen.extend((0..n).map(|i| batch.get(i).unwrap().tos));
+            }
+            assert_eq!(seen, [0, 0xb8, 0x2a], "{any}");
+        }
     }
 
     #[test]

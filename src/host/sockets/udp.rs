@@ -1,4 +1,7 @@
 //! UDP sockets of the host, one a mapping.
+//!
+//! An ICMP error about one datagram makes the kernel fail the next, whomever that is for. A failed send therefore
+//! empties the error queue, whose entries wait here for the switch, and is tried again.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -9,6 +12,11 @@ use switch_core::flow::host::DatagramMeta;
 
 use super::sys;
 
+/// Sends of a datagram: errors about others may arrive between the emptying of the queue and the next try.
+const TRIES: usize = 3;
+/// Reports that wait for the switch at most. More are lost, as an overloaded router's would be.
+const REPORTS: usize = 64;
+
 /// One socket.
 #[derive(Debug)]
 pub struct UdpSock {
@@ -16,6 +24,8 @@ pub struct UdpSock {
     v6: bool,
     /// Whether the kernel has been told not to fragment.
     dont_fragment: Option<bool>,
+    /// What the error queue told while something was sent.
+    reports: Vec<sys::Report>,
 }
 
 impl UdpSock {
@@ -39,18 +49,22 @@ impl UdpSock {
     /// Takes a bound socket over, as from the broker.
     #[must_use]
     pub fn from_bound(socket: Socket, v6: bool) -> Self {
-        // All three are there since before Linux 5.15; without one, less is known or more calls are made.
+        // All are there since before Linux 5.15; without one, less is known or more calls are made.
         let _ = sys::set_int(socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1);
-        let (level, errors) = if v6 {
-            (libc::IPPROTO_IPV6, libc::IPV6_RECVERR)
+        let (level, options) = if v6 {
+            let options = [libc::IPV6_RECVERR, libc::IPV6_RECVTCLASS];
+            (libc::IPPROTO_IPV6, options)
         } else {
-            (libc::IPPROTO_IP, libc::IP_RECVERR)
+            (libc::IPPROTO_IP, [libc::IP_RECVERR, libc::IP_RECVTOS])
         };
-        let _ = sys::set_int(socket.as_fd(), level, errors, 1);
+        for option in options {
+            let _ = sys::set_int(socket.as_fd(), level, option, 1);
+        }
         Self {
             socket,
             v6,
             dont_fragment: None,
+            reports: Vec::new(),
         }
     }
 
@@ -64,8 +78,8 @@ impl UdpSock {
         let _ = sys::set_int(self.socket.as_fd(), level, name, 1);
     }
 
-    /// Sends. An error of an earlier datagram, which the kernel reports on the next one, is put aside for the
-    /// error queue's reader, and the send is tried once more.
+    /// Sends a datagram, or a run of them that the kernel cuts at `segment`.
+    /// Errors: those of this datagram; `EMSGSIZE` is in the error queue or among the reports too.
     pub fn send(
         &mut self,
         to: SocketAddr,
@@ -73,31 +87,178 @@ impl UdpSock {
         payload: &[IoSlice<'_>],
         segment: u16,
     ) -> io::Result<()> {
-        if !self.v6 && self.dont_fragment != Some(meta.dont_fragment) {
-            let mode = if meta.dont_fragment {
-                libc::IP_PMTUDISC_DO
-            } else {
-                libc::IP_PMTUDISC_DONT
-            };
-            let _ = sys::set_int(
-                self.socket.as_fd(),
-                libc::IPPROTO_IP,
-                libc::IP_MTU_DISCOVER,
-                mode,
-            );
-            self.dont_fragment = Some(meta.dont_fragment);
-        }
-        match sys::send(self.socket.as_fd(), to, meta, payload, segment) {
-            Err(e) if !matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EMSGSIZE)) => {
-                sys::send(self.socket.as_fd(), to, meta, payload, segment)
-            }
+        self.forbid_fragments(meta.dont_fragment);
+        match self.send_once(to, meta, payload, segment) {
+            Err(e) if segment != 0 && cannot_cut(&e) => self.send_each(to, meta, payload, segment),
             result => result,
         }
+    }
+
+    fn send_once(
+        &mut self,
+        to: SocketAddr,
+        meta: &DatagramMeta,
+        payload: &[IoSlice<'_>],
+        segment: u16,
+    ) -> io::Result<()> {
+        let mut tries = TRIES;
+        loop {
+            tries -= 1;
+            let Err(e) = sys::send(self.socket.as_fd(), to, meta, payload, segment) else {
+                return Ok(());
+            };
+            let errno = e.raw_os_error();
+            if tries == 0 || errno == Some(libc::EAGAIN) {
+                return Err(e);
+            }
+            // Another's path may be too narrow, or this one's: then the host itself has just said so.
+            let is_ours = self.drain_errors(to);
+            if errno == Some(libc::EMSGSIZE) && is_ours {
+                return Err(e);
+            }
+        }
+    }
+
+    /// Sends a run one by one: the kernel cuts none whose pieces are larger than the path's MTU, and reports it of
+    /// single datagrams only.
+    fn send_each(
+        &mut self,
+        to: SocketAddr,
+        meta: &DatagramMeta,
+        payload: &[IoSlice<'_>],
+        segment: u16,
+    ) -> io::Result<()> {
+        let whole: Vec<u8> = payload.iter().flat_map(|p| p.iter().copied()).collect();
+        whole
+            .chunks(usize::from(segment))
+            .try_for_each(|piece| self.send_once(to, meta, &[IoSlice::new(piece)], 0))
+    }
+
+    /// Empties the error queue. True if the host found that a datagram to `to` is too big for the way.
+    fn drain_errors(&mut self, to: SocketAddr) -> bool {
+        let mut too_big = false;
+        for _ in 0..REPORTS {
+            let Ok(report) = sys::recv_error(self.socket.as_fd()) else {
+                break;
+            };
+            too_big |= report.is_local && report.errno == libc::EMSGSIZE && report.to == Some(to);
+            if self.reports.len() < REPORTS {
+                self.reports.push(report);
+            }
+        }
+        too_big
+    }
+
+    /// True if reports wait to be taken.
+    pub(super) fn has_reports(&self) -> bool {
+        !self.reports.is_empty()
+    }
+
+    /// What the error queue told while something was sent.
+    pub(super) fn take_reports(&mut self) -> Vec<sys::Report> {
+        std::mem::take(&mut self.reports)
+    }
+
+    /// Tells the kernel whether it may cut datagrams.
+    fn forbid_fragments(&mut self, forbid: bool) {
+        if self.dont_fragment == Some(forbid) {
+            return;
+        }
+        let (level, name, mode) = match (self.v6, forbid) {
+            (false, true) => (
+                libc::IPPROTO_IP,
+                libc::IP_MTU_DISCOVER,
+                libc::IP_PMTUDISC_DO,
+            ),
+            (false, false) => (
+                libc::IPPROTO_IP,
+                libc::IP_MTU_DISCOVER,
+                libc::IP_PMTUDISC_DONT,
+            ),
+            (true, true) => (
+                libc::IPPROTO_IPV6,
+                libc::IPV6_MTU_DISCOVER,
+                libc::IPV6_PMTUDISC_DO,
+            ),
+            // No router cuts IPv6: the host must know the path's MTU to do it.
+            (true, false) => (
+                libc::IPPROTO_IPV6,
+                libc::IPV6_MTU_DISCOVER,
+                libc::IPV6_PMTUDISC_WANT,
+            ),
+        };
+        let _ = sys::set_int(self.socket.as_fd(), level, name, mode);
+        self.dont_fragment = Some(forbid);
     }
 
     /// The descriptor.
     #[must_use]
     pub fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+/// True for the errors by which kernels refuse to cut a run: the device or the path does not allow it.
+fn cannot_cut(e: &io::Error) -> bool {
+    matches!(
+        e.raw_os_error(),
+        Some(libc::EINVAL | libc::EMSGSIZE | libc::EIO | libc::EOPNOTSUPP)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use super::*;
+
+    /// A bound socket and a port that nobody listens at.
+    fn ends(any: &str) -> (UdpSock, SocketAddr) {
+        let (sock, _) = UdpSock::open(any.parse().unwrap()).unwrap();
+        let gone = UdpSocket::bind(any).unwrap().local_addr().unwrap();
+        (sock, gone)
+    }
+
+    #[test]
+    fn errors_of_one_peer_do_not_fail_sends_to_another() {
+        for any in ["127.0.0.1:0", "[::1]:0"] {
+            let (mut sock, gone) = ends(any);
+            let good = UdpSocket::bind(any).unwrap();
+            let meta = DatagramMeta::default();
+            let to = good.local_addr().unwrap();
+            for round in 0..20u8 {
+                // On loopback the refusal is queued before the call returns.
+                sock.send(gone, &meta, &[IoSlice::new(b"lost")], 0).unwrap();
+                sock.send(to, &meta, &[IoSlice::new(&[round])], 0).unwrap();
+                let mut buf = [0; 8];
+                assert_eq!(good.recv(&mut buf).unwrap(), 1);
+                assert_eq!(buf[0], round);
+            }
+            assert!(sock.has_reports());
+            let reports = sock.take_reports();
+            assert_eq!(reports.len(), 20, "none is lost");
+            assert!(
+                reports
+                    .iter()
+                    .all(|r| r.to == Some(gone) && r.payload == b"lost")
+            );
+            assert!(!sock.has_reports());
+        }
+    }
+
+    #[test]
+    fn a_datagram_that_is_too_big_is_told_once() {
+        // Loopback's MTU is 65,536: with headers this is more.
+        let large = vec![0; 65_530];
+        let (mut sock, to) = ends("[::1]:0");
+        let meta = DatagramMeta {
+            dont_fragment: true,
+            ..DatagramMeta::default()
+        };
+        let error = sock.send(to, &meta, &[IoSlice::new(&large[..65_500])], 0);
+        assert_eq!(error.unwrap_err().raw_os_error(), Some(libc::EMSGSIZE));
+        let reports = sock.take_reports();
+        assert_eq!(reports.len(), 1);
+        assert_eq!((reports[0].is_local, reports[0].info), (true, 65_536));
     }
 }
