@@ -26,15 +26,21 @@ const INFORMATION: u8 = 11;
 const CLIENT_ID: u16 = 1;
 const SERVER_ID: u16 = 2;
 const IA_NA: u16 = 3;
+const IA_TA: u16 = 4;
 const IA_ADDR: u16 = 5;
 const STATUS: u16 = 13;
 const RAPID_COMMIT: u16 = 14;
 const DNS_SERVERS: u16 = 23;
 const DOMAIN_LIST: u16 = 24;
+const IA_PD: u16 = 25;
 
 /// Status codes. Source: RFC 8415 section 21.13.
+const SUCCESS: u16 = 0;
 const NO_ADDRS: u16 = 2;
+const NO_BINDING: u16 = 3;
 const NOT_ON_LINK: u16 = 4;
+const USE_MULTICAST: u16 = 5;
+const NO_PREFIXES: u16 = 6;
 
 /// Preferred and valid lifetime in seconds; the address is the endpoint's as long as it lives.
 const PREFERRED: u32 = 43_200;
@@ -85,10 +91,14 @@ pub fn respond(
     let (&[kind, x0, x1, x2], options) = message
         .split_first_chunk::<4>()
         .ok_or(DropReason::Truncated)?;
-    let Some(answer) = answer(gw, guest, kind, options) else {
+    let answer = if ip.dst.is_multicast() {
+        answer(gw, guest, kind, options)
+    } else {
+        astray(gw, kind, options)
+    };
+    let Some((kind, body)) = answer else {
         return Ok(false);
     };
-    let (kind, body) = answer;
     let mut reply = vec![kind, x0, x1, x2];
     reply.extend_from_slice(&body);
     udp_frame(
@@ -109,21 +119,26 @@ fn put(out: &mut Vec<u8>, code: u16, data: &[u8]) {
     }
 }
 
-/// Type and options of the answer to a message; none where RFC 8415 section 16 says to be silent.
+/// Our DUID. Shape: DUID-LL, that is type 3, hardware type 1, our MAC. Source: RFC 8415 section 11.4.
+fn own_id(gw: &Gateway) -> [u8; 10] {
+    let [a, b, c, d, e, f] = gw.mac.0;
+    [0, 3, 0, 1, a, b, c, d, e, f]
+}
+
+/// Type and options of the answer to a message; none where RFC 8415 sections 16 and 18.3 say to be silent.
 fn answer(gw: &Gateway, guest: &Guest, kind: u8, options: &[u8]) -> Option<(u8, Vec<u8>)> {
     let find = |code| Options(options).find(|o| o.0 == code).map(|o| o.1);
-    // DUID-LL: type 3, hardware type 1, our MAC.
-    let mut own = vec![0, 3, 0, 1];
-    own.extend_from_slice(&gw.mac.0);
+    let has_ia = Options(options).any(|o| matches!(o.0, IA_NA | IA_TA | IA_PD));
+    let own = own_id(gw);
     let client = find(CLIENT_ID);
-    let server = find(SERVER_ID);
-    let with_server = matches!(kind, REQUEST | RENEW | RELEASE | DECLINE);
-    if (with_server && server != Some(&own))
-        || (!with_server && kind != INFORMATION && server.is_some())
-    {
-        return None;
-    }
-    if kind != INFORMATION && client.is_none() {
+    let for_us = find(SERVER_ID).map(|id| id == own);
+    let valid = match kind {
+        SOLICIT | CONFIRM | REBIND => client.is_some() && for_us.is_none(),
+        REQUEST | RENEW | RELEASE | DECLINE => client.is_some() && for_us == Some(true),
+        INFORMATION => for_us != Some(false) && !has_ia,
+        _ => false,
+    };
+    if !valid {
         return None;
     }
     let mut out = Vec::new();
@@ -135,24 +150,22 @@ fn answer(gw: &Gateway, guest: &Guest, kind: u8, options: &[u8]) -> Option<(u8, 
     match kind {
         SOLICIT if find(RAPID_COMMIT).is_some() => put(&mut out, RAPID_COMMIT, &[]),
         SOLICIT => reply = ADVERTISE,
-        INFORMATION | REQUEST | RENEW | REBIND => {}
         CONFIRM => {
-            let good = associations(options).all(|ia| addresses(ia).all(|a| on_link(gw, a)));
-            let status = if good { 0 } else { NOT_ON_LINK };
-            put(&mut out, STATUS, &status.to_be_bytes());
+            // Without any address there is nothing to be said. Source: RFC 8415 section 18.3.3.
+            associations(options).flat_map(addresses).next()?;
+            put_status(&mut out, confirmed(gw, options));
             return Some((REPLY, out));
         }
         // The address stays the endpoint's own, whatever it says of it.
         RELEASE | DECLINE => {
-            put(&mut out, STATUS, &[0, 0]);
+            put_status(&mut out, SUCCESS);
+            given_back(guest, options, &mut out);
             return Some((REPLY, out));
         }
-        _ => return None,
+        _ => {}
     }
-    if kind != INFORMATION {
-        for ia in associations(options).take(MAX_IA) {
-            put(&mut out, IA_NA, &lease(guest, ia));
-        }
+    if has_ia {
+        leases(gw, guest, kind, options, &mut out);
     }
     let (dns, _) = gw.v6?;
     put(&mut out, DNS_SERVERS, &dns.octets());
@@ -164,6 +177,76 @@ fn answer(gw: &Gateway, guest: &Guest, kind: u8, options: &[u8]) -> Option<(u8, 
         put(&mut out, DOMAIN_LIST, &domains);
     }
     Some((reply, out))
+}
+
+/// Type and options of the answer to a message that came by unicast, which nobody was told to use: where it needs one,
+/// to use multicast. Source: RFC 8415 sections 16 and 18.3.2.
+fn astray(gw: &Gateway, kind: u8, options: &[u8]) -> Option<(u8, Vec<u8>)> {
+    let find = |code| Options(options).find(|o| o.0 == code).map(|o| o.1);
+    let (client, own) = (find(CLIENT_ID)?, own_id(gw));
+    if !matches!(kind, REQUEST | RENEW | RELEASE | DECLINE) || find(SERVER_ID) != Some(&own) {
+        return None;
+    }
+    let mut out = Vec::new();
+    put(&mut out, CLIENT_ID, client);
+    put(&mut out, SERVER_ID, &own);
+    put_status(&mut out, USE_MULTICAST);
+    Some((REPLY, out))
+}
+
+fn put_status(out: &mut Vec<u8>, status: u16) {
+    put(out, STATUS, &status.to_be_bytes());
+}
+
+/// Writes an identity association that holds nothing but a status. Shape: `ia` starts at its identifier.
+fn put_refused(out: &mut Vec<u8>, code: u16, ia: &[u8], status: u16) {
+    let mut data = be32(ia, 0).unwrap_or(0).to_be_bytes().to_vec();
+    if code != IA_TA {
+        // No time to come again: temporary addresses have none at all.
+        data.extend_from_slice(&[0; 8]);
+    }
+    put_status(&mut data, status);
+    put(out, code, &data);
+}
+
+/// Whether all addresses fit the link: what a client that has moved asks.
+fn confirmed(gw: &Gateway, options: &[u8]) -> u16 {
+    let mut all = associations(options).flat_map(addresses);
+    if all.all(|a| on_link(gw, a)) {
+        SUCCESS
+    } else {
+        NOT_ON_LINK
+    }
+}
+
+/// Writes the associations of a message that gives addresses back and that are none of ours.
+/// Source: RFC 8415 section 18.3.7.
+fn given_back(guest: &Guest, options: &[u8], out: &mut Vec<u8>) {
+    let all = Options(options).filter(|o| matches!(o.0, IA_NA | IA_TA | IA_PD));
+    for (code, ia) in all.take(MAX_IA) {
+        let ours = code == IA_NA && addresses(ia).any(|a| Some(a) == guest.v6);
+        if !ours {
+            put_refused(out, code, ia, NO_BINDING);
+        }
+    }
+}
+
+/// Writes the answer to each association of a message that asks for addresses.
+/// Source: RFC 8415 sections 18.3.2, 18.3.4, 18.3.5 and 18.3.9.
+fn leases(gw: &Gateway, guest: &Guest, kind: u8, options: &[u8], out: &mut Vec<u8>) {
+    let known = matches!(kind, RENEW | REBIND);
+    let none = |status| if known { NO_BINDING } else { status };
+    let all = Options(options).filter(|o| matches!(o.0, IA_NA | IA_TA | IA_PD));
+    for (code, ia) in all.take(MAX_IA) {
+        match (code, guest.v6) {
+            (IA_NA, _) if kind == REQUEST && addresses(ia).any(|a| !on_link(gw, a)) => {
+                put_refused(out, code, ia, NOT_ON_LINK);
+            }
+            (IA_NA, Some(own)) => put(out, IA_NA, &lease(own, ia)),
+            (IA_PD, _) => put_refused(out, code, ia, none(NO_PREFIXES)),
+            _ => put_refused(out, code, ia, none(NO_ADDRS)),
+        }
+    }
 }
 
 fn associations(options: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -186,7 +269,7 @@ fn on_link(gw: &Gateway, a: Ipv6Addr) -> bool {
 }
 
 /// The identity association as answered: the endpoint's address, and any other one with no life left.
-fn lease(guest: &Guest, ia: &[u8]) -> Vec<u8> {
+fn lease(own: Ipv6Addr, ia: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     out.extend_from_slice(&be32(ia, 0).unwrap_or(0).to_be_bytes());
     out.extend_from_slice(&(PREFERRED / 2).to_be_bytes());
@@ -197,111 +280,12 @@ fn lease(guest: &Guest, ia: &[u8]) -> Vec<u8> {
         data.extend_from_slice(&valid.to_be_bytes());
         put(&mut out, IA_ADDR, &data);
     };
-    match guest.v6 {
-        Some(own) => {
-            address(own, PREFERRED, VALID);
-            addresses(ia)
-                .filter(|&a| a != own)
-                .take(MAX_IA)
-                .for_each(|a| address(a, 0, 0));
-        }
-        None => put(&mut out, STATUS, &NO_ADDRS.to_be_bytes()),
-    }
+    address(own, PREFERRED, VALID);
+    let others = addresses(ia).filter(|&a| a != own);
+    others.take(MAX_IA).for_each(|a| address(a, 0, 0));
     out
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::addr::Mac;
-    use proptest::prelude::*;
-
-    fn gateway() -> Gateway {
-        Gateway {
-            mac: Mac([2, 0, 0, 0, 0, 1]),
-            v4: None,
-            v6: Some(("fd00::1".parse().unwrap(), 64)),
-            mtu: 1500,
-            v6_default_route: true,
-            search: vec!["example.org".into()],
-            guests: vec![Guest {
-                mac: Mac([2; 6]),
-                name: "a".into(),
-                v4: None,
-                v6: Some("fd00::2".parse().unwrap()),
-            }],
-        }
-    }
-
-    fn ask(kind: u8, options: &[u8]) -> Option<(u8, Vec<u8>)> {
-        let gw = gateway();
-        answer(&gw, &gw.guests[0], kind, options)
-    }
-
-    fn client() -> Vec<u8> {
-        let mut o = Vec::new();
-        put(&mut o, CLIENT_ID, &[0, 3, 0, 1, 2, 2, 2, 2, 2, 2]);
-        o
-    }
-
-    #[test]
-    fn information_gets_the_resolver_and_no_address() {
-        let (kind, body) = ask(INFORMATION, &[]).unwrap();
-        assert_eq!(kind, REPLY);
-        let dns = Options(&body).find(|o| o.0 == DNS_SERVERS).unwrap().1;
-        assert_eq!(dns, "fd00::1".parse::<Ipv6Addr>().unwrap().octets());
-        assert!(Options(&body).all(|o| o.0 != IA_NA));
-        let domains = Options(&body).find(|o| o.0 == DOMAIN_LIST).unwrap().1;
-        assert_eq!(domains, b"\x07example\x03org\x00");
-    }
-
-    #[test]
-    fn solicit_then_request_gives_the_endpoints_address() {
-        let mut options = client();
-        put(&mut options, IA_NA, &[0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0]);
-        let (kind, body) = ask(SOLICIT, &options).unwrap();
-        assert_eq!(kind, ADVERTISE);
-        let server = Options(&body)
-            .find(|o| o.0 == SERVER_ID)
-            .unwrap()
-            .1
-            .to_vec();
-        assert_eq!(
-            ask(REQUEST, &options),
-            None,
-            "without our id it is not for us"
-        );
-        put(&mut options, SERVER_ID, &server);
-        let (kind, body) = ask(REQUEST, &options).unwrap();
-        assert_eq!(kind, REPLY);
-        let ia = associations(&body).next().unwrap();
-        assert_eq!(ia[..4], [0, 0, 0, 9]);
-        assert_eq!(
-            addresses(ia).collect::<Vec<_>>(),
-            ["fd00::2".parse::<Ipv6Addr>().unwrap()]
-        );
-    }
-
-    #[test]
-    fn rapid_commit_and_a_foreign_address() {
-        let mut options = client();
-        put(&mut options, RAPID_COMMIT, &[]);
-        assert_eq!(ask(SOLICIT, &options).unwrap().0, REPLY);
-        let mut ia = vec![0; 12];
-        let mut foreign = "2001:db8::5".parse::<Ipv6Addr>().unwrap().octets().to_vec();
-        foreign.extend_from_slice(&[0; 8]);
-        put(&mut ia, IA_ADDR, &foreign);
-        let mut options = client();
-        put(&mut options, IA_NA, &ia);
-        let (_, body) = ask(CONFIRM, &options).unwrap();
-        let status = Options(&body).find(|o| o.0 == STATUS).unwrap().1;
-        assert_eq!(status, NOT_ON_LINK.to_be_bytes());
-    }
-
-    proptest! {
-        #[test]
-        fn any_bytes_are_survived(kind in 0u8..14, bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = ask(kind, &bytes);
-        }
-    }
-}
+#[path = "dhcp6_tests.rs"]
+mod tests;
