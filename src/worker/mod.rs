@@ -95,7 +95,7 @@ impl Worker {
             }
         }
         let mut events = Events::with_capacity(256);
-        let mut again: Vec<Token> = Vec::new();
+        let (mut again, mut turns): (Vec<Token>, Vec<Token>) = (Vec::new(), Vec::new());
         let mut advertise = self.now();
         loop {
             let busy = ready.contains(&true) || self.switch.has_ready() || !again.is_empty();
@@ -109,7 +109,9 @@ impl Worker {
                 other => other?,
             }
             let now = self.now();
-            for token in std::mem::take(&mut again) {
+            // Two lists that change places: a fresh one each time would be an allocation for every event.
+            std::mem::swap(&mut again, &mut turns);
+            for token in turns.drain(..) {
                 if self.io.again(&mut self.switch, now, token) {
                     again.push(token);
                 }
