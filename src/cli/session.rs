@@ -138,11 +138,6 @@ impl Session {
         config: RunConfig,
         make: impl FnOnce(&mut Broker, &SandboxSpec) -> Result<Created>,
     ) -> Result<Self> {
-        anyhow::ensure!(
-            config.queues == 1,
-            "--queues {}: several queues come with weft 0.2 (the daemon)",
-            config.queues
-        );
         // Whoever waits at the other end of --ready-fd must see it close when we are done with it.
         let mut broker = Broker::spawn_without(config.ready_fd.as_slice())?;
         let spec = SandboxSpec {

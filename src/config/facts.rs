@@ -11,8 +11,6 @@ use nix::sys::resource::{Resource, getrlimit};
 pub struct HostFacts {
     /// Destinations that the host has routes or addresses in: address and length of the prefix.
     pub routes: Vec<(IpAddr, u8)>,
-    /// Cores that this process may use.
-    pub cores: usize,
     /// The hard limit on descriptors.
     pub descriptors: u64,
     /// The user that runs weft.
@@ -33,7 +31,6 @@ impl HostFacts {
             getrlimit(Resource::RLIMIT_NOFILE).context("reading the limit on descriptors")?;
         Ok(Self {
             routes,
-            cores: std::thread::available_parallelism().map_or(1, usize::from),
             descriptors,
             uid: nix::unistd::geteuid().as_raw(),
             random: random(),
@@ -142,7 +139,7 @@ mod tests {
     #[test]
     fn this_host_has_facts() {
         let facts = HostFacts::gather().unwrap();
-        assert!(facts.cores > 0 && facts.descriptors > 0);
+        assert!(facts.descriptors > 0);
         assert_ne!(facts.random, HostFacts::gather().unwrap().random);
     }
 }

@@ -2,18 +2,16 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use switch_core::addr::Mac;
 
 use super::names::{self, HostTarget};
 use super::raw::NetOptions;
-use super::resolve::{HostEntry, User};
+use super::resolve::{DAEMON_RELEASE, HostEntry, User};
 use super::subnet::{Subnet4, Subnet6};
 
 /// Largest MTU of a TAP: 65535 less the Ethernet header. Source: drivers/net/tun.c.
 const MTU_MAX: u16 = 65_521;
-/// Workers and queues at most.
-const THREADS_MAX: u16 = 64;
 
 pub(super) fn mtu(raw: Option<u32>) -> Result<u16> {
     let mtu = raw.unwrap_or(1500);
@@ -129,21 +127,18 @@ pub(super) fn macs(raw: Option<&str>, random: [u8; 16]) -> Result<(Mac, Mac)> {
     Ok((guest, gateway))
 }
 
-pub(super) fn threads(raw: &NetOptions, cores: usize) -> Result<(u16, u16)> {
-    let chosen = u16::try_from((cores / 2).clamp(1, 8)).unwrap_or(1);
-    let queues = raw.queues.unwrap_or(1);
-    let workers = raw
-        .workers
-        .unwrap_or_else(|| chosen.max(queues.min(THREADS_MAX)));
-    ensure!(
-        (1..=THREADS_MAX).contains(&workers),
-        "--workers {workers}: must be 1 to {THREADS_MAX}"
-    );
-    ensure!(
-        (1..=workers).contains(&queues),
-        "--queues {queues}: must be 1 to the number of workers, which is {workers}"
-    );
-    Ok((workers, queues))
+/// One sandbox of `run` has one interface, and an interface one owner: more threads would have nothing to do.
+pub(super) fn threads(raw: &NetOptions) -> Result<()> {
+    for (option, number) in [("--workers", raw.workers), ("--queues", raw.queues)] {
+        match number {
+            None | Some(1) => {}
+            Some(0) => bail!("{option} 0: at least 1 is needed"),
+            Some(n) => bail!(
+                "{option} {n}: a sandbox of its own has one worker and one queue; more come with {DAEMON_RELEASE}"
+            ),
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn default_name(random: [u8; 16]) -> String {

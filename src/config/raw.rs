@@ -86,10 +86,10 @@ pub struct NetOptions {
     /// Makes the link a bad one: loss=SHARE, reorder=SHARE, duplicate=SHARE, corrupt=SHARE, delay=TIME, seed=N, with commas between
     #[arg(long, value_name = "LIST")]
     pub impair: Option<String>,
-    /// Worker threads [default: half the cores, 1 to 8]
+    /// Worker threads; one for a sandbox of its own, more come with weft 0.2 (the daemon) [default: 1]
     #[arg(long, value_name = "N")]
     pub workers: Option<u16>,
-    /// Queues of the interface, for one hot sandbox [default: 1]
+    /// Queues of the interface; more than one come with weft 0.2 (the daemon) [default: 1]
     #[arg(long, value_name = "N")]
     pub queues: Option<u16>,
     /// Writes a line to this descriptor when the network is up

@@ -108,10 +108,6 @@ pub struct RunConfig {
     pub pcap: Option<PathBuf>,
     /// What the sandbox's link does to frames.
     pub impair: Option<Impairment>,
-    /// Worker threads, at least 1.
-    pub workers: u16,
-    /// Queues of the interface, at least 1, at most one a worker.
-    pub queues: u16,
     /// Told when the network is up.
     pub ready_fd: Option<i32>,
     /// Given our process id when the network is up.
@@ -146,7 +142,7 @@ impl RunConfig {
         };
         let (loopback_v4, loopback_v6) = options::place_loopback(&loopback, v4, v6)?;
         let (mac, gateway_mac) = options::macs(raw.mac.as_deref(), facts.random)?;
-        let (workers, queues) = options::threads(&raw, facts.cores)?;
+        options::threads(&raw)?;
         let name = match &raw.name {
             Some(name) => names::host("--name", name)?,
             None => options::default_name(facts.random),
@@ -185,8 +181,6 @@ impl RunConfig {
             host_access: raw.host_access,
             pcap: raw.pcap,
             impair: raw.impair.as_deref().map(impair::parse).transpose()?,
-            workers,
-            queues,
             ready_fd: options::ready_fd(raw.ready_fd)?,
             pid_file: raw.pid_file,
             udp_filter: raw.udp_filter.unwrap_or_default(),

@@ -8,7 +8,6 @@ fn facts() -> HostFacts {
             ("0.0.0.0".parse().unwrap(), 0),
             ("192.168.1.0".parse().unwrap(), 24),
         ],
-        cores: 4,
         descriptors: 4096,
         uid: 1000,
         random: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16],
@@ -75,8 +74,6 @@ fn defaults() {
         host_access: false,
         pcap: None,
         impair: None,
-        workers: 2,
-        queues: 1,
         ready_fd: None,
         pid_file: None,
         udp_filter: AddressDependent,
@@ -118,8 +115,8 @@ fn refusals() {
         "--host-loopback 10.0.0.1 --host-loopback gateway",
         "--ip 10.0.0.2 --host-loopback 10.0.0.9",
         "--workers 0",
-        "--workers 1 --queues 2",
-        "--queues 65",
+        "--workers 2",
+        "--workers 1 --queues 65",
         "--user root",
         "--ready-fd=-1",
     ];
@@ -184,11 +181,11 @@ fn refusals() {
     --ip 10.0.0.2 --host-loopback 10.0.0.9
         --host-loopback '10.0.0.9': inside the sandbox's subnet only the gateway's address can stand for the host's loopback
     --workers 0
-        --workers 0: must be 1 to 64
-    --workers 1 --queues 2
-        --queues 2: must be 1 to the number of workers, which is 1
-    --queues 65
-        --queues 65: must be 1 to the number of workers, which is 64
+        --workers 0: at least 1 is needed
+    --workers 2
+        --workers 2: a sandbox of its own has one worker and one queue; more come with weft 0.2 (the daemon)
+    --workers 1 --queues 65
+        --queues 65: a sandbox of its own has one worker and one queue; more come with weft 0.2 (the daemon)
     --user root
         --user 'root': only root can become another user
     --ready-fd=-1
@@ -274,22 +271,6 @@ fn networks_and_targets() {
     }
     let attach = RunConfig::resolve(Target::Pid(42), false, options("--network none"), &facts());
     insta::assert_snapshot!(attach.unwrap_err(), @r"--network 'none': attach gives a private network to a namespace that exists; leave the option out");
-}
-
-#[test]
-fn threads_follow_the_cores() {
-    let on = |cores, line: &str| {
-        RunConfig::resolve(
-            command(),
-            false,
-            options(line),
-            &HostFacts { cores, ..facts() },
-        )
-        .unwrap()
-        .workers
-    };
-    assert_eq!([on(1, ""), on(2, ""), on(4, ""), on(64, "")], [1, 1, 2, 8]);
-    assert_eq!([on(2, "--queues 4"), on(2, "--workers 3")], [4, 3]);
 }
 
 #[test]
