@@ -52,7 +52,8 @@ pub fn run(config: RunConfig) -> Result<ExitCode> {
                 ));
             }
             Outcome::Signal(signal) => session.broker.signal(signal as i32)?,
-            Outcome::Ended => return Ok(ExitCode::SUCCESS),
+            // The name of a namespace is gone; the command is still in it.
+            Outcome::Ended => {}
             // Ending the command would lose more than its network.
             Outcome::NetworkLost(why) => {
                 exit::complain(format_args!("{why}; the command goes on without a network"));

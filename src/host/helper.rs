@@ -19,7 +19,8 @@ use super::broker_proto::{
     Answer, Channel, Command, Event, Failure, FromHelper, FromInit, MAX_FDS, SandboxSpec, Target,
     ToHelper,
 };
-use super::netns::{self, Joined};
+use super::end_watch::EndWatch;
+use super::netns;
 use super::{init, sandbox, sys};
 
 /// What a helper is forked for.
@@ -43,7 +44,7 @@ struct Helper {
     /// The signal mask that the command is to start with.
     mask: SigSet,
     init: Option<Init>,
-    joined: Option<Joined>,
+    joined: Option<EndWatch>,
 }
 
 /// Forks a helper and gives its process and the channel to it.
@@ -163,7 +164,7 @@ impl Helper {
             if from_init {
                 self.hear_init()?;
             }
-            if from_namespace && self.joined.as_ref().is_some_and(Joined::has_ended) {
+            if from_namespace && self.joined.as_ref().is_some_and(EndWatch::has_ended) {
                 self.joined = None;
                 self.tell(Event::Ended)?;
             }
@@ -181,14 +182,12 @@ impl Helper {
         if let Some(init) = &self.init {
             fds.push(PollFd::new(init.channel.fd(), PollFlags::POLLIN));
         }
-        if let Some(joined) = &self.joined {
-            fds.push(PollFd::new(joined.fd(), PollFlags::POLLIN));
-        }
+        fds.extend(self.joined.iter().flat_map(EndWatch::poll_fds));
         super::retry(|| poll(&mut fds, PollTimeout::NONE))?;
         let mut ready = fds.iter().map(|fd| fd.any().unwrap_or(false));
         let from_broker = ready.next().unwrap_or(false);
         let from_init = self.init.is_some() && ready.next().unwrap_or(false);
-        let from_namespace = self.joined.is_some() && ready.next().unwrap_or(false);
+        let from_namespace = ready.any(|ready| ready);
         Ok((from_broker, from_init, from_namespace))
     }
 

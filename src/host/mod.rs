@@ -3,6 +3,7 @@ pub mod broker;
 pub mod broker_proto;
 #[cfg(test)]
 mod confined_tests;
+mod end_watch;
 mod etc;
 mod helper;
 mod init;

@@ -2,15 +2,15 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::unistd::{Gid, Pid, Uid, getegid, geteuid};
 
 use super::broker_proto::{Network, Target};
+use super::end_watch::EndWatch;
 use super::sys;
 
 /// Makes a user namespace. Gives `false` where none may be made but none is needed: a root who keeps his rights.
@@ -124,83 +124,42 @@ fn identity(map: &str) -> String {
     lines.collect()
 }
 
-/// A namespace that was joined, and the descriptor whose readability says that it may have ended.
-#[derive(Debug)]
-pub(super) struct Joined {
-    watch: Watch,
-}
-
-#[derive(Debug)]
-enum Watch {
-    /// Readable when the process has ended.
-    Process(OwnedFd),
-    /// Events in the directory of the file that stands for the namespace.
-    File {
-        inotify: Inotify,
-        path: PathBuf,
-        namespace: File,
-    },
-}
-
-impl Joined {
-    /// The descriptor to poll for reading.
-    pub(super) fn fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        match &self.watch {
-            Watch::Process(fd) => fd.as_fd(),
-            Watch::File { inotify, .. } => inotify.as_fd(),
-        }
-    }
-
-    /// Tells, when the descriptor is readable, whether the namespace's end has come.
-    pub(super) fn has_ended(&self) -> bool {
-        match &self.watch {
-            Watch::Process(_) => true,
-            Watch::File {
-                inotify,
-                path,
-                namespace,
-            } => {
-                while inotify.read_events().is_ok() {}
-                !File::open(path).is_ok_and(|now| sys::same_file(&now, namespace).unwrap_or(false))
-            }
-        }
-    }
-}
-
 /// Joins the network namespace of `target`, and before it the user namespace that owns it.
+/// Gives what to watch for its end.
 /// Errors: one line: no such process or file, not a network namespace, or another user's.
-pub(super) fn join(target: &Target) -> Result<Joined> {
-    let (net, watch, what) = match target {
-        Target::Pid(pid) => {
-            let what = format!("the network namespace of process {pid}");
-            let pidfd = sys::pidfd_open(Pid::from_raw(*pid)).map_err(|e| explain(&e, &what))?;
-            let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
-            let net = File::open(&path).map_err(|e| explain(&e, &what))?;
-            (net, Watch::Process(pidfd), what)
-        }
-        Target::Path(path) => {
-            let what = format!("the network namespace {}", path.display());
-            let net = File::open(path).map_err(|e| explain(&e, &what))?;
-            if !sys::is_network_namespace(net.as_fd()) {
-                bail!(
-                    "{} is not a network namespace: name a PID or a file like those below \
-                       /run/netns or /proc/PID/ns/net",
-                    path.display()
-                );
-            }
-            let inotify = watch_file(path)?;
-            let namespace = net.try_clone()?;
-            (
-                net,
-                Watch::File {
-                    inotify,
-                    path: path.clone(),
-                    namespace,
-                },
-                what,
-            )
-        }
+pub(super) fn join(target: &Target) -> Result<EndWatch> {
+    let (path, what) = match target {
+        Target::Pid(pid) => (
+            PathBuf::from(format!("/proc/{pid}/ns/net")),
+            format!("the network namespace of process {pid}"),
+        ),
+        Target::Path(path) => (
+            path.clone(),
+            format!("the network namespace {}", path.display()),
+        ),
     };
+    // The process is held before its files are opened, so that they are not another's of the same number.
+    let by_pid = match target {
+        Target::Pid(pid) => {
+            Some(EndWatch::process(Pid::from_raw(*pid)).map_err(|e| explain(&e, &what))?)
+        }
+        Target::Path(_) => None,
+    };
+    let net = File::open(&path).map_err(|e| explain(&e, &what))?;
+    if !sys::is_network_namespace(net.as_fd()) {
+        bail!(
+            "{} is not a network namespace: name a PID or a file like those below /run/netns or \
+             /proc/PID/ns/net",
+            path.display()
+        );
+    }
+    let watch = match by_pid {
+        Some(watch) => watch,
+        None => EndWatch::path(&path, &net)?,
+    };
+    if watch.has_ended() {
+        return Err(explain(&io::Error::from_raw_os_error(libc::ESRCH), &what));
+    }
     let owner = sys::owner_of(net.as_fd()).map_err(|e| explain(&e, &what))?;
     let own = File::open("/proc/self/ns/user").context("cannot open /proc/self/ns/user")?;
     // The kernel refuses to join the namespace that one is in.
@@ -208,23 +167,7 @@ pub(super) fn join(target: &Target) -> Result<Joined> {
         setns(&owner, CloneFlags::CLONE_NEWUSER).map_err(|e| explain(&e.into(), &what))?;
     }
     setns(&net, CloneFlags::CLONE_NEWNET).map_err(|e| explain(&e.into(), &what))?;
-    Ok(Joined { watch })
-}
-
-fn watch_file(path: &Path) -> Result<Inotify> {
-    let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
-    let directory = path.parent().unwrap_or_else(|| Path::new("/"));
-    let directory = if directory.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        directory
-    };
-    // Below /proc nothing is ever reported; there the watch is merely silent.
-    let flags = AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM | AddWatchFlags::IN_ONLYDIR;
-    inotify
-        .add_watch(directory, flags)
-        .with_context(|| format!("cannot watch the directory of {}", path.display()))?;
-    Ok(inotify)
+    Ok(watch)
 }
 
 fn explain(error: &io::Error, what: &str) -> anyhow::Error {

@@ -1,8 +1,11 @@
 //! `weft attach`: the same for a namespace that exists.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::netns::{self, Namespace, OUTSIDE};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use crate::support::netns::{self, Namespace, OUTSIDE, World};
 use crate::support::wait::{self, SOON};
 use crate::support::weft::{Running, Sandbox, find, json};
 use crate::support::{guest, servers};
@@ -69,6 +72,124 @@ fn it_ends_with_the_namespaces_process() {
         drop(stranger);
         assert_eq!(weft.end(SOON).status, 0);
         assert_eq!(world.processes(), Vec::<String>::new());
+    });
+}
+
+/// Attaches to what `name` makes of a path, and sees the end when `go` has made the namespace go.
+fn ends_with(world: &World, name: impl Fn(&Path, u32), go: impl Fn(&Path, Running)) {
+    let (stranger, pid) = stranger(&world.host);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("name");
+    name(&path, pid);
+    let mut weft = world.start(&["attach", path.to_str().unwrap()]);
+    up(pid);
+    assert!(!weft.has_ended());
+    go(&path, stranger);
+    assert_eq!(weft.end(SOON).status, 0);
+    assert_eq!(world.processes(), Vec::<String>::new());
+}
+
+/// Waits until the namespace of a process has its interface.
+#[track_caller]
+fn up(pid: u32) {
+    let net = Namespace::of(pid);
+    wait::until("an interface inside", SOON, || {
+        json(&net, &["link"])
+            .as_array()
+            .is_some_and(|links| links.len() == 2)
+    });
+}
+
+fn link_to(path: &Path, pid: u32) {
+    std::os::unix::fs::symlink(format!("/proc/{pid}/ns/net"), path).unwrap();
+}
+
+/// As `ip netns add` keeps a namespace.
+fn mount_at(path: &Path, pid: u32) {
+    std::fs::write(path, "").unwrap();
+    let source = PathBuf::from(format!("/proc/{pid}/ns/net"));
+    mount(
+        Some(&source),
+        path,
+        None::<&str>,
+        MsFlags::MS_BIND,
+        None::<&str>,
+    )
+    .unwrap();
+}
+
+#[test]
+fn a_path_below_proc_ends_with_its_process() {
+    netns::inside(|world| {
+        let (stranger, pid) = stranger(&world.host);
+        let mut weft = world.start(&["attach", &format!("/proc/{pid}/ns/net")]);
+        up(pid);
+        drop(stranger);
+        assert_eq!(weft.end(SOON).status, 0);
+        assert_eq!(world.processes(), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn a_link_to_a_process_ends_with_it() {
+    netns::inside(|world| ends_with(world, link_to, |_, stranger| drop(stranger)));
+}
+
+#[test]
+fn a_name_ends_when_it_is_removed() {
+    netns::inside(|world| {
+        ends_with(world, mount_at, |path, _stranger| {
+            umount2(path, MntFlags::MNT_DETACH).unwrap();
+            std::fs::remove_file(path).unwrap();
+        });
+    });
+}
+
+#[test]
+fn a_name_ends_when_it_is_unmounted_and_its_file_stays() {
+    netns::inside(|world| {
+        ends_with(world, mount_at, |path, _stranger| {
+            umount2(path, MntFlags::MNT_DETACH).unwrap();
+        });
+    });
+}
+
+#[test]
+fn a_name_outlives_the_process_that_it_was_made_from() {
+    netns::inside(|world| {
+        ends_with(world, mount_at, |path, stranger| {
+            drop(stranger);
+            // Still served: the gateway answers inside.
+            let net = Namespace::at(path);
+            let routes = json(&net, &["-4", "route", "show", "default"]);
+            let gateway = routes[0]["gateway"].as_str().unwrap().to_owned();
+            let ping = net.enter(|| Command::new("ping").args(["-c1", "-W5", &gateway]).output());
+            assert!(ping.unwrap().status.success());
+            drop(net);
+            umount2(path, MntFlags::MNT_DETACH).unwrap();
+        });
+    });
+}
+
+#[test]
+fn a_command_in_a_namespace_outlives_its_name() {
+    netns::inside(|world| {
+        let (_stranger, pid) = stranger(&world.host);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("name");
+        mount_at(&path, pid);
+        let network = format!("netns:{}", path.display());
+        let mark = "2000003";
+        let mut weft = world.start(&["run", "--network", &network, "--", "sleep", mark]);
+        wait::value("the command runs", SOON, || {
+            find(&format!("sleep\0{mark}\0"))
+        });
+        umount2(&path, MntFlags::MNT_DETACH).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        // What is being shown is that nothing happens.
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        assert!(!weft.has_ended());
+        weft.stop();
     });
 }
 

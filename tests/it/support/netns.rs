@@ -17,6 +17,7 @@ use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -74,6 +75,11 @@ impl Namespace {
     /// The one of a process.
     pub(crate) fn of(pid: u32) -> Self {
         Self(File::open(format!("/proc/{pid}/ns/net")).unwrap())
+    }
+
+    /// The one that a file stands for.
+    pub(crate) fn at(path: &Path) -> Self {
+        Self(File::open(path).unwrap())
     }
 
     /// Does something inside, on a thread of its own. Sockets made there stay there, and processes
