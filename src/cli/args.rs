@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::NetOptions;
 
@@ -33,6 +33,10 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Shows weft at work between namespaces of its own, with measured figures
     Demo(DemoArgs),
+    /// Prints completions for a shell
+    Completions(CompletionArgs),
+    /// Prints the manual page of weft, or of one of its commands
+    Man(ManArgs),
     /// The switch as a daemon (from weft 0.2)
     Up(LaterArgs),
     /// Creates, lists, inspects and removes networks (from weft 0.2)
@@ -62,6 +66,8 @@ impl Command {
             Self::Attach(_) => "attach",
             Self::Doctor(_) => "doctor",
             Self::Demo(_) => "demo",
+            Self::Completions(_) => "completions",
+            Self::Man(_) => "man",
             Self::Up(_) => "up",
             Self::Network(_) => "network",
             Self::Endpoint(_) => "endpoint",
@@ -123,6 +129,38 @@ pub struct DemoArgs {
     /// One of the demo's own parts.
     #[arg(long, hide = true)]
     pub part: Option<String>,
+}
+
+/// `weft completions`
+#[derive(Debug, Args)]
+pub struct CompletionArgs {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub shell: Shell,
+}
+
+/// Shells that completions are made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    /// bash
+    Bash,
+    /// zsh
+    Zsh,
+    /// fish
+    Fish,
+    /// elvish
+    Elvish,
+}
+
+/// `weft man`
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// The command; weft itself if none is named
+    #[arg(value_name = "COMMAND")]
+    pub command: Option<String>,
+    /// Writes every page to a file of this directory instead
+    #[arg(long, value_name = "DIR", conflicts_with = "command")]
+    pub dir: Option<PathBuf>,
 }
 
 /// A command of a later release: whatever follows is taken, so that its name is what the error is about.

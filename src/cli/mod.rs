@@ -7,6 +7,7 @@ pub mod exit;
 mod publish;
 pub mod run;
 pub mod session;
+mod shell;
 mod sys;
 
 use std::process::ExitCode;
@@ -45,6 +46,8 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         }
         Command::Doctor(args) => doctor::run(&args),
         Command::Demo(args) => demo::demo(args.part.as_deref()),
+        Command::Completions(args) => shell::completions(&args).map(|()| ExitCode::SUCCESS),
+        Command::Man(args) => shell::man(&args).map(|()| ExitCode::SUCCESS),
         Command::Up(_)
         | Command::Network(_)
         | Command::Endpoint(_)

@@ -154,3 +154,28 @@ fn doctor_agrees_with_itself() {
         assert!(!bad || check["cost"].is_string(), "{check}");
     }
 }
+
+#[test]
+fn completions_and_pages_are_printed() {
+    for shell in ["bash", "zsh", "fish", "elvish"] {
+        let ended = weft(&["completions", shell]);
+        assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{shell}");
+        assert!(ended.out.contains("host-loopback"), "{shell}");
+    }
+    refused(&["completions", "tcsh"], "'tcsh'");
+    for (args, title) in [
+        (&["man"][..], ".TH weft 1"),
+        (&["man", "run"], ".TH weft-run 1"),
+    ] {
+        let ended = weft(args);
+        assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{args:?}");
+        assert!(ended.out.contains(title), "{args:?}: {}", ended.out);
+    }
+    refused(&["man", "weave"], "'weave'");
+    let folder = tempfile::tempdir().unwrap();
+    let ended = weft(&["man", "--dir", folder.path().to_str().unwrap()]);
+    assert_eq!((ended.code, ended.out.as_str()), (Some(0), ""));
+    for page in ["weft.1", "weft-run.1", "weft-attach.1", "weft-doctor.1"] {
+        assert!(folder.path().join(page).is_file(), "{page}");
+    }
+}
