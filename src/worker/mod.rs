@@ -147,7 +147,6 @@ impl Worker {
             }
             self.switch.flush(&mut self.io, now);
             self.io.settle(&mut self.switch, now);
-            self.switch.run_ready(&mut self.io, now);
             if self.switch.poll_timeout().is_some_and(|at| at <= now) {
                 self.switch.handle_timeout(&mut self.io, now);
             }

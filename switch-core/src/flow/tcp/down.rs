@@ -12,10 +12,16 @@ use crate::wire::tcp::{FIN, PSH, TcpHeader, TcpOptions};
 
 /// Acknowledged bytes are taken off the socket in lots of this size: one call for many segments.
 const DISCARD: u32 = 64 * 1024;
-/// The same when nothing else waits, so that a small receive buffer at the host is never held shut.
+/// The same once the socket has been seen empty: what is left of a super-frame there charges the receive buffer
+/// for the whole of it, and a full buffer tells of nothing new.
 const DISCARD_IDLE: u32 = 8 * 1024;
+/// The same when nothing is in flight either: no later acknowledgement will take it along. Less than this waits
+/// for the clock, so that a small answer costs no call of its own.
+const DISCARD_LAST: u32 = 1024;
 /// Bytes that one connection may send in one turn before others have theirs.
-const TURN: usize = 512 * 1024;
+const TURN: usize = 256 * 1024;
+/// What a frame costs of a turn, however small.
+const FRAME_COST: usize = 4096;
 /// The largest congestion window worth counting.
 const MAX_CWND: u32 = 16 << 20;
 
@@ -193,36 +199,40 @@ impl TcpFlows {
         }
     }
 
-    /// Sends what the host has and the sandbox's window takes.
-    pub(super) fn pump<H: Tx + TcpHost>(&mut self, host: &mut H, cx: &Cx, id: u32) {
-        let mut turn = TURN;
+    /// Sends what the host has and the sandbox's window takes, `most` bytes of it and a turn's worth at most.
+    /// Gives what that cost of the batch.
+    pub(super) fn pump<H: Tx + TcpHost>(
+        &mut self,
+        host: &mut H,
+        cx: &Cx,
+        id: u32,
+        most: usize,
+    ) -> usize {
+        let turn = TURN.min(most);
+        let mut cost = 0;
         loop {
             let Some(flow) = self.flows.get_mut(id as usize) else {
-                return;
+                return cost;
             };
             if flow.state != State::Established || flow.abandoned {
-                return;
+                return cost;
             }
-            let Some(sock) = flow.sock else { return };
-            let idle = !flow.readable && flow.spent() >= DISCARD_IDLE;
-            if flow.spent() >= DISCARD || idle {
-                let spent = flow.spent();
-                if host.tcp_discard(sock, spent as usize).is_err() {
-                    self.reset_guest(host, cx, id);
-                    return;
-                }
-                flow.base = flow.base.wrapping_add(spent);
+            let Some(sock) = flow.sock else { return cost };
+            let least = if flow.readable { DISCARD } else { DISCARD_IDLE };
+            if flow.discard(host, least).is_err() {
+                self.reset_guest(host, cx, id);
+                return cost;
             }
             if flow.eof_at.is_some_and(|end| le(end, flow.snd_nxt)) {
                 self.send_fin(host, cx, id);
-                return;
+                return cost;
             }
             if !flow.readable && flow.snd_nxt == flow.snd_max {
                 break;
             }
-            if turn == 0 {
-                self.ready.push(id);
-                return;
+            if cost >= turn {
+                self.mark_pump(id);
+                return cost;
             }
             let room = flow
                 .snd_wnd
@@ -238,7 +248,7 @@ impl TcpFlows {
             }
             let mut want = (room as usize)
                 .min(frame_room(flow))
-                .min(turn.max(usize::from(flow.mss)));
+                .min((turn - cost).max(usize::from(flow.mss)));
             let again = lt(flow.snd_nxt, flow.snd_max);
             if again && let Some((start, end)) = flow.sacked.as_ref().map(|s| s.hole(flow.snd_nxt))
             {
@@ -252,7 +262,7 @@ impl TcpFlows {
             }
             let offset = usize::try_from(diff(flow.snd_nxt, flow.base)).unwrap_or(0);
             let Some(buf) = self.scratch.get_mut(..want) else {
-                return;
+                return cost;
             };
             match host.tcp_peek(sock, offset, buf) {
                 Ok(Peeked::Data(n)) => {
@@ -272,7 +282,7 @@ impl TcpFlows {
                     if flow.rto_at == Tick::NEVER {
                         flow.rto_at = cx.now + flow.control.rto();
                     }
-                    turn = turn.saturating_sub(n);
+                    cost += n.max(FRAME_COST);
                 }
                 Ok(Peeked::Empty) => {
                     flow.readable = false;
@@ -289,11 +299,27 @@ impl TcpFlows {
                 }
                 Err(_) => {
                     self.reset_guest(host, cx, id);
-                    return;
+                    return cost;
                 }
             }
         }
-        self.rearm(id);
+        self.tidy(host, cx, id);
+        cost
+    }
+
+    /// Takes what is acknowledged off a socket that has nothing more to read.
+    fn tidy<H: Tx + TcpHost>(&mut self, host: &mut H, cx: &Cx, id: u32) {
+        let Some(flow) = self.flows.get_mut(id as usize) else {
+            return;
+        };
+        if flow.readable {
+            return;
+        }
+        let last = flow.in_flight() == 0;
+        let least = if last { DISCARD_LAST } else { DISCARD_IDLE };
+        if flow.discard(host, least).is_err() {
+            self.reset_guest(host, cx, id);
+        }
     }
 
     fn send_fin<H: Tx>(&mut self, host: &mut H, cx: &Cx, id: u32) {

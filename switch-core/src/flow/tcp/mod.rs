@@ -18,7 +18,7 @@ mod state;
 mod timer;
 mod up;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use ahash::RandomState;
 use slab::Slab;
@@ -38,6 +38,9 @@ pub use self::state::{Flow, Key, State};
 /// Payload of the largest frame: 65,535 less IPv4 and TCP headers, for data carries no options. The largest MTU
 /// of a TAP, 65,521, has a segment of 65,481 bytes: one fits whatever the MTU.
 const MAX_PAYLOAD: usize = 65_535 - 40;
+
+/// Bytes that all connections together may send in one batch.
+const BATCH: usize = 1 << 20;
 
 /// What a call works with besides the flow: the time, and the gateway on this network.
 #[derive(Debug, Clone, Copy)]
@@ -85,8 +88,10 @@ pub struct TcpFlows {
     active: (u32, u32),
     /// Flows that have something to do at the end of the batch.
     dirty: Vec<u32>,
-    /// Flows whose turn ended before their data did.
-    ready: Vec<u32>,
+    /// Flows that may have something for the sandbox, in the order in which they get their turns.
+    ready: VecDeque<u32>,
+    /// Flows of this batch that stand in `ready`; kept for its memory.
+    late: Vec<u32>,
     /// Flows whose deadline has come; kept for its memory.
     due: Vec<u32>,
     scratch: Box<[u8]>,
@@ -108,7 +113,8 @@ impl TcpFlows {
             epoch: 0,
             active: (0, 0),
             dirty: Vec::new(),
-            ready: Vec::new(),
+            ready: VecDeque::new(),
+            late: Vec::new(),
             due: Vec::new(),
             scratch: vec![0; MAX_PAYLOAD].into_boxed_slice(),
             seeds: RandomState::with_seeds(c, d, a ^ 0x5851_f42d_4c95_7f2d, b),
@@ -215,31 +221,70 @@ impl TcpFlows {
         segment::refuse(host, cx, port, guest, ip, hdr, len);
     }
 
-    /// Ends a batch: sends what the host has for the sandbox, and the acknowledgements that are due.
+    /// Ends a batch: sends what the host has for the sandbox, as much as one batch may, and the acknowledgements
+    /// that are due.
+    ///
+    /// A sandbox answers each frame as it is written, into a queue of 500 (tun's TUN_READQ_SIZE) that is read only
+    /// between batches: without a bound, 64 connections with a turn each filled it and lost their acknowledgements.
     pub fn flush<H: Tx + TcpHost>(&mut self, host: &mut H, cx: &Cx) {
-        while let Some(id) = self.dirty.pop() {
+        let mut left = BATCH;
+        loop {
+            self.line_up(host, cx);
+            if left == 0 {
+                break;
+            }
+            let Some(id) = self.ready.pop_front() else {
+                break;
+            };
+            let Some(flow) = self.flows.get_mut(id as usize) else {
+                continue;
+            };
+            flow.todo.queued = false;
+            if core::mem::take(&mut flow.todo.pump) {
+                left -= self.pump(host, cx, id, left).min(left);
+                self.finish(host, cx, id);
+            }
+        }
+        // Acknowledgements do not wait for their flow's turn to send.
+        let mut late = core::mem::take(&mut self.late);
+        for id in late.drain(..) {
+            if self.flows.get(id as usize).is_some_and(|f| f.todo.queued) {
+                self.finish(host, cx, id);
+            }
+        }
+        self.late = late;
+    }
+
+    /// Ends the batch for the flows that have nothing to send; the others get in line.
+    fn line_up<H: Tx + TcpHost>(&mut self, host: &mut H, cx: &Cx) {
+        let mut next = 0;
+        while let Some(&id) = self.dirty.get(next) {
+            next += 1;
             let Some(flow) = self.flows.get_mut(id as usize) else {
                 continue;
             };
             flow.todo.listed = false;
-            if core::mem::take(&mut flow.todo.pump) {
-                self.pump(host, cx, id);
+            if !flow.todo.pump {
+                self.finish(host, cx, id);
+            } else if !core::mem::replace(&mut flow.todo.queued, true) {
+                self.ready.push_back(id);
+                self.late.push(id);
+            } else {
+                self.late.push(id);
             }
-            self.acknowledge(host, cx, id);
-            self.touch(cx, id);
-            self.settle(host, cx, id);
-            self.rearm(id);
         }
+        self.dirty.clear();
     }
 
-    /// Goes on with the flows whose turn was over before their data was. True if some are left still.
+    fn finish<H: Tx + TcpHost>(&mut self, host: &mut H, cx: &Cx, id: u32) {
+        self.acknowledge(host, cx, id);
+        self.touch(cx, id);
+        self.settle(host, cx, id);
+        self.rearm(id);
+    }
+
+    /// Goes on with the flows that wait for their turn. True if some are left still.
     pub fn run_ready<H: Tx + TcpHost>(&mut self, host: &mut H, cx: &Cx) -> bool {
-        let mut turn = core::mem::take(&mut self.ready);
-        for id in turn.drain(..) {
-            self.mark_pump(id);
-        }
-        // `pump` pushes to `ready` again; the emptied vector is kept for its memory.
-        self.ready = turn;
         self.flush(host, cx);
         !self.ready.is_empty()
     }

@@ -6,6 +6,7 @@ use core::time::Duration;
 use super::ring::Ring;
 use super::seq::{self, Ranges, dist};
 use crate::addr::{Mac, PortId, SockId};
+use crate::flow::host::{HostError, TcpHost};
 use crate::time::Tick;
 
 /// Who talks to whom, from the sandbox's side.
@@ -47,6 +48,8 @@ pub(super) struct Todo {
     pub(super) ack_later: bool,
     /// There may be something to send to the sandbox.
     pub(super) pump: bool,
+    /// In line for a turn to send.
+    pub(super) queued: bool,
 }
 
 /// Loss recovery and pacing towards the sandbox. Source: RFC 5681, RFC 6298, RFC 6675 in a small form.
@@ -267,6 +270,23 @@ impl Flow {
             None => self.snd_una,
         };
         u32::try_from(seq::diff(una, self.base)).unwrap_or(0)
+    }
+
+    /// Takes what the sandbox has acknowledged off the host's socket, if it is `least` bytes or more.
+    /// Errors: what the socket reported.
+    pub(super) fn discard<H: TcpHost>(
+        &mut self,
+        host: &mut H,
+        least: u32,
+    ) -> Result<(), HostError> {
+        let spent = self.spent();
+        if let Some(sock) = self.sock
+            && spent >= least.max(1)
+        {
+            host.tcp_discard(sock, spent as usize)?;
+            self.base = self.base.wrapping_add(spent);
+        }
+        Ok(())
     }
 
     /// True once our FIN has been acknowledged.

@@ -13,8 +13,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(7_200);
 /// Between probes of a silent sandbox, and how many. Source: Linux's tcp_keepalive_intvl and _probes.
 const KEEP_ALIVE_PROBE: Duration = Duration::from_secs(75);
 const KEEP_ALIVE_PROBES: u8 = 9;
-/// Silence after which what the sandbox has acknowledged is taken off the host's socket.
-const TIDY: Duration = Duration::from_millis(500);
+/// How long what the sandbox has acknowledged may stay in the host's socket, whatever else goes on.
+const TIDY: Duration = Duration::from_millis(20);
 /// Retransmissions of a SYN or SYN-ACK before giving up. Source: Linux's tcp_syn_retries.
 const SYN_TRIES: u8 = 6;
 /// Retransmissions of data before giving up. Source: Linux's tcp_retries2.
@@ -121,16 +121,11 @@ impl TcpFlows {
         match flow.state {
             State::TimeWait => self.remove(host, id, false),
             State::Established => {
-                let spent = flow.spent();
-                if spent > 0
-                    && let Some(sock) = flow.sock
-                {
-                    if host.tcp_discard(sock, spent as usize).is_err() {
-                        self.reset_guest(host, cx, id);
-                        return;
-                    }
-                    flow.base = flow.base.wrapping_add(spent);
+                if flow.spent() > 0 {
                     flow.idle_at = cx.now + KEEP_ALIVE;
+                    if flow.discard(host, 1).is_err() {
+                        self.reset_guest(host, cx, id);
+                    }
                     return;
                 }
                 if flow.probes >= KEEP_ALIVE_PROBES {
@@ -151,7 +146,12 @@ impl TcpFlows {
         if let Some(flow) = self.flows.get_mut(id as usize)
             && flow.state == State::Established
         {
-            flow.idle_at = cx.now + if flow.spent() > 0 { TIDY } else { KEEP_ALIVE };
+            flow.idle_at = if flow.spent() > 0 {
+                // Not moved by traffic the other way.
+                flow.idle_at.min(cx.now + TIDY)
+            } else {
+                cx.now + KEEP_ALIVE
+            };
         }
     }
 }
