@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::endpoint::wrap::fault::{Chance, Impairment};
+use crate::endpoint::wrap::impairment::{Chance, Impairment, Per};
 
 /// More than any link takes; what is under way meanwhile is held in memory.
 const DELAY_MAX: Duration = Duration::from_secs(10);
@@ -28,6 +28,13 @@ pub(super) fn parse(text: &str) -> Result<Impairment> {
             "duplicate" => plan.duplicate = chance(key, value)?,
             "corrupt" => plan.corrupt = chance(key, value)?,
             "delay" => plan.delay = delay(value)?,
+            "per" => {
+                plan.per = match value {
+                    "frame" => Per::Frame,
+                    "segment" => Per::Segment,
+                    _ => bail!("--impair per={value}: there are frame and segment"),
+                };
+            }
             "seed" => {
                 plan.seed = value
                     .parse()
@@ -35,13 +42,13 @@ pub(super) fn parse(text: &str) -> Result<Impairment> {
                     .with_context(|| format!("--impair seed={value}: give a number"))?;
             }
             _ => bail!(
-                "--impair '{item}': there are loss, reorder, duplicate, corrupt, delay and seed"
+                "--impair '{item}': there are loss, reorder, duplicate, corrupt, delay, per and seed"
             ),
         }
     }
     ensure!(
-        seen != ["seed"],
-        "--impair '{text}': a seed alone does nothing to the link"
+        seen.iter().any(|key| !["per", "seed"].contains(key)),
+        "--impair '{text}': nothing happens on this link; name loss, reorder, duplicate, corrupt or delay"
     );
     Ok(plan)
 }
@@ -84,8 +91,10 @@ mod tests {
     #[test]
     fn what_is_written_is_what_is_done() {
         let of = |n| Chance::millionths(n).unwrap();
-        let all =
-            parse("loss=1%,reorder=5.25%,delay=2ms,duplicate=0.0001%,corrupt=100%,seed=9").unwrap();
+        let all = parse(
+            "loss=1%,reorder=5.25%,delay=2ms,duplicate=0.0001%,corrupt=100%,per=segment,seed=9",
+        )
+        .unwrap();
         assert_eq!(
             all,
             Impairment {
@@ -94,6 +103,7 @@ mod tests {
                 duplicate: of(1),
                 corrupt: of(1_000_000),
                 delay: Duration::from_millis(2),
+                per: Per::Segment,
                 seed: 9,
             }
         );
@@ -122,14 +132,15 @@ mod tests {
             "delay=11s",
             "delay=18446744073709551615s",
             "seed=x",
-            "seed=1",
+            "per=packet",
+            "per=frame,seed=1",
             "loss=1%,",
         ];
         let errors = texts.map(|t| format!("{:#}", parse(t).unwrap_err()));
         insta::assert_snapshot!(errors.join("\n"), @r"
         --impair '': the form is NAME=VALUE,NAME=VALUE
         --impair 'loss': the form is NAME=VALUE,NAME=VALUE
-        --impair 'los=1%': there are loss, reorder, duplicate, corrupt, delay and seed
+        --impair 'los=1%': there are loss, reorder, duplicate, corrupt, delay, per and seed
         --impair loss=1: give a share of 0% to 100%, such as 0.5%, with 4 decimals at most
         --impair 'loss=1%,loss=2%': loss is given twice
         --impair loss=101%: give a share of 0% to 100%, such as 0.5%, with 4 decimals at most
@@ -142,7 +153,8 @@ mod tests {
         --impair delay=11s: give a time up to 10s, such as 2ms or 500us
         --impair delay=18446744073709551615s: give a time up to 10s, such as 2ms or 500us
         --impair seed=x: give a number
-        --impair 'seed=1': a seed alone does nothing to the link
+        --impair per=packet: there are frame and segment
+        --impair 'per=frame,seed=1': nothing happens on this link; name loss, reorder, duplicate, corrupt or delay
         --impair 'loss=1%,': the form is NAME=VALUE,NAME=VALUE
         ");
     }

@@ -83,7 +83,7 @@ pub struct NetOptions {
     /// Writes every frame to a pcapng file
     #[arg(long, value_name = "FILE")]
     pub pcap: Option<PathBuf>,
-    /// Makes the link a bad one: loss=SHARE, reorder=SHARE, duplicate=SHARE, corrupt=SHARE, delay=TIME, seed=N, with commas between
+    /// Makes the link a bad one: loss=SHARE, reorder=SHARE, duplicate=SHARE, corrupt=SHARE, delay=TIME, per=frame|segment, seed=N, with commas between
     #[arg(long, value_name = "LIST")]
     pub impair: Option<String>,
     /// Worker threads; one for a sandbox of its own, more come with weft 0.2 (the daemon) [default: 1]

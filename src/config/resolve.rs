@@ -14,7 +14,7 @@ use super::options::{self, Loopback};
 use super::publish::{self, PublishRule};
 use super::raw::{NetOptions, UdpFilter};
 use super::subnet::{self, Subnet4, Subnet6, Wishes};
-use crate::endpoint::wrap::fault::Impairment;
+use crate::endpoint::wrap::impairment::Impairment;
 
 /// The release that brings the daemon, and with it named networks.
 pub const DAEMON_RELEASE: &str = "weft 0.2 (the daemon)";

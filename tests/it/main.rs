@@ -10,6 +10,7 @@ mod demo;
 mod dns;
 mod harness;
 mod icmp;
+mod impair;
 mod layering;
 mod loopback;
 mod publish;

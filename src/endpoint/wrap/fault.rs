@@ -1,58 +1,22 @@
 //! An endpoint on a bad link: frames are lost, late, doubled, out of order or damaged, both ways.
 //!
-//! A frame here is what passes the endpoint in one piece: where it is a super-frame, its loss is the loss of up to
-//! 64 KB at once, as when a TAP's queue overflows. Damage is done to one segment, for no checksum covers more.
+//! Damage is done to one segment, for no checksum covers more.
 
 use std::io::{self, IoSlice};
 use std::os::fd::RawFd;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use switch_core::gso::split;
 use switch_core::wire::packet::{Kind, PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, Packet};
 use switch_core::wire::vnet_hdr::VnetHdr;
 
 use super::held::{Held, Line};
+use super::impairment::{Chance, Impairment, Per};
 use crate::endpoint::{Caps, Endpoint, Received};
 
 /// A frame that is put out of order comes behind this many of its followers at most: fewer and more than the three
 /// from which a TCP sender takes it for lost.
 const MOST_BEHIND: u64 = 8;
-
-/// How likely something is. Units: millionths.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Chance(u32);
-
-impl Chance {
-    /// What happens each time.
-    pub const ALWAYS: u32 = 1_000_000;
-
-    /// A chance of so many millionths. `None` if that is more than always.
-    #[must_use]
-    pub const fn millionths(n: u32) -> Option<Self> {
-        if n <= Self::ALWAYS {
-            Some(Self(n))
-        } else {
-            None
-        }
-    }
-}
-
-/// What a bad link does to frames, each way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Impairment {
-    /// The frame is lost.
-    pub loss: Chance,
-    /// The frame comes behind some of those that follow it.
-    pub reorder: Chance,
-    /// The frame comes twice.
-    pub duplicate: Chance,
-    /// One bit of the frame is another one.
-    pub corrupt: Chance,
-    /// Every frame takes this much longer.
-    pub delay: Duration,
-    /// The same seed and the same frames have the same fate.
-    pub seed: u64,
-}
 
 /// A sequence of numbers that look random and depend on their seed alone. Source: splitmix64, by Steele et al.
 #[derive(Debug)]
@@ -78,8 +42,18 @@ impl Dice {
     }
 
     fn happens(&mut self, chance: Chance) -> bool {
-        self.below(u64::from(Chance::ALWAYS)) < u64::from(chance.0)
+        self.below(u64::from(Chance::ALWAYS)) < u64::from(chance.get())
     }
+}
+
+/// What became of the frames of one direction.
+#[derive(Debug, Default)]
+struct Tally {
+    all: u64,
+    lost: u64,
+    late: u64,
+    doubled: u64,
+    damaged: u64,
 }
 
 /// One direction of the link.
@@ -88,6 +62,7 @@ struct Way {
     plan: Impairment,
     dice: Dice,
     line: Line,
+    tally: Tally,
     whole: Vec<u8>,
     cut: Vec<u8>,
 }
@@ -98,26 +73,49 @@ impl Way {
             plan,
             dice: Dice(plan.seed ^ salt),
             line: Line::default(),
+            tally: Tally::default(),
             whole: Vec::new(),
             cut: Vec::new(),
         }
     }
 
-    /// Decides a frame's fate. True if it passes on at once; otherwise it is lost, or held.
+    /// Decides a frame's fate. True if it passes on at once; otherwise it is lost, or held in whole or in part.
     fn admit(&mut self, now: Instant, vnet: &VnetHdr, frame: &[IoSlice<'_>]) -> bool {
+        if self.plan.per == Per::Segment
+            && vnet.is_gso()
+            && let Some(segments) = self.segments(vnet, frame)
+        {
+            let vnet = VnetHdr::default();
+            for segment in segments {
+                if self.fate(now, &vnet, &[IoSlice::new(&segment)]) {
+                    self.line.hold(Held::new(now, 0, vnet, segment));
+                }
+            }
+            return false;
+        }
+        self.fate(now, vnet, frame)
+    }
+
+    /// The fate of what has only one. True if it passes on at once.
+    fn fate(&mut self, now: Instant, vnet: &VnetHdr, frame: &[IoSlice<'_>]) -> bool {
+        self.tally.all += 1;
         if self.dice.happens(self.plan.loss) {
+            self.tally.lost += 1;
             return false;
         }
         let due = now + self.plan.delay;
         let mut at_once = false;
-        let copies = 1 + u8::from(self.dice.happens(self.plan.duplicate));
-        for _ in 0..copies {
+        let doubled = self.dice.happens(self.plan.duplicate);
+        self.tally.doubled += u64::from(doubled);
+        for _ in 0..=u8::from(doubled) {
             let behind = if self.dice.happens(self.plan.reorder) {
+                self.tally.late += 1;
                 1 + u8::try_from(self.dice.below(MOST_BEHIND)).unwrap_or(0)
             } else {
                 0
             };
             if self.dice.happens(self.plan.corrupt) && self.damage(due, behind, vnet, frame) {
+                self.tally.damaged += 1;
                 continue;
             }
             if behind == 0 && due <= now && !at_once {
@@ -130,20 +128,26 @@ impl Way {
         at_once
     }
 
+    /// The frames that this one is on the wire, their checksums complete. `None` if it contradicts its header.
+    fn segments(&mut self, vnet: &VnetHdr, frame: &[IoSlice<'_>]) -> Option<Vec<Vec<u8>>> {
+        self.whole.clear();
+        for piece in frame {
+            self.whole.extend_from_slice(piece);
+        }
+        let mut segments = Vec::new();
+        let mut keep = |segment: &[u8]| segments.push(segment.to_vec());
+        split::split(&self.whole, vnet, &mut self.cut, &mut keep).ok()?;
+        Some(segments)
+    }
+
     /// Holds a frame with one bit changed. False, and nothing is held, for a frame that no checksum protects.
     ///
     /// The damage must be found out where it arrives. A checksum that is still to be computed would be computed over
     /// the damage, so it is completed first, which takes cutting where the frame is a super-frame.
     fn damage(&mut self, due: Instant, behind: u8, vnet: &VnetHdr, frame: &[IoSlice<'_>]) -> bool {
-        self.whole.clear();
-        for piece in frame {
-            self.whole.extend_from_slice(piece);
-        }
-        let mut segments: Vec<Vec<u8>> = Vec::new();
-        let mut keep = |segment: &[u8]| segments.push(segment.to_vec());
-        if split::split(&self.whole, vnet, &mut self.cut, &mut keep).is_err() {
+        let Some(mut segments) = self.segments(vnet, frame) else {
             return false;
-        }
+        };
         let victim = self.dice.place(segments.len());
         let Some(segment) = segments.get_mut(victim) else {
             return false;
@@ -204,6 +208,25 @@ impl Faulty {
         while let Some(held) = self.down.line.pop(now) {
             // One that finds the queue full is lost like any other.
             let _lost = self.inner.tx(&held.vnet, &[IoSlice::new(&held.frame)]);
+        }
+    }
+}
+
+impl Drop for Faulty {
+    /// Says what it has done.
+    fn drop(&mut self) {
+        for (name, way) in [("up", &self.up), ("down", &self.down)] {
+            let Tally {
+                all,
+                lost,
+                late,
+                doubled,
+                damaged,
+            } = way.tally;
+            let overflowed = way.line.overflowed();
+            tracing::info!(
+                "impaired {name}: {all} frames, {lost} lost, {late} late, {doubled} doubled, {damaged} damaged, {overflowed} too many to hold"
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
 use std::net::IpAddr;
+use std::time::Duration;
 
 use switch_core::addr::Mac;
 use switch_core::wire::checksum::l4_valid;
@@ -167,6 +168,42 @@ fn damage_shows_wherever_it_is() {
             assert!(got.iter().all(|(vnet, _)| *vnet == VnetHdr::default()));
         }
     }
+}
+
+#[test]
+fn each_segment_has_its_own_fate() {
+    let plan = |per| Impairment {
+        loss: share(50),
+        per,
+        ..Impairment::default()
+    };
+    let (vnet, frame) = tcp(40 * 1448, 1448);
+    let (mut near, mut far) = link(plan(Per::Segment));
+    far.tx(&vnet, &[IoSlice::new(&frame)]).unwrap();
+    near.tx(
+        &vnet,
+        &[IoSlice::new(&frame[..54]), IoSlice::new(&frame[54..])],
+    )
+    .unwrap();
+    for got in [receive(&mut near), receive(&mut far)] {
+        assert!((10..30).contains(&got.len()), "{}", got.len());
+        let at = |(_, frame): &(VnetHdr, Vec<u8>)| {
+            u32::from_be_bytes([38, 39, 40, 41].map(|i| frame[i]))
+        };
+        assert!(got.is_sorted_by_key(at), "those that pass keep their order");
+        assert!(
+            got.iter()
+                .all(|(vnet, frame)| *vnet == VnetHdr::default() && valid(frame))
+        );
+    }
+    // By the frame, all is lost or nothing.
+    let (mut near, mut far) = link(plan(Per::Frame));
+    for _ in 0..20 {
+        far.tx(&vnet, &[IoSlice::new(&frame)]).unwrap();
+    }
+    let got = receive(&mut near);
+    assert!((1..20).contains(&got.len()), "{}", got.len());
+    assert!(got.iter().all(|one| *one == (vnet, frame.clone())));
 }
 
 #[test]

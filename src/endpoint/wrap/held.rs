@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use switch_core::wire::vnet_hdr::VnetHdr;
 
 /// Frames held at most. One more is lost, as on a link whose queue is full.
-const FRAMES: usize = 1024;
+const FRAMES: usize = 4096;
 /// Bytes held at most, likewise.
 const BYTES: usize = 16 << 20;
 /// How long a frame waits for others to overtake it. Short beside the 200 ms after which a TCP sender gives it up.
@@ -45,6 +45,7 @@ pub(super) struct Line {
     /// Those that let others pass.
     late: Vec<Held>,
     bytes: usize,
+    overflowed: u64,
 }
 
 impl Line {
@@ -53,7 +54,14 @@ impl Line {
         if self.delayed.len() + self.late.len() < FRAMES && self.bytes + held.frame.len() <= BYTES {
             self.bytes += held.frame.len();
             self.delayed.push_back(held);
+        } else {
+            self.overflowed += 1;
         }
+    }
+
+    /// How many were lost because too much was held.
+    pub(super) const fn overflowed(&self) -> u64 {
+        self.overflowed
     }
 
     /// Gives out the next frame that is due, which counts as passed.
@@ -156,6 +164,7 @@ mod tests {
             line.hold(held(now, 0, 1));
         }
         assert_eq!(names(&mut line, now).len(), FRAMES);
+        assert_eq!(line.overflowed(), 10);
         let big = || Held::new(now, 0, VnetHdr::default(), vec![0; 65_536]);
         for _ in 0..FRAMES {
             line.hold(big());

@@ -3,4 +3,5 @@
 pub mod captured;
 pub mod fault;
 mod held;
+pub mod impairment;
 pub mod pcap;
