@@ -285,6 +285,23 @@ fn switched_frames_fit_the_mtu_of_the_way_out() {
 }
 
 #[test]
+fn absurd_segments_are_dropped_by_name() {
+    for (ends, kind) in [(ENDS4, GSO_TCPV4), (ENDS6, 4)] {
+        for (proto, kind) in [(PROTO_TCP, kind), (PROTO_UDP, GSO_UDP_L4)] {
+            for to in [GATEWAY, B] {
+                let (mut s, mut world) = (switch(1500), World::default());
+                let (mut vnet, frame) = frame(to, ends, proto, &[7; 60_000]);
+                (vnet.gso_type, vnet.gso_size) = (kind, 1);
+                let verdict = s.handle_frame(&mut world, Tick::ZERO, PortId(0), &vnet, &frame);
+                assert_eq!(verdict, Verdict::Drop(DropReason::BadOffload));
+                assert_eq!(s.drops().get(DropReason::BadOffload), 1);
+                assert!(world.frames.is_empty() && world.datagrams.is_empty());
+            }
+        }
+    }
+}
+
+#[test]
 fn what_never_becomes_whole_is_reported() {
     for (ends, l3, expected) in [(ENDS4, 14, [11, 1]), (ENDS6, 14, [3, 1])] {
         for first in [true, false] {
