@@ -101,6 +101,28 @@ fn a_narrow_path_is_discovered() {
 }
 
 #[test]
+fn traceroute_finds_the_mtu() {
+    netns::inside(|world| {
+        if !have("traceroute") {
+            return;
+        }
+        world.outside.ip("link set far0 mtu 1400");
+        world.far.ip("link set eth0 mtu 1400");
+        for ip in [FAR.to_string(), FAR6.to_string()] {
+            // From the router that drops; then from the host, which has learnt it.
+            for _ in 0..2 {
+                let sandbox = world.sandbox(&[]);
+                let said = sandbox
+                    .exec(&["traceroute", "-n", "--mtu", "-w2", "-m6", &ip])
+                    .ok();
+                assert!(said.contains("F=1500") && said.contains("F=1400"), "{said}");
+                sandbox.weft.stop();
+            }
+        }
+    });
+}
+
+#[test]
 fn a_host_that_forbids_ping_sockets_is_honest_about_it() {
     netns::inside_without_ping(|world| {
         // Weft may still be privileged enough for raw sockets.

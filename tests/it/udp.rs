@@ -1,9 +1,13 @@
 //! UDP out of the sandbox: one mapping for each of its ports, whoever it talks to (RFC 4787).
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, IoSliceMut};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd as _;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+
+use nix::sys::socket::sockopt::{IpRecvTos, Ipv4Tos, Ipv6RecvTClass, Ipv6TClass};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, SetSockOpt as _, SockaddrStorage, recvmsg};
 
 use crate::support::netns::{self, BOTH, HOST, OUTSIDE, OUTSIDE_TWO};
 use crate::support::wait::{self, SOON};
@@ -210,5 +214,63 @@ fn broadcast_and_multicast_do_not_leak() {
         // What was sent later came, so the others would have come before.
         guest::ask(&socket, (OUTSIDE, port).into(), b"here");
         assert_eq!(heard.load(Ordering::Relaxed), 1);
+    });
+}
+
+/// Marks what a socket sends, and has it told of the marks of what it receives.
+fn mark(socket: &UdpSocket, tos: u8) {
+    if socket.local_addr().unwrap().is_ipv4() {
+        Ipv4Tos.set(socket, &i32::from(tos)).unwrap();
+        IpRecvTos.set(socket, &true).unwrap();
+    } else {
+        Ipv6TClass.set(socket, &i32::from(tos)).unwrap();
+        Ipv6RecvTClass.set(socket, &true).unwrap();
+    }
+}
+
+/// Receives a datagram. Its sender, and how it is marked.
+fn marked(socket: &UdpSocket) -> (SocketAddr, i32) {
+    let (mut buf, mut control) = ([0; 64], nix::cmsg_space!([i32; 4]));
+    let mut pieces = [IoSliceMut::new(&mut buf)];
+    let fd = socket.as_raw_fd();
+    let got = recvmsg::<SockaddrStorage>(fd, &mut pieces, Some(&mut control), MsgFlags::empty());
+    let got = got.unwrap();
+    let from = got.address.unwrap();
+    let from = from
+        .as_sockaddr_in()
+        .map(|v4| SocketAddr::V4((*v4).into()))
+        .or_else(|| {
+            from.as_sockaddr_in6()
+                .map(|v6| SocketAddr::V6((*v6).into()))
+        });
+    let mut tos = None;
+    for message in got.cmsgs().unwrap() {
+        if let ControlMessageOwned::Ipv4Tos(value) = message {
+            tos = Some(value.into());
+        } else if let ControlMessageOwned::Ipv6TClass(value) = message {
+            tos = Some(value);
+        }
+    }
+    (from.unwrap(), tos.unwrap())
+}
+
+#[test]
+fn marks_are_kept_both_ways() {
+    netns::inside(|world| {
+        let sandbox = world.sandbox(&[]);
+        for ip in BOTH {
+            let server = UdpSocket::bind((ip, 0)).unwrap();
+            server.set_read_timeout(Some(SOON)).unwrap();
+            mark(&server, 0x28);
+            let socket = guest::udp(&sandbox.net, ip, SOON);
+            mark(&socket, 0xb8);
+            socket
+                .send_to(b"there", server.local_addr().unwrap())
+                .unwrap();
+            let (from, tos) = marked(&server);
+            assert_eq!(tos, 0xb8, "{ip}");
+            server.send_to(b"back", from).unwrap();
+            assert_eq!(marked(&socket).1, 0x28, "{ip}");
+        }
     });
 }

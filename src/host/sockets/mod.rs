@@ -340,7 +340,7 @@ impl EchoHost for HostIo {
         seq: u16,
         payload: &[u8],
     ) -> Result<(), HostError> {
-        match self.slots.get(sock.0 as usize) {
+        match self.slots.get_mut(sock.0 as usize) {
             Some(Slot {
                 kind: Kind::Echo(ping, _),
                 ..

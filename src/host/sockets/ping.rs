@@ -17,6 +17,8 @@ pub struct PingSock {
     v6: bool,
     /// The identifier where we have to write it ourselves; a ping socket has the kernel's.
     raw_ident: Option<u16>,
+    /// Whether the kernel has been told not to fragment.
+    dont_fragment: Option<bool>,
 }
 
 /// An echo reply.
@@ -56,17 +58,23 @@ impl PingSock {
             socket,
             v6,
             raw_ident,
+            dont_fragment: None,
         })
     }
 
     /// Sends an echo request.
     pub fn send(
-        &self,
+        &mut self,
         to: IpAddr,
         meta: &DatagramMeta,
         seq: u16,
         payload: &[u8],
     ) -> io::Result<()> {
+        // A raw socket is shared by sessions, of which each may want it otherwise.
+        if self.raw_ident.is_some() || self.dont_fragment != Some(meta.dont_fragment) {
+            sys::forbid_fragments(self.socket.as_fd(), self.v6, meta.dont_fragment);
+            self.dont_fragment = Some(meta.dont_fragment);
+        }
         let ident = self.raw_ident.unwrap_or(0);
         let mut message = vec![if self.v6 { 128 } else { 8 }, 0, 0, 0];
         message.extend_from_slice(&ident.to_be_bytes());

@@ -362,6 +362,36 @@ pub(super) fn recv_error(fd: BorrowedFd<'_>) -> io::Result<Report> {
     Ok(report)
 }
 
+/// Tells the kernel whether it may cut what is sent. Where it may not, more than the path's MTU is refused, and the
+/// error queue tells how much that is.
+pub(super) fn forbid_fragments(fd: BorrowedFd<'_>, v6: bool, forbid: bool) {
+    let (level, name, mode) = match (v6, forbid) {
+        (false, true) => (
+            libc::IPPROTO_IP,
+            libc::IP_MTU_DISCOVER,
+            libc::IP_PMTUDISC_DO,
+        ),
+        (false, false) => (
+            libc::IPPROTO_IP,
+            libc::IP_MTU_DISCOVER,
+            libc::IP_PMTUDISC_DONT,
+        ),
+        (true, true) => (
+            libc::IPPROTO_IPV6,
+            libc::IPV6_MTU_DISCOVER,
+            libc::IPV6_PMTUDISC_DO,
+        ),
+        // No router cuts IPv6: the host must know the path's MTU to do it.
+        (true, false) => (
+            libc::IPPROTO_IPV6,
+            libc::IPV6_MTU_DISCOVER,
+            libc::IPV6_PMTUDISC_WANT,
+        ),
+    };
+    // As old as IPv6 itself; without it the kernel does as its defaults say.
+    let _ = set_int(fd, level, name, mode);
+}
+
 /// Sets an option that is an int.
 pub(super) fn set_int(fd: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> io::Result<()> {
     // SAFETY: the option's value is an int on this stack frame, and its length is given.

@@ -138,10 +138,17 @@ impl UdpSock {
     fn drain_errors(&mut self, to: SocketAddr) -> bool {
         let mut too_big = false;
         for _ in 0..REPORTS {
-            let Ok(report) = sys::recv_error(self.socket.as_fd()) else {
+            let Ok(mut report) = sys::recv_error(self.socket.as_fd()) else {
                 break;
             };
-            too_big |= report.is_local && report.errno == libc::EMSGSIZE && report.to == Some(to);
+            if report.is_local
+                && report.errno == libc::EMSGSIZE
+                && report.to.is_some_and(|a| a.ip() == to.ip())
+            {
+                // In IPv4 the kernel names the port of connected sockets only.
+                report.to = Some(to);
+                too_big = true;
+            }
             if self.reports.len() < REPORTS {
                 self.reports.push(report);
             }
@@ -164,30 +171,7 @@ impl UdpSock {
         if self.dont_fragment == Some(forbid) {
             return;
         }
-        let (level, name, mode) = match (self.v6, forbid) {
-            (false, true) => (
-                libc::IPPROTO_IP,
-                libc::IP_MTU_DISCOVER,
-                libc::IP_PMTUDISC_DO,
-            ),
-            (false, false) => (
-                libc::IPPROTO_IP,
-                libc::IP_MTU_DISCOVER,
-                libc::IP_PMTUDISC_DONT,
-            ),
-            (true, true) => (
-                libc::IPPROTO_IPV6,
-                libc::IPV6_MTU_DISCOVER,
-                libc::IPV6_PMTUDISC_DO,
-            ),
-            // No router cuts IPv6: the host must know the path's MTU to do it.
-            (true, false) => (
-                libc::IPPROTO_IPV6,
-                libc::IPV6_MTU_DISCOVER,
-                libc::IPV6_PMTUDISC_WANT,
-            ),
-        };
-        let _ = sys::set_int(self.socket.as_fd(), level, name, mode);
+        sys::forbid_fragments(self.socket.as_fd(), self.v6, forbid);
         self.dont_fragment = Some(forbid);
     }
 

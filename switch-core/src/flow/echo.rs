@@ -96,7 +96,7 @@ impl EchoFlows {
         let meta = DatagramMeta {
             ttl: (ip.ttl <= 32).then(|| ip.ttl.saturating_sub(1).max(1)),
             tos: ip.tos,
-            dont_fragment: ip.dont_fragment && ip.src.is_ipv4(),
+            dont_fragment: ip.dont_fragment,
             source: None,
         };
         host.echo_send(
