@@ -1,45 +1,61 @@
-"""The bar chart: a panel for each question, a bar for each rig, drawn as plain SVG."""
+"""The bar chart: a panel for each question, a bar for each rig with the least and the most as a whisker, as plain SVG."""
 
 from html import escape
 
 from .measures import unit
 from .report import figure
 
-PANELS = ("tcp up x1", "tcp down x1", "tcp both x1", "udp up 64", "udp down 64", "crr x8 rst", "tcp_rr p50", "udp_rr p50",
-          "cpu tcp up", "cpu tcp down", "pss idle", "run true")
+PANELS = {
+    "tcp up x1": "TCP up", "tcp down x1": "TCP down", "tcp both x1": "TCP both ways, sum",
+    "tcp up x64": "TCP up, 64 connections", "tcp down x64": "TCP down, 64 connections", "crr x8 rst": "Connections, 8 clients",
+    "udp up 64": "UDP up, 64 bytes", "udp down 64": "UDP down, 64 bytes", "crr x1 rst": "Connections, 1 client",
+    "tcp_rr p50": "TCP round trip, p50", "udp_rr p50": "UDP round trip, p50", "loopback up x1": "Published port, from loopback",
+    "cpu tcp up": "CPU, TCP up", "cpu tcp down": "CPU, TCP down", "run true": "A sandbox for true",
+    "pss idle": "Memory, idle", "pss 10000 flows": "Memory, 10,000 idle flows", "flows x10000": "Exchanges over 10,000 flows",
+}
 COLOURS = {"none": "#9aa0a6", "taploop": "#5f6368", "pasta": "#e69f00", "slirp": "#56b4e9", "weft": "#009e73"}
-COLUMNS, WIDTH, LABEL, BAR, GAP, MARGIN = 3, 330, 88, 15, 4, 14
-FIGURE = 52
+COLUMNS, WIDTH, LABEL, BAR, GAP, MARGIN, HEAD = 3, 330, 88, 14, 4, 14, 22
+FIGURE = 60
 
 
-def panel(results, row, x, y):
+def bar(rig, value, values, x, top, scale):
+    """A rig's line: its name, the bar of the median, the whisker, the figure."""
+    left, middle = x + LABEL, top + BAR / 2
+    parts = [f'<text x="{left - 5}" y="{top + 11}" text-anchor="end">{escape(rig)}</text>']
+    if value is None:
+        return parts + [f'<text x="{left + 4}" y="{top + 11}">-</text>']
+    end = left + value * scale
+    parts.append(f'<rect x="{left}" y="{top}" width="{value * scale:.1f}" height="{BAR}" fill="{COLOURS[rig.partition("-")[0]]}"/>')
+    if len(values) > 1:
+        low, high = left + min(values) * scale, left + max(values) * scale
+        parts.append(f'<path d="M{low:.1f} {middle}H{high:.1f}M{low:.1f} {top + 3}v{BAR - 6}M{high:.1f} {top + 3}v{BAR - 6}"/>')
+        end = max(end, high)
+    return parts + [f'<text x="{end + 4:.1f}" y="{top + 11}">{figure(value)}</text>']
+
+
+def panel(results, row, title, x, y):
     name, more = unit(row)
-    values = [(rig, results.median(row, rig)) for rig in results.rigs]
-    most = max(value or 0 for _, value in values) or 1
-    better = "more" if more else "less"
-    parts = [f'<text x="{x}" y="{y + 12}" class="t">{escape(row)}, {escape(name)} ({better} is better)</text>']
-    for index, (rig, value) in enumerate(values):
-        top = y + 20 + index * (BAR + GAP)
-        length = (WIDTH - LABEL - FIGURE - MARGIN) * (value or 0) / most
-        colour = COLOURS[rig.partition("-")[0]]
-        parts.append(f'<text x="{x + LABEL - 5}" y="{top + 12}" text-anchor="end">{escape(rig)}</text>')
-        parts.append(f'<rect x="{x + LABEL}" y="{top}" width="{length:.1f}" height="{BAR}" fill="{colour}"/>')
-        parts.append(f'<text x="{x + LABEL + length + 4:.1f}" y="{top + 12}">{figure(value)}</text>')
+    values = {rig: list(results.by_round(row, rig).values()) for rig in results.rigs}
+    most = max((max(v) for v in values.values() if v), default=0) or 1
+    scale = (WIDTH - LABEL - FIGURE - MARGIN) / most
+    parts = [f'<text x="{x}" y="{y + 12}"><tspan class="t">{escape(title)}</tspan>, {escape(name)}, {"more" if more else "less"} is better</text>']
+    for index, rig in enumerate(results.rigs):
+        parts += bar(rig, results.median(row, rig), values[rig], x, y + HEAD + index * (BAR + GAP), scale)
     return parts
 
 
 def svg(results):
-    """Medians of the panels that were measured."""
-    rows = [row for row in PANELS if row in results.values]
-    height = 20 + len(results.rigs) * (BAR + GAP) + MARGIN
-    lines = (len(rows) + COLUMNS - 1) // COLUMNS
+    """Every panel that was measured."""
+    rows = [(row, title) for row, title in PANELS.items() if row in results.values]
+    height = HEAD + len(results.rigs) * (BAR + GAP) + MARGIN
     width = COLUMNS * WIDTH + MARGIN
-    total = lines * height + MARGIN
+    total = (len(rows) + COLUMNS - 1) // COLUMNS * height + MARGIN
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {total}" width="{width}" height="{total}">',
-        "<style>text{font:11px sans-serif;fill:#202124}.t{font-weight:bold}</style>",
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {total}" width="{width}" height="{total}" role="img">',
+        "<title>weft beside its peers</title>",
+        "<style>text{font:11px sans-serif;fill:#202124}.t{font-weight:bold}path{stroke:#202124;fill:none}</style>",
         f'<rect width="{width}" height="{total}" fill="#fff"/>',
     ]
-    for index, row in enumerate(rows):
-        parts += panel(results, row, MARGIN + index % COLUMNS * WIDTH, MARGIN + index // COLUMNS * height)
+    for index, (row, title) in enumerate(rows):
+        parts += panel(results, row, title, MARGIN + index % COLUMNS * WIDTH, MARGIN + index // COLUMNS * height)
     return "\n".join([*parts, "</svg>"]) + "\n"

@@ -3,10 +3,13 @@
 import os
 import pathlib
 import pwd
+import re
 import resource
 import shutil
 import subprocess
 import tempfile
+
+from . import procs
 
 TOOLS = pathlib.Path(__file__).resolve().parent.parent / "tools"
 ALLOWED = pathlib.Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control")
@@ -23,6 +26,10 @@ TCP_SYSCTLS = {
 }
 
 
+# Every process of a run carries this in its environment, so that none is left when it ends.
+MARK = "WEFT_BENCH_LAB"
+
+
 class Failed(Exception):
     """A measure or a peer that could not do its work, with the reason that goes to the JSON."""
 
@@ -36,6 +43,25 @@ def call(argv, check=True, timeout=20):
     if check and done.returncode:
         raise Failed(f"{' '.join(map(str, argv))}: {(done.stderr or done.stdout).strip()[-300:]}")
     return done.stdout
+
+
+def remove(name, spaces):
+    """Ends every process that a run left and removes its namespaces."""
+    procs.end([pid for pid in procs.marked(f"{MARK}={name}\0") if pid != os.getpid()])
+    for space in spaces:
+        subprocess.run(["ip", "netns", "del", space], capture_output=True)
+
+
+def sweep():
+    """Removes what runs left that were killed before they could."""
+    left = {}
+    for space in pathlib.Path("/run/netns").glob("wb*"):
+        if (match := re.fullmatch(r"(wb(\d+))[A-Z]", space.name)) and not procs.command(int(match[2])):
+            left.setdefault(match[1], []).append(space.name)
+    for name, spaces in left.items():
+        remove(name, spaces)
+        for directory in pathlib.Path(tempfile.gettempdir()).glob(f"weft-compare-{name}-*"):
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 class Lab:
@@ -61,14 +87,15 @@ class Lab:
         return self
 
     def __exit__(self, *_):
-        for space in self.spaces:
-            subprocess.run(["ip", "netns", "del", space], capture_output=True)
+        remove(self.name, self.spaces)
         if self.allowed_before is not None:
             ALLOWED.write_text(self.allowed_before)
         if self.directory:
             shutil.rmtree(self.directory, ignore_errors=True)
 
     def _build(self):
+        sweep()
+        os.environ[MARK] = self.name
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         self.descriptors = hard
@@ -77,7 +104,7 @@ class Lab:
             # Namespaces other than the first may only choose what is allowed to everyone.
             self.allowed_before = allowed
             ALLOWED.write_text(allowed.strip() + " cubic")
-        self.directory = pathlib.Path(tempfile.mkdtemp(prefix="weft-compare-"))
+        self.directory = pathlib.Path(tempfile.mkdtemp(prefix=f"weft-compare-{self.name}-"))
         self.directory.chmod(0o755)
         # Where the relays' user may write its API sockets.
         self.run_directory = self.directory / "run"

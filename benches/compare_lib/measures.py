@@ -13,7 +13,7 @@ from .lab import Failed
 # Each bulk measure takes a fresh port, so that what a relay still holds of the last one reaches nobody.
 PORTS = itertools.cycle(range(5000, 6900))
 # Beyond the window itself: start, warm-up, and a relay that is slow.
-GRACE = 20
+GRACE = 8
 FEW_FLOWS, FLOWS = 10, 10_000
 # Descriptors that a relay or a tool needs beside its flows.
 SPARE_DESCRIPTORS = 1_000
@@ -143,19 +143,21 @@ def udp(way, size):
     return measure
 
 
-def round_trips(proto, loaded=False):
+def round_trips(proto, load_mode=None):
+    """One byte there and back; with a mode, beside a bulk TCP connection of that mode."""
+
     def measure(lab, rig, plan):
-        outside, port, name = lab.inside(lab.outside), next(PORTS), f"{proto}_rr" + (" loaded" if loaded else "")
+        outside, port, name = lab.inside(lab.outside), next(PORTS), f"{proto}_rr" + (f" loaded-{load_mode}" if load_mode else "")
         with contextlib.ExitStack() as stack:
-            if loaded:
-                bulk_port, tail = next(PORTS), [1, "up", plan.warm, plan.seconds + 1]
+            if load_mode:
+                bulk_port, tail = next(PORTS), [1, load_mode, plan.warm, plan.seconds + 1]
                 stack.enter_context(serving(outside, lab.tool("tcpgen"), "-s", bulk_port, *tail))
                 load = stack.enter_context(Traffic(rig.inside(), lab.tool("tcpgen"), rig.target, bulk_port, *tail))
                 time.sleep(plan.warm)
             stack.enter_context(serving(outside, lab.tool("rr"), "-s", proto, port))
             client = stack.enter_context(Traffic(rig.inside(), lab.tool("rr"), proto, rig.target, port, plan.seconds))
             result = client.result(plan.seconds)
-            if loaded and load.process.poll() is not None:
+            if load_mode and load.process.poll() is not None:
                 raise Failed("the load ended before the round trips did")
         return {f"{name} p50": result["p50"], f"{name} p99": result["p99"]}
 
@@ -208,7 +210,7 @@ def flow_memory(lab, rig, plan):
         with Traffic(rig.inside(), tool, rig.target, port, *tail) as client:
             client.line("holding", 60)
             server.line("holding", 60)
-            time.sleep(0.5)
+            time.sleep(0.2)
             after = procs.pss_megabytes(rig.relays())
     return {f"pss {flows} flows": after, "pss each flow": (after - before) * 1e6 / 1e3 / flows}
 
@@ -239,7 +241,8 @@ def catalogue(plan):
     for way, size in itertools.product(("up", "down"), (64, 1400)):
         found[f"udp-{way}-{size}"] = udp(way, size)
     found["rr-tcp"], found["rr-udp"] = round_trips("tcp"), round_trips("udp")
-    found["rr-loaded"] = round_trips("tcp", loaded=True)
+    for mode in ("up", "down"):
+        found[f"rr-loaded-{mode}"] = round_trips("tcp", mode)
     for clients, close in itertools.product((1, 8), ("rst", "fin")):
         found[f"crr-{clients}-{close}"] = connects(clients, close)
     for mode in ("up", "down"):

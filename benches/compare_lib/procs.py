@@ -25,6 +25,12 @@ def _read(path):
         return b""
 
 
+def marked(marker):
+    """Every process whose environment has the marker."""
+    pids = (int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit())
+    return [pid for pid in pids if marker.encode() in _read(PROC / str(pid) / "environ")]
+
+
 def family(root, marker):
     """Every living descendant of `root` and every process whose environment has the marker, parents before children.
 

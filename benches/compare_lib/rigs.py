@@ -11,7 +11,7 @@ import time
 from . import procs
 from .lab import OUTSIDE, HOST, TCP_SYSCTLS, Failed, call
 
-PATIENCE = 15
+PATIENCE = 8
 FIRST_PORT = 7000
 # A sleep of this many seconds is told apart from every other by its fraction.
 HOLD = "1000000"
@@ -243,6 +243,15 @@ class Slirp(Rig):
         relay.wait(5)
         space.wait(5)
         return took
+
+
+def version(path):
+    """What a program says its version is, in one line."""
+    try:
+        said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=5).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return (said.splitlines() or [""])[0].strip()
 
 
 def find(program, weft):
