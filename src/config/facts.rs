@@ -39,7 +39,8 @@ impl HostFacts {
 }
 
 /// Random enough for addresses that must differ between two runs: the keys that the standard library draws from the kernel.
-fn random() -> [u8; 16] {
+#[must_use]
+pub fn random() -> [u8; 16] {
     let (a, b) = (
         RandomState::new().hash_one(0u8),
         RandomState::new().hash_one(1u8),

@@ -25,7 +25,7 @@ fn parse(text: &str, shown: &str) -> Result<NetOptions> {
 }
 
 /// Line and column of a byte offset, both from one; columns count characters.
-fn place(text: &str, offset: usize) -> (usize, usize) {
+pub(super) fn place(text: &str, offset: usize) -> (usize, usize) {
     let before = text.get(..offset).unwrap_or(text);
     let line_start = before.rfind('\n').map_or(0, |at| at + 1);
     let column = before.get(line_start..).map_or(0, |s| s.chars().count());

@@ -3,14 +3,19 @@
 pub mod facts;
 pub mod file;
 mod impair;
+pub mod ipam;
 pub mod names;
 mod options;
+pub mod problem;
 pub mod publish;
 pub mod raw;
 pub mod resolve;
 pub mod subnet;
+pub mod topology;
+pub mod wish;
 
 pub use facts::HostFacts;
+pub use problem::{Code, Problem};
 pub use publish::{PortRange, Proto, PublishRule};
 pub use raw::{NetOptions, UdpFilter};
 pub use resolve::{HostEntry, NetworkMode, RunConfig, Target, User};

@@ -12,7 +12,7 @@ const PRIVATE: [(Ipv4Addr, u8); 3] = [
 ];
 /// Routes shorter than the shortest private block are ways to everything (a default route, or its two halves as some
 /// tunnels write it), and say nothing about a subnet in use.
-const SHORTEST_V4: u8 = 8;
+pub(super) const SHORTEST_V4: u8 = 8;
 /// As for IPv4: 2000::/3 and fc00::/7 are ways to everything.
 const SHORTEST_V6: u8 = 8;
 /// The first choice inside 10/8, away from what people number by hand.
@@ -74,11 +74,11 @@ impl Subnet6 {
     }
 }
 
-fn mask4(prefix: u8) -> u32 {
+pub(super) fn mask4(prefix: u8) -> u32 {
     u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0)
 }
 
-fn mask6(prefix: u8) -> u128 {
+pub(super) fn mask6(prefix: u8) -> u128 {
     u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0)
 }
 
@@ -224,7 +224,7 @@ fn choose4(wishes: &Wishes<'_>, warnings: &mut Vec<String>) -> Result<u32> {
     bail!("no private /24 is free: the host uses them all; choose one with --subnet")
 }
 
-fn candidates() -> impl Iterator<Item = u32> {
+pub(super) fn candidates() -> impl Iterator<Item = u32> {
     let all = PRIVATE.iter().flat_map(|&(base, len)| {
         let base = base.to_bits();
         (base..=base | !mask4(len)).step_by(256)
@@ -234,7 +234,7 @@ fn candidates() -> impl Iterator<Item = u32> {
         .chain(all)
 }
 
-fn overlap4(
+pub(super) fn overlap4(
     network: u32,
     prefix: u8,
     routes: &[(IpAddr, u8)],
@@ -249,7 +249,11 @@ fn overlap4(
     })
 }
 
-fn overlap6(network: u128, prefix: u8, routes: &[(IpAddr, u8)]) -> Option<(Ipv6Addr, u8)> {
+pub(super) fn overlap6(
+    network: u128,
+    prefix: u8,
+    routes: &[(IpAddr, u8)],
+) -> Option<(Ipv6Addr, u8)> {
     routes.iter().find_map(|&(addr, len)| match addr {
         IpAddr::V6(a) if (SHORTEST_V6..=128).contains(&len) => {
             let mask = mask6(prefix.min(len));
@@ -259,36 +263,45 @@ fn overlap6(network: u128, prefix: u8, routes: &[(IpAddr, u8)]) -> Option<(Ipv6A
     })
 }
 
-fn usable4(a: Ipv4Addr) -> bool {
+pub(super) fn usable4(a: Ipv4Addr) -> bool {
     let first = a.octets()[0];
     (1..224).contains(&first) && first != 127 && !a.is_link_local()
 }
 
-fn usable6(a: Ipv6Addr) -> bool {
+pub(super) fn usable6(a: Ipv6Addr) -> bool {
     let first = a.octets()[0];
     first & 0xe0 == 0x20 || first & 0xfe == 0xfc
 }
 
-fn parse_subnet4(text: &str) -> Result<(u32, u8)> {
-    let (addr, prefix) = split_prefix("--subnet", text)?;
+pub(super) fn parse_subnet4(text: &str) -> Result<(u32, u8)> {
+    parse_prefix4("--subnet", text, 30)
+}
+
+/// Reads a part of a subnet, down to one address.
+pub(super) fn parse_range4(text: &str) -> Result<(u32, u8)> {
+    parse_prefix4("--ip-range", text, 32)
+}
+
+fn parse_prefix4(option: &str, text: &str, longest: u8) -> Result<(u32, u8)> {
+    let (addr, prefix) = split_prefix(option, text)?;
     let addr: Ipv4Addr = addr
         .parse()
         .ok()
-        .with_context(|| format!("--subnet '{text}': not an IPv4 subnet"))?;
+        .with_context(|| format!("{option} '{text}': not an IPv4 subnet"))?;
     ensure!(
-        (8..=30).contains(&prefix),
-        "--subnet '{text}': the prefix must be /8 to /30"
+        (8..=longest).contains(&prefix),
+        "{option} '{text}': the prefix must be /8 to /{longest}"
     );
     let network = addr.to_bits() & mask4(prefix);
     ensure!(
         network == addr.to_bits(),
-        "--subnet '{text}': bits behind the prefix are set; {}/{prefix} is the subnet",
+        "{option} '{text}': bits behind the prefix are set; {}/{prefix} is the subnet",
         Ipv4Addr::from_bits(network)
     );
     Ok((network, prefix))
 }
 
-fn parse_subnet6(text: &str) -> Result<(u128, u8)> {
+pub(super) fn parse_subnet6(text: &str) -> Result<(u128, u8)> {
     let (addr, prefix) = split_prefix("--subnet6", text)?;
     let addr: Ipv6Addr = addr
         .parse()
