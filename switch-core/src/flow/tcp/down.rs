@@ -19,7 +19,7 @@ const DISCARD_IDLE: u32 = 8 * 1024;
 /// for the clock, so that a small answer costs no call of its own.
 const DISCARD_LAST: u32 = 1024;
 /// Bytes that one connection may send in one turn before others have theirs.
-const TURN: usize = 256 * 1024;
+const TURN: usize = 128 * 1024;
 /// What a frame costs of a turn, however small.
 const FRAME_COST: usize = 4096;
 /// The largest congestion window worth counting.
@@ -239,16 +239,15 @@ impl TcpFlows {
                 .min(flow.control.cwnd)
                 .saturating_sub(flow.in_flight());
             let flying = flow.in_flight() > 0;
-            if room == 0 || (flying && room < u32::from(flow.mss)) {
+            if room == 0 || (flying && room < worth_sending(flow)) {
                 if !flying && flow.rto_at == Tick::NEVER {
                     // The window is shut: ask now and then whether it has opened.
                     flow.rto_at = cx.now + flow.control.rto();
                 }
                 break;
             }
-            let mut want = (room as usize)
-                .min(frame_room(flow))
-                .min((turn - cost).max(usize::from(flow.mss)));
+            // The last frame of a turn is whole, too: what a cut leaves over would be a frame of a few bytes.
+            let mut want = (room as usize).min(frame_room(flow));
             let again = lt(flow.snd_nxt, flow.snd_max);
             if again && let Some((start, end)) = flow.sacked.as_ref().map(|s| s.hole(flow.snd_nxt))
             {
@@ -359,6 +358,13 @@ impl TcpFlows {
 fn frame_room(flow: &Flow) -> usize {
     let mss = usize::from(flow.mss);
     MAX_PAYLOAD / mss * mss
+}
+
+/// Room that is worth a frame while the sandbox still has some to acknowledge: a whole frame, unless its window is
+/// so small that waiting would leave it idle.
+fn worth_sending(flow: &Flow) -> u32 {
+    let window = flow.snd_wnd.min(flow.control.cwnd);
+    dist(frame_room(flow)).min((window / 4).max(u32::from(flow.mss)))
 }
 
 /// Takes selective acknowledgements. True if they told something new.

@@ -40,7 +40,7 @@ pub use self::state::{Flow, Key, State};
 const MAX_PAYLOAD: usize = 65_535 - 40;
 
 /// Bytes that all connections together may send in one batch.
-const BATCH: usize = 1 << 20;
+const BATCH: usize = 256 * 1024;
 
 /// What a call works with besides the flow: the time, and the gateway on this network.
 #[derive(Debug, Clone, Copy)]
