@@ -15,7 +15,7 @@ use crate::verdict::DropReason;
 use crate::wire::tcp::{FIN, TcpHeader};
 
 /// The largest window of one flow.
-const MAX_GRANT: u32 = 2 << 20;
+const MAX_GRANT: u32 = 1 << 20;
 /// The sum of the windows of flows that are sending: a TAP's queue holds 500 frames (its txqueuelen), and
 /// what does not fit is lost. 12 MB are some 190 super-frames.
 const UNDER_WAY: u32 = 12 << 20;
