@@ -33,6 +33,7 @@ pub(super) fn gateway() -> Gateway {
             v4: Some(Ipv4Addr::new(10, 0, 0, 2)),
             v6: Some(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2)),
         }],
+        hosts: Vec::new(),
     }
 }
 

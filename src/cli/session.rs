@@ -281,6 +281,7 @@ impl Session {
                 v6_default_route: self.view.load().v6_route,
                 search: c.dns_search.clone(),
                 guests: vec![guest],
+                hosts: c.hosts.iter().map(|h| (h.name.clone(), h.addr)).collect(),
             },
             ports: vec![Port {
                 id: PortId(0),

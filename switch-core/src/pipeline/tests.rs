@@ -141,6 +141,7 @@ fn switch(mtu_of_b: u16) -> Switch {
             v6_default_route: true,
             search: Vec::new(),
             guests: vec![guest(A, 2), guest(B, 3)],
+            hosts: Vec::new(),
         },
         ports: vec![port(0, A, 1500), port(1, B, mtu_of_b)],
         rule: HostRule::default(),

@@ -18,6 +18,7 @@ fn gateway() -> Gateway {
             v4: None,
             v6: Some("fd00::2".parse().unwrap()),
         }],
+        hosts: Vec::new(),
     }
 }
 

@@ -44,6 +44,8 @@ pub struct Gateway {
     pub search: Vec<String>,
     /// Who is on the network.
     pub guests: Vec<Guest>,
+    /// Names that the user gave to addresses, as a hosts file has them.
+    pub hosts: Vec<(String, IpAddr)>,
 }
 
 impl Gateway {

@@ -96,6 +96,7 @@ impl Setup {
                 v6_default_route: true,
                 search: Vec::new(),
                 guests: known.collect(),
+                hosts: Vec::new(),
             },
             ports: port.collect(),
             rule: self.rule.clone(),

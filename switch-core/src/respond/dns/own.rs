@@ -1,6 +1,6 @@
-//! Stage 4: Names of the network itself: the gateway and its guests.
+//! Stage 4: Names of the network itself: the gateway, its guests, and what the user named.
 
-use core::net::IpAddr;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hickory_proto::op::{Message, MessageType, OpCode};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
@@ -11,8 +11,10 @@ use crate::respond::Gateway;
 
 /// Lifetime of own names in seconds: they come and go with endpoints.
 const TTL: u32 = 5;
+/// Addresses of one name that the user gave: as many AAAA records as fit a datagram of 512 bytes beside a long name.
+const MAX_ADDRESSES: usize = 8;
 
-/// Answers a whole message if it asks for a name of ours; for DNS over TCP too.
+/// Answers a whole message if it asks for a name of ours.
 #[must_use]
 pub fn answer_local(gw: &Gateway, query: &[u8]) -> Option<Vec<u8>> {
     let query = Message::from_vec(query).ok()?;
@@ -49,32 +51,20 @@ pub(super) fn local(gw: &Gateway, query: &Message) -> Option<Message> {
         )));
         return Some(answer);
     }
-    let (v4, v6) = lookup(gw, text)?;
-    #[allow(
-        clippy::wildcard_enum_match_arm,
-        reason = "the other record types are two dozen, and all alike here"
-    )]
-    match question.query_type {
-        RecordType::A => {
-            if let Some(a) = v4 {
-                push(RData::A(a.into()));
-            }
+    // Where the name exists and the record does not, the answer is empty.
+    for addr in lookup(gw, text)? {
+        match (addr, question.query_type) {
+            (IpAddr::V4(a), RecordType::A) => push(RData::A(a.into())),
+            (IpAddr::V6(a), RecordType::AAAA) => push(RData::AAAA(a.into())),
+            _ => {}
         }
-        RecordType::AAAA => {
-            if let Some(a) = v6 {
-                push(RData::AAAA(a.into()));
-            }
-        }
-        // The name exists, the record does not: an empty answer.
-        _ => {}
     }
     Some(answer)
 }
 
-type Both = (Option<core::net::Ipv4Addr>, Option<core::net::Ipv6Addr>);
-
-/// Finds a name of ours: bare, or under a search domain.
-fn lookup(gw: &Gateway, name: &str) -> Option<Both> {
+/// The addresses of a name of ours, bare or under a search domain. Those of the network come first, as they do in the
+/// hosts file of a sandbox.
+fn lookup(gw: &Gateway, name: &str) -> Option<Vec<IpAddr>> {
     // Search domains are as the user or the host wrote them; the name is in lower case by now.
     let bare = gw
         .search
@@ -84,13 +74,27 @@ fn lookup(gw: &Gateway, name: &str) -> Option<Both> {
             name.strip_suffix(&*domain)?.strip_suffix('.')
         })
         .unwrap_or(name);
+    let both = |v4: Option<Ipv4Addr>, v6: Option<Ipv6Addr>| {
+        let four = v4.map(IpAddr::V4).into_iter();
+        four.chain(v6.map(IpAddr::V6)).collect()
+    };
     if bare == "gateway" {
-        return Some((gw.v4.map(|v| v.0), gw.v6.map(|v| v.0)));
+        return Some(both(gw.v4.map(|v| v.0), gw.v6.map(|v| v.0)));
     }
-    gw.guests
-        .iter()
-        .find(|g| g.name.eq_ignore_ascii_case(bare))
-        .map(|g| (g.v4, g.v6))
+    if let Some(guest) = gw.guests.iter().find(|g| same(&g.name, bare)) {
+        return Some(both(guest.v4, guest.v6));
+    }
+    let given = |name: &str| -> Vec<IpAddr> {
+        let of_name = gw.hosts.iter().filter(|h| same(&h.0, name));
+        of_name.take(MAX_ADDRESSES).map(|h| h.1).collect()
+    };
+    // A name may be given with its domain, which can be one of the search domains.
+    [name, bare].map(given).into_iter().find(|a| !a.is_empty())
+}
+
+/// True if a name as someone wrote it is `name`, which has no final dot.
+fn same(written: &str, name: &str) -> bool {
+    !name.is_empty() && written.trim_end_matches('.').eq_ignore_ascii_case(name)
 }
 
 fn reverse(gw: &Gateway, addr: IpAddr) -> Option<&str> {
@@ -101,6 +105,10 @@ fn reverse(gw: &Gateway, addr: IpAddr) -> Option<&str> {
         .iter()
         .find(|g| g.v4.map(IpAddr::V4) == Some(addr) || g.v6.map(IpAddr::V6) == Some(addr))
         .map(|g| g.name.as_str())
+        .or_else(|| {
+            let given = gw.hosts.iter().find(|h| h.1 == addr);
+            given.map(|h| h.0.as_str())
+        })
 }
 
 /// Writes a domain name in its wire form. What is no name is left out.
