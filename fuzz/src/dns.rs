@@ -21,6 +21,7 @@ pub fn run(data: &[u8]) {
         mac: GUEST,
         addr: (Ipv4Addr::new(10, 0, 0, 2), 4000).into(),
         server: (Ipv4Addr::new(10, 0, 0, 1), 53).into(),
+        stream: None,
     };
     let mut now = Tick::from_millis(1);
     let query = bytes.piece();

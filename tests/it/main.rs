@@ -8,6 +8,7 @@ mod capture;
 mod cli;
 mod demo;
 mod dns;
+mod dns_tcp;
 mod harness;
 mod icmp;
 mod impair;

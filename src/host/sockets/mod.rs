@@ -1,6 +1,7 @@
 //! Sockets of the host behind translated flows: one table, owned by one worker.
 
 pub mod dispatch;
+mod dns;
 pub mod ping;
 pub mod splice;
 mod sys;
@@ -23,6 +24,7 @@ use switch_core::flow::host::{
 };
 use switch_core::wire::vnet_hdr::VnetHdr;
 
+use self::dns::DnsStream;
 use self::ping::PingSock;
 use self::splice::{Pair, Splices};
 use self::tcp::{PeekMode, TcpSock, host_error};
@@ -52,6 +54,8 @@ pub(crate) enum Kind {
     Udp(UdpSock, u32),
     Echo(PingSock, u32),
     Dns(UdpSocket, u32),
+    /// A connection to a resolver, and its one query.
+    DnsTcp(Box<DnsStream>, u32),
     /// A client of the host joined to a socket inside, and the slot of that one.
     Splice(Box<Pair>, Option<SockId>),
     /// The socket inside, which the pair in this slot owns.
@@ -388,6 +392,20 @@ impl DnsHost for HostIo {
         let socket = open().map_err(|e| host_error(&e))?;
         let fd = socket.as_raw_fd();
         self.insert(fd, Interest::READABLE, Kind::Dns(socket, query))
+            .map_err(|e| host_error(&e))
+    }
+
+    fn dns_send_tcp(
+        &mut self,
+        query: u32,
+        resolver: usize,
+        message: &[u8],
+    ) -> Result<SockId, HostError> {
+        let to = self.resolver(resolver).ok_or(HostError::NetUnreachable)?;
+        let stream = DnsStream::connect(to, message).map_err(|e| host_error(&e))?;
+        let fd = stream.as_raw_fd();
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        self.insert(fd, interest, Kind::DnsTcp(Box::new(stream), query))
             .map_err(|e| host_error(&e))
     }
 

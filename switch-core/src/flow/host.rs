@@ -169,7 +169,7 @@ pub trait EchoHost {
     fn echo_close(&mut self, sock: SockId);
 }
 
-/// DNS over UDP from the gateway to the host's resolvers.
+/// DNS from the gateway to the host's resolvers.
 pub trait DnsHost {
     /// How many resolvers there are now.
     fn resolvers(&self) -> usize;
@@ -178,6 +178,14 @@ pub trait DnsHost {
     /// Sends a query to resolver number `resolver` from a socket of its own (a fresh port). An event
     /// for `query` follows when an answer comes.
     fn dns_send(
+        &mut self,
+        query: u32,
+        resolver: usize,
+        message: &[u8],
+    ) -> Result<SockId, HostError>;
+    /// Sends a query as `dns_send` does, over a TCP connection of its own. Shape: `message` without its length,
+    /// at most 65,535 bytes; so are the messages of the events.
+    fn dns_send_tcp(
         &mut self,
         query: u32,
         resolver: usize,

@@ -17,7 +17,7 @@ use crate::wire::packet::PROTO_TCP;
 use crate::wire::vnet_hdr::VnetHdr;
 
 impl Switch {
-    fn cx(&self, now: Tick, port: Option<PortId>) -> Cx {
+    pub(super) fn cx(&self, now: Tick, port: Option<PortId>) -> Cx {
         let port = self
             .config
             .ports
@@ -144,12 +144,12 @@ impl Switch {
             }
             HostEvent::DnsAnswer { query, message } => {
                 if let Some((client, answer)) = self.dns.handle_answer(now, query, message, host) {
-                    self.name_answer(host, &client, &answer);
+                    self.name_answer(host, now, &client, &answer);
                 }
             }
             HostEvent::DnsFailed { query } => {
                 if let Some((client, answer)) = self.dns.handle_error(now, query, host) {
-                    self.name_answer(host, &client, &answer);
+                    self.name_answer(host, now, &client, &answer);
                 }
             }
         }
@@ -205,6 +205,7 @@ impl Switch {
     pub fn flush<H: Host>(&mut self, host: &mut H, now: Tick) {
         let cx = self.cx(now, None);
         self.tcp.flush(host, &cx);
+        self.flush_names(host, now);
         if let Some((reason, count)) = self.udp.flush(host) {
             for _ in 0..count {
                 self.drops.count(reason);
@@ -215,13 +216,14 @@ impl Switch {
     /// Gives flows whose turn was over their next one. True if some are left still.
     pub fn run_ready<H: Host>(&mut self, host: &mut H, now: Tick) -> bool {
         let cx = self.cx(now, None);
-        self.tcp.run_ready(host, &cx)
+        let names = self.ready_names(host, now);
+        self.tcp.run_ready(host, &cx) || names
     }
 
     /// True if a flow waits for its next turn.
     #[must_use]
     pub fn has_ready(&self) -> bool {
-        self.tcp.has_ready()
+        self.tcp.has_ready() || self.names.has_ready()
     }
 
     /// The next deadline.
@@ -232,6 +234,7 @@ impl Switch {
             self.udp.poll_timeout(),
             self.echo.poll_timeout(),
             self.dns.poll_timeout(),
+            self.names.poll_timeout(),
             self.frags.poll_timeout(),
         ]
         .into_iter()
@@ -249,8 +252,9 @@ impl Switch {
         let mut answers = Vec::new();
         self.dns.handle_timeout(now, host, &mut answers);
         for (client, answer) in answers {
-            self.name_answer(host, &client, &answer);
+            self.name_answer(host, now, &client, &answer);
         }
+        self.names_timeout(host, now);
     }
 
     /// The host's addresses, and whether it has a way to the IPv6 world, have changed.

@@ -10,6 +10,7 @@ use crate::flow::tcp::{Cx, Key, OpenError, TcpFlows};
 use crate::respond::dns::Client;
 use crate::respond::icmp::IcmpError;
 use crate::respond::{icmp, udp_frame};
+use crate::time::Tick;
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::checksum::l4_valid;
 use crate::wire::packet::{Ip, Kind, PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, Packet};
@@ -99,7 +100,7 @@ impl Switch {
     }
 
     /// The guard on sources: a packet comes from an address of the endpoint, and not from the gateway's.
-    fn source_ok(&self, ip: &Ip, mac: Mac) -> bool {
+    pub(super) fn source_ok(&self, ip: &Ip, mac: Mac) -> bool {
         let Some(guest) = self.config.gateway.guest(mac) else {
             return false;
         };
@@ -143,6 +144,10 @@ impl Switch {
             self.tcp.segment(host, cx, id, &hdr, segment)?;
             return Ok(Verdict::Translate);
         }
+        // Behind the flows: a client of the host may be shown to a sandbox with this very address and port.
+        if hdr.dst_port == DNS && self.config.gateway.owns(ip.dst) {
+            return self.names_segment(host, cx, port, (packet, ip), (&hdr, segment), &key);
+        }
         if !self.source_ok(ip, packet.src) {
             return Err(DropReason::Spoofed);
         }
@@ -159,7 +164,7 @@ impl Switch {
                 DropReason::TtlExpired,
             );
         }
-        let to = match self.destination(host, PROTO_TCP, SocketAddr::new(ip.dst, hdr.dst_port)) {
+        let to = match self.destination(PROTO_TCP, SocketAddr::new(ip.dst, hdr.dst_port)) {
             Ok(to) => to,
             Err(reason) => {
                 TcpFlows::refuse(host, cx, port, packet.src, ip, &hdr, segment.len());
@@ -197,23 +202,16 @@ impl Switch {
         }
     }
 
-    /// Where a conversation with `to` really goes. The gateway's own services are name service only.
-    fn destination<H: Host>(
-        &self,
-        host: &H,
-        proto: u8,
-        to: SocketAddr,
-    ) -> Result<SocketAddr, DropReason> {
+    /// Where a conversation with `to` really goes. At the gateway's own address there is name service only, which
+    /// does not come here.
+    fn destination(&self, proto: u8, to: SocketAddr) -> Result<SocketAddr, DropReason> {
         let gw = &self.config.gateway;
         let alias = match to.ip() {
             IpAddr::V4(a) => self.config.rule.loopback_v4 == Some(a),
             IpAddr::V6(a) => self.config.rule.loopback_v6 == Some(a),
         };
-        if gw.owns(to.ip()) && !alias || gw.owns(to.ip()) && to.port() == DNS {
-            return match (proto, to.port()) {
-                (PROTO_TCP, DNS) => host.resolver(0).ok_or(DropReason::Refused),
-                _ => Err(DropReason::Refused),
-            };
+        if gw.owns(to.ip()) && (!alias || to.port() == DNS) {
+            return Err(DropReason::Refused);
         }
         self.config.rule.check(proto, to, &self.own)
     }
@@ -262,12 +260,13 @@ impl Switch {
                 mac: packet.src,
                 addr: guest,
                 server: shown,
+                stream: None,
             };
             if let Some(answer) =
                 self.dns
                     .handle_query(cx.now, client, &self.config.gateway, payload, host)
             {
-                self.name_answer(host, &client, &answer);
+                self.name_answer(host, cx.now, &client, &answer);
             }
             return Ok(Verdict::Answer);
         }
@@ -281,7 +280,7 @@ impl Switch {
             );
         }
         let client = self.udp.client(guest, shown);
-        let real = match client.map_or_else(|| self.destination(host, PROTO_UDP, shown), Ok) {
+        let real = match client.map_or_else(|| self.destination(PROTO_UDP, shown), Ok) {
             Ok(real) => real,
             Err(DropReason::Refused) => {
                 return self.refuse(
@@ -305,7 +304,18 @@ impl Switch {
         Ok(Verdict::Translate)
     }
 
-    pub(crate) fn name_answer<H: Host>(&mut self, host: &mut H, client: &Client, answer: &[u8]) {
+    /// Brings an answer to who asked, the way that it asked.
+    pub(crate) fn name_answer<H: Host>(
+        &mut self,
+        host: &mut H,
+        now: Tick,
+        client: &Client,
+        answer: &[u8],
+    ) {
+        if let Some(stream) = client.stream {
+            self.names.answer(now, stream, answer);
+            return;
+        }
         let gw = self.config.gateway.mac;
         let (from, to) = (client.server, client.addr);
         udp_frame(
@@ -346,7 +356,7 @@ impl Switch {
                 DropReason::TtlExpired,
             );
         }
-        let real = match self.destination(host, ip.proto, SocketAddr::new(ip.dst, 0)) {
+        let real = match self.destination(ip.proto, SocketAddr::new(ip.dst, 0)) {
             Ok(real) => real.ip(),
             Err(DropReason::Refused) => {
                 return self.refuse(

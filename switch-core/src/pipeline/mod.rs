@@ -3,6 +3,7 @@
 mod egress;
 mod events;
 mod gateway;
+mod names;
 mod pieces;
 #[cfg(test)]
 mod tests;
@@ -11,6 +12,7 @@ use core::net::IpAddr;
 use std::io::IoSlice;
 use std::sync::Arc;
 
+use self::names::Names;
 use crate::addr::{Mac, NetworkId, PortId};
 use crate::flow::echo::EchoFlows;
 use crate::flow::host::Host;
@@ -72,6 +74,7 @@ pub struct Switch {
     pub(crate) udp: UdpFlows,
     pub(crate) echo: EchoFlows,
     pub(crate) dns: Dns,
+    names: Names,
     pub(crate) frags: Reassembly,
     pub(crate) drops: Drops,
     pub(crate) out: Vec<u8>,
@@ -91,6 +94,7 @@ impl Switch {
             udp: UdpFlows::new(now, config.filter, config.ephemeral, seeds),
             echo: EchoFlows::default(),
             dns: Dns::new(seeds),
+            names: Names::new(seeds),
             frags: Reassembly::default(),
             drops: Drops::default(),
             out: Vec::with_capacity(2048),

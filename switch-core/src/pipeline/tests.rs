@@ -114,6 +114,9 @@ impl DnsHost for World {
     fn dns_send(&mut self, _: u32, _: usize, _: &[u8]) -> Result<SockId, HostError> {
         Err(HostError::NetUnreachable)
     }
+    fn dns_send_tcp(&mut self, _: u32, _: usize, _: &[u8]) -> Result<SockId, HostError> {
+        Err(HostError::NetUnreachable)
+    }
     fn dns_close(&mut self, _: SockId) {}
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -27,6 +27,30 @@ pub(crate) struct Resolver {
 
 /// Serves `zone` at port 53 of `ip`, over UDP and TCP.
 pub(crate) fn serve(at: &Namespace, ip: impl Into<IpAddr>, zone: &[(&str, &[IpAddr])]) -> Resolver {
+    start(at, ip.into(), zone, true)
+}
+
+/// As `serve`, but nobody listens on TCP.
+pub(crate) fn serve_udp(
+    at: &Namespace,
+    ip: impl Into<IpAddr>,
+    zone: &[(&str, &[IpAddr])],
+) -> Resolver {
+    start(at, ip.into(), zone, false)
+}
+
+/// Takes queries at port 53 of `ip`, over UDP and TCP, and never answers.
+pub(crate) fn silent(at: &Namespace, ip: impl Into<IpAddr>) {
+    let address = SocketAddr::from((ip.into(), 53));
+    let socket = at.enter(|| UdpSocket::bind(address)).unwrap();
+    servers::tcp(at, address, move |mut stream, _| {
+        // The socket is part of the server: it stays as long.
+        let _taken = (&socket, stream.read_to_end(&mut Vec::new())?);
+        Ok(())
+    });
+}
+
+fn start(at: &Namespace, ip: IpAddr, zone: &[(&str, &[IpAddr])], tcp: bool) -> Resolver {
     let zone: BTreeMap<String, Vec<IpAddr>> = zone
         .iter()
         .map(|(name, ips)| ((*name).to_owned(), ips.to_vec()))
@@ -34,7 +58,7 @@ pub(crate) fn serve(at: &Namespace, ip: impl Into<IpAddr>, zone: &[(&str, &[IpAd
     let zone = Arc::new(zone);
     let asked = Arc::new(Mutex::new(Vec::new()));
     let over_tcp = Arc::new(AtomicUsize::new(0));
-    let address = SocketAddr::from((ip.into(), 53));
+    let address = SocketAddr::from((ip, 53));
 
     let (udp_zone, udp_asked) = (Arc::clone(&zone), Arc::clone(&asked));
     servers::udp(at, address, move |query, _| {
@@ -51,6 +75,9 @@ pub(crate) fn serve(at: &Namespace, ip: impl Into<IpAddr>, zone: &[(&str, &[IpAd
         }
         reply
     });
+    if !tcp {
+        return Resolver { asked, over_tcp };
+    }
     let (tcp_asked, counter) = (Arc::clone(&asked), Arc::clone(&over_tcp));
     servers::tcp(at, address, move |mut stream, _| {
         while let Some(query) = read_message(&mut stream)? {

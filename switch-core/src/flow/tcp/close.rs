@@ -50,8 +50,8 @@ impl TcpFlows {
         }
     }
 
-    /// The host's side broke: resets the sandbox's.
-    pub(super) fn reset_guest<H: Tx + TcpHost>(&mut self, host: &mut H, cx: &Cx, id: u32) {
+    /// The host's side broke, or wants no more of it: resets the sandbox's, and closes the host's.
+    pub fn reset_guest<H: Tx + TcpHost>(&mut self, host: &mut H, cx: &Cx, id: u32) {
         if let Some(flow) = self.flows.get(id as usize) {
             let shape = Shape {
                 flags: RST | ACK,

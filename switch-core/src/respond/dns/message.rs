@@ -20,6 +20,11 @@ pub(super) fn is_response(message: &[u8]) -> bool {
     message.get(2).is_some_and(|flags| flags & 0x80 != 0)
 }
 
+/// True for a response that is not whole (TC).
+pub(super) fn is_truncated(message: &[u8]) -> bool {
+    message.get(2).is_some_and(|flags| flags & 0x02 != 0)
+}
+
 /// The response code, without the bits that EDNS adds.
 pub(super) fn code(message: &[u8]) -> u8 {
     message.get(3).map_or(0, |flags| flags & 0xf)

@@ -1,8 +1,13 @@
 //! Stage 4: DNS at the gateway: own names are answered, everything else goes to the host's resolvers.
-//! Formats from `hickory-proto`. Source: RFC 1035, RFC 5452 (matching of answers), RFC 6891.
+//! Formats from `hickory-proto`. Source: RFC 1035, RFC 5452 (matching of answers), RFC 6891, RFC 7766 (TCP).
+//!
+//! A query goes on the way it came: over UDP, where a truncated answer goes back as it is and the client will ask
+//! again over TCP; or over TCP, and over UDP only where no resolver could be reached so.
 
+mod choice;
 mod message;
 mod own;
+pub mod stream;
 
 pub use own::answer_local;
 pub(super) use own::encode_name;
@@ -14,7 +19,9 @@ use std::collections::{HashMap, VecDeque};
 use ahash::RandomState;
 use hickory_proto::op::{Message, OpCode, ResponseCode};
 
+use self::choice::{Choice, Shunned};
 use self::own::local;
+use self::stream::StreamId;
 use super::Gateway;
 use crate::addr::{Mac, PortId, SockId};
 use crate::flow::host::DnsHost;
@@ -22,13 +29,19 @@ use crate::time::Tick;
 
 /// Queries under way at most; the oldest makes room.
 const MAX_PENDING: usize = 1024;
+/// Of these, queries that came over TCP: they wait their turn, and are never the ones that make room.
+const MAX_STREAMED: usize = 256;
+/// Bytes of them: each may be as long as a message can be.
+const MAX_STREAMED_BYTES: usize = 1 << 20;
 /// How long one resolver has.
 const PATIENCE: Duration = Duration::from_millis(1_500);
-/// How often the list of resolvers is gone through.
-const ROUNDS: usize = 2;
+/// How long it has over TCP: a handshake, and an answer of many segments. Clients wait for five seconds.
+const TCP_PATIENCE: Duration = Duration::from_secs(3);
 /// Answer size without EDNS. Source: RFC 1035 section 4.2.1.
 const PLAIN_LIMIT: usize = 512;
-/// Largest query that is sent on: no question with its options needs more, and `MAX_PENDING` of them are kept.
+/// Longest message. Source: RFC 1035 section 4.2.2, the length before it.
+const MAX_MESSAGE: usize = 65_535;
+/// Largest query over UDP: no question with its options needs more, and `MAX_PENDING` of them are kept.
 const MAX_QUERY: usize = 4096;
 /// What the gateway says that it takes, where it answers itself. Source: DNS flag day 2020.
 const OUR_SIZE: u16 = 1232;
@@ -46,6 +59,8 @@ pub struct Client {
     pub addr: SocketAddr,
     /// The gateway's address and port that it asked.
     pub server: SocketAddr,
+    /// The connection over which it asked, unless it was UDP.
+    pub stream: Option<StreamId>,
 }
 
 #[derive(Debug)]
@@ -54,10 +69,20 @@ struct Pending {
     /// The query with our id, as sent on.
     message: Vec<u8>,
     client_id: [u8; 2],
-    attempt: usize,
+    choice: Choice,
+    /// The resolver was asked over TCP.
+    tcp: bool,
     sock: Option<SockId>,
     deadline: Tick,
     limit: usize,
+}
+
+impl Pending {
+    /// The way that it is to go: the client's, until no resolver was there, unless a datagram may not carry it.
+    fn over_tcp(&self) -> bool {
+        let long = self.message.len() > usize::from(OUR_SIZE);
+        self.client.stream.is_some() && (self.choice.is_first_round() || long)
+    }
 }
 
 /// An answer for a client.
@@ -70,6 +95,9 @@ pub struct Dns {
     /// Ids in the order in which they came.
     order: VecDeque<u32>,
     next: u32,
+    /// Queries that came over TCP, and their bytes.
+    streamed: (usize, usize),
+    shunned: Shunned,
     seeds: RandomState,
 }
 
@@ -82,11 +110,13 @@ impl Dns {
             pending: HashMap::new(),
             order: VecDeque::new(),
             next: 0,
+            streamed: (0, 0),
+            shunned: Shunned::default(),
             seeds: RandomState::with_seeds(a, b, c, d),
         }
     }
 
-    /// Takes a query over UDP. An answer that is known at once is returned.
+    /// Takes a query. An answer that is known at once is returned; every query that came over TCP has one in the end.
     pub fn handle_query<H: DnsHost>(
         &mut self,
         now: Tick,
@@ -99,27 +129,34 @@ impl Dns {
         if message::is_response(query) {
             return None;
         }
+        let longest = if client.stream.is_some() {
+            MAX_MESSAGE
+        } else {
+            MAX_QUERY
+        };
         let parsed = match Message::from_vec(query) {
             Ok(m) if m.metadata.op_code != OpCode::Query => {
                 return message::error(query, ResponseCode::NotImp);
             }
             // More than one question has no meaning (RFC 9619).
-            Ok(m) if m.queries.len() == 1 && query.len() <= MAX_QUERY => m,
+            Ok(m) if m.queries.len() == 1 && query.len() <= longest => m,
             _ => return message::error(query, ResponseCode::FormErr),
         };
         if let Some(answer) = local(gw, &parsed) {
-            return answer.to_vec().ok();
+            let answer = answer.to_vec().ok();
+            return answer.or_else(|| message::error(query, ResponseCode::ServFail));
         }
-        let limit = parsed
-            .edns
-            .as_ref()
-            .map_or(PLAIN_LIMIT, |e| usize::from(e.max_payload()))
-            .min(usize::from(gw.mtu).saturating_sub(HEADERS))
-            .max(PLAIN_LIMIT);
-        while self.pending.len() >= MAX_PENDING {
-            let oldest = self.order.pop_front()?;
-            self.forget(oldest, host);
-        }
+        let limit = if client.stream.is_some() {
+            let (count, bytes) = self.streamed;
+            if count >= MAX_STREAMED || bytes + query.len() > MAX_STREAMED_BYTES {
+                return message::error(query, ResponseCode::ServFail);
+            }
+            self.streamed = (count + 1, bytes + query.len());
+            MAX_MESSAGE
+        } else {
+            udp_limit(&parsed, gw)
+        };
+        self.make_room(host);
         let id = self.next;
         self.next = self.next.wrapping_add(1);
         let [a, b, ..] = self.seeds.hash_one((id, now.as_nanos())).to_le_bytes();
@@ -132,7 +169,8 @@ impl Dns {
                 client,
                 message,
                 client_id,
-                attempt: 0,
+                choice: Choice::default(),
+                tcp: false,
                 sock: None,
                 deadline: now,
                 limit,
@@ -146,15 +184,29 @@ impl Dns {
         self.send(now, id, host).map(|(_, bytes)| bytes)
     }
 
+    /// Forgets the oldest queries over UDP while there are too many in all.
+    fn make_room<H: DnsHost>(&mut self, host: &mut H) {
+        while self.pending.len() >= MAX_PENDING {
+            let Some(oldest) = self.order.pop_front() else {
+                return;
+            };
+            match self.pending.get(&oldest) {
+                Some(p) if p.client.stream.is_some() => self.order.push_back(oldest),
+                Some(_) => self.forget(oldest, host),
+                None => {}
+            }
+        }
+    }
+
     /// Asks the resolver whose turn it is; an error answer where none is left.
     fn send<H: DnsHost>(&mut self, now: Tick, id: u32, host: &mut H) -> Option<Answer> {
         loop {
-            let resolvers = host.resolvers();
             let pending = self.pending.get_mut(&id)?;
-            if let Some(sock) = pending.sock.take() {
-                host.dns_close(sock);
-            }
-            if pending.attempt >= resolvers * ROUNDS {
+            let goes_on = pending.choice.goes_on(host);
+            let tcp = pending.over_tcp();
+            let shunned = &self.shunned;
+            let next = goes_on.then(|| pending.choice.next(now, tcp, shunned, host));
+            let Some(resolver) = next.flatten() else {
                 let (client, client_id) = (pending.client, pending.client_id);
                 let error = message::error(&pending.message, ResponseCode::ServFail);
                 // Over in any case: what stayed would be due for ever.
@@ -162,19 +214,61 @@ impl Dns {
                 let mut error = error?;
                 error.get_mut(..2)?.copy_from_slice(&client_id);
                 return Some((client, error));
-            }
-            let resolver = pending.attempt % resolvers;
-            pending.attempt += 1;
-            pending.deadline = now + PATIENCE;
-            if let Ok(sock) = host.dns_send(id, resolver, &pending.message) {
-                pending.sock = Some(sock);
+            };
+            if self.ask(now, id, resolver, tcp, host) {
                 return None;
             }
         }
     }
 
+    /// Asks the next resolver, and others before the one that was of no use.
+    fn send_past<H: DnsHost>(&mut self, now: Tick, id: u32, host: &mut H) -> Option<Answer> {
+        let pending = self.pending.get(&id)?;
+        if let Some(server) = pending.choice.last().and_then(|r| host.resolver(r)) {
+            self.shunned.add(now, (server, pending.tcp));
+        }
+        self.send(now, id, host)
+    }
+
+    /// Asks one resolver. False if the host cannot.
+    fn ask<H: DnsHost>(
+        &mut self,
+        now: Tick,
+        id: u32,
+        resolver: usize,
+        tcp: bool,
+        host: &mut H,
+    ) -> bool {
+        let Some(pending) = self.pending.get_mut(&id) else {
+            return false;
+        };
+        if let Some(sock) = pending.sock.take() {
+            host.dns_close(sock);
+        }
+        pending.tcp = tcp;
+        let sent = if tcp {
+            pending.deadline = now + TCP_PATIENCE;
+            host.dns_send_tcp(id, resolver, &pending.message)
+        } else {
+            pending.deadline = now + PATIENCE;
+            host.dns_send(id, resolver, &pending.message)
+        };
+        pending.sock = sent.ok();
+        pending.sock.is_some()
+    }
+
     fn forget<H: DnsHost>(&mut self, id: u32, host: &mut H) {
-        if let Some(sock) = self.pending.remove(&id).and_then(|p| p.sock) {
+        let Some(pending) = self.pending.remove(&id) else {
+            return;
+        };
+        if pending.client.stream.is_some() {
+            let (count, bytes) = self.streamed;
+            self.streamed = (
+                count.saturating_sub(1),
+                bytes.saturating_sub(pending.message.len()),
+            );
+        }
+        if let Some(sock) = pending.sock {
             host.dns_close(sock);
         }
     }
@@ -203,8 +297,22 @@ impl Dns {
         if [ResponseCode::ServFail, ResponseCode::Refused]
             .map(u16::from)
             .contains(&code.into())
-            && pending.attempt < host.resolvers()
+            && pending.choice.has_fresh(host)
         {
+            return self.send(now, id, host);
+        }
+        if let Some(server) = pending.choice.last().and_then(|r| host.resolver(r)) {
+            self.shunned.remove((server, pending.tcp));
+        }
+        if message::is_truncated(answer)
+            && pending.client.stream.is_some()
+            && !pending.tcp
+            && let Some(resolver) = pending.choice.last()
+        {
+            // There is no other way left for who has come over TCP already.
+            if self.ask(now, id, resolver, true, host) {
+                return None;
+            }
             return self.send(now, id, host);
         }
         let (client, client_id, limit) = (pending.client, pending.client_id, pending.limit);
@@ -220,7 +328,7 @@ impl Dns {
 
     /// The host reports that a resolver is not there: the next one is asked at once.
     pub fn handle_error<H: DnsHost>(&mut self, now: Tick, id: u32, host: &mut H) -> Option<Answer> {
-        self.send(now, id, host)
+        self.send_past(now, id, host)
     }
 
     /// Goes on with queries whose resolver did not answer in time.
@@ -238,7 +346,7 @@ impl Dns {
             .filter(|id| self.pending.get(id).is_some_and(|p| p.deadline <= now))
             .collect();
         for id in due {
-            answers.extend(self.send(now, id, host));
+            answers.extend(self.send_past(now, id, host));
         }
     }
 
@@ -247,6 +355,16 @@ impl Dns {
     pub fn poll_timeout(&self) -> Option<Tick> {
         self.pending.values().map(|p| p.deadline).min()
     }
+}
+
+/// The longest answer for who asks over UDP: what it takes, and its link too. Source: RFC 6891 section 6.2.3.
+fn udp_limit(query: &Message, gw: &Gateway) -> usize {
+    query
+        .edns
+        .as_ref()
+        .map_or(PLAIN_LIMIT, |e| usize::from(e.max_payload()))
+        .min(usize::from(gw.mtu).saturating_sub(HEADERS))
+        .max(PLAIN_LIMIT)
 }
 
 #[cfg(test)]

@@ -7,7 +7,9 @@ use hickory_proto::rr::rdata::TXT;
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use proptest::prelude::*;
 
+mod choice;
 mod own;
+mod streamed;
 
 use super::*;
 use crate::flow::host::HostError;
@@ -18,6 +20,8 @@ use crate::respond::Guest;
 struct Resolvers {
     count: usize,
     sent: Vec<(u32, usize, Vec<u8>)>,
+    /// Which of these over TCP.
+    over_tcp: Vec<usize>,
     open: Vec<u32>,
     next: u32,
     /// Sending fails.
@@ -29,7 +33,8 @@ impl DnsHost for Resolvers {
         self.count
     }
     fn resolver(&self, index: usize) -> Option<SocketAddr> {
-        (index < self.count).then(|| (Ipv4Addr::new(192, 0, 2, 1), 53).into())
+        let last = u8::try_from(index).ok()?;
+        (index < self.count).then(|| (Ipv4Addr::new(192, 0, 2, last), 53).into())
     }
     fn dns_send(
         &mut self,
@@ -44,6 +49,16 @@ impl DnsHost for Resolvers {
         self.next += 1;
         self.open.push(self.next);
         Ok(SockId(self.next))
+    }
+    fn dns_send_tcp(
+        &mut self,
+        query: u32,
+        resolver: usize,
+        message: &[u8],
+    ) -> Result<SockId, HostError> {
+        let sock = self.dns_send(query, resolver, message)?;
+        self.over_tcp.push(self.sent.len() - 1);
+        Ok(sock)
     }
     fn dns_close(&mut self, sock: SockId) {
         self.open.retain(|&s| s != sock.0);
@@ -77,11 +92,17 @@ impl World {
             .handle_query(self.now, client(), &self.gw, query, &mut self.host)
     }
 
+    /// Asks over a connection.
+    fn ask_streamed(&mut self, query: &[u8]) -> Option<Vec<u8>> {
+        self.dns
+            .handle_query(self.now, streamed(), &self.gw, query, &mut self.host)
+    }
+
     fn answer(&mut self, id: u32, answer: &[u8]) -> Option<Vec<u8>> {
         self.dns
             .handle_answer(self.now, id, answer, &mut self.host)
             .map(|(to, bytes)| {
-                assert_eq!(to, client());
+                assert!([client(), streamed()].contains(&to));
                 bytes
             })
     }
@@ -123,7 +144,15 @@ fn client() -> Client {
         mac: Mac([2, 0, 0, 0, 0, 2]),
         addr: (Ipv4Addr::new(10, 0, 0, 2), 4000).into(),
         server: (Ipv4Addr::new(10, 0, 0, 1), 53).into(),
+        stream: None,
     }
+}
+
+/// Someone who asks over a connection.
+fn streamed() -> Client {
+    let mut streams = stream::Streams::default();
+    streams.open(Tick::from_millis(1), 0, client());
+    streams.client(SockId(0)).unwrap()
 }
 
 fn message(name: &str, kind: RecordType) -> Message {
@@ -256,41 +285,6 @@ fn an_error_without_a_question_makes_room_for_the_next() {
     told.queries.clear();
     assert_eq!(w.answer(id, &told.to_vec().unwrap()), None);
     assert_eq!(w.asked(), [0, 1]);
-}
-
-#[test]
-fn silent_resolvers_are_asked_twice_each_and_then_it_fails() {
-    let mut w = World::new(2);
-    assert_eq!(w.ask(&query("example.org.", RecordType::A)), None);
-    let start = w.now;
-    for _ in 0..3 {
-        assert!(w.wait().is_empty());
-    }
-    assert_eq!(w.asked(), [0, 1, 0, 1]);
-    let answers = w.wait();
-    assert_eq!(code(&answers[0]), ResponseCode::ServFail);
-    assert_eq!(w.now, start + Duration::from_secs(6));
-    assert!(w.host.open.is_empty());
-    assert!(w.dns.poll_timeout().is_none());
-}
-
-#[test]
-fn no_resolver_or_none_that_can_be_reached_fails_at_once() {
-    let q = query("example.org.", RecordType::A);
-    let mut w = World::new(0);
-    assert_eq!(code(&w.ask(&q).unwrap()), ResponseCode::ServFail);
-    let mut w = World::new(2);
-    w.host.dead = true;
-    assert_eq!(code(&w.ask(&q).unwrap()), ResponseCode::ServFail);
-    let mut w = World::new(2);
-    assert_eq!(w.ask(&q), None);
-    let id = w.host.sent[0].0;
-    assert_eq!(w.dns.handle_error(w.now, id, &mut w.host), None);
-    assert_eq!(w.asked(), [0, 1]);
-    w.host.dead = true;
-    let (_, answer) = w.dns.handle_error(w.now, id, &mut w.host).unwrap();
-    assert_eq!(code(&answer), ResponseCode::ServFail);
-    assert!(w.dns.poll_timeout().is_none());
 }
 
 #[test]

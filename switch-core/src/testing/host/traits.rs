@@ -258,6 +258,16 @@ impl DnsHost for SimHost {
         Ok(sock)
     }
 
+    fn dns_send_tcp(
+        &mut self,
+        query: u32,
+        resolver: usize,
+        message: &[u8],
+    ) -> Result<SockId, HostError> {
+        // A resolver says the same, whichever way it is asked.
+        self.dns_send(query, resolver, message)
+    }
+
     fn dns_close(&mut self, sock: SockId) {
         self.close(sock);
     }
