@@ -1,7 +1,7 @@
 //! A bounded pool of equal blocks, for one owner.
 
 /// Idle blocks kept for the next taker; more are given back to the allocator.
-const KEEP: usize = 64;
+const KEEP: usize = 256;
 
 /// Blocks of one size, at most so many bytes of them.
 #[derive(Debug)]

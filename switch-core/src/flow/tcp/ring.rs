@@ -9,8 +9,9 @@ use arrayvec::ArrayVec;
 use super::seq::{diff, dist};
 use crate::frame::Pool;
 
-/// Bytes a block. Small, so that a flow with little in it costs little.
-pub(super) const BLOCK: usize = 16 * 1024;
+/// Bytes a block. Small, so that a flow with little in it costs little: with 16 KB, 200 blocked flows emptied the
+/// pool while two thirds of its bytes were free, and what the next ones had been offered was dropped.
+pub(super) const BLOCK: usize = 4 * 1024;
 
 /// The ring of one flow.
 #[derive(Debug)]

@@ -88,13 +88,17 @@ impl TcpFlows {
             return;
         };
         let mut rest = payload;
-        if flow.ring.is_none() && !flow.blocked && !payload.is_empty() {
+        // Past a ring too that only holds what is ahead: the pool may be empty, and this be what fills the hole.
+        if flow.waiting() == 0 && !flow.blocked && !payload.is_empty() {
             let Some(sock) = flow.sock else { return };
             match host.tcp_send(sock, &[IoSlice::new(payload)]) {
                 Ok(n) => {
                     flow.blocked = n < payload.len();
                     flow.rcv_nxt = flow.rcv_nxt.wrapping_add(dist(n));
                     rest = payload.get(n..).unwrap_or_default();
+                    if let Some(ring) = flow.ring.as_mut() {
+                        ring.consume(n, &mut self.pool);
+                    }
                     self.taken(cx, id, n);
                 }
                 Err(HostError::WouldBlock) => flow.blocked = true,
@@ -116,10 +120,12 @@ impl TcpFlows {
                 // The pool is empty: what was not stored is not acknowledged, and comes again.
                 flow.fin_at = None;
             }
-            if let Some(end) = flow.ahead.as_mut().and_then(|a| a.join(flow.rcv_nxt)) {
-                flow.rcv_nxt = end;
-                flow.todo.ack = true;
-            }
+        }
+        if let Some(end) = flow.ahead.as_mut().and_then(|a| a.join(flow.rcv_nxt)) {
+            flow.rcv_nxt = end;
+            flow.todo.ack = true;
+        }
+        if flow.ring.is_some() {
             self.drain(host, cx, id);
         }
         let Some(flow) = self.flows.get_mut(id as usize) else {
