@@ -202,7 +202,12 @@ impl TcpFlows {
                 else {
                     return Err(DropReason::Truncated);
                 };
+                let probed = flow.probes > 0;
                 self.acknowledged(host, cx, id, hdr, options, payload.is_empty())?;
+                if probed {
+                    // An answer to a probe does nothing else: without this the next one would follow soon.
+                    self.touch(cx, id);
+                }
                 self.data(host, cx, id, hdr, payload)
             }
         }
