@@ -132,6 +132,9 @@ impl Link {
 
     /// What has arrived by now, in order.
     pub fn arrived(&mut self, now: Tick) -> Vec<Offered> {
+        if self.poll_timeout().is_none_or(|at| at > now) {
+            return Vec::new();
+        }
         let later = self.under_way.split_off(&(now, u64::MAX));
         core::mem::replace(&mut self.under_way, later)
             .into_values()

@@ -74,6 +74,8 @@ pub struct Guest {
     pub addresses: Addresses,
     /// It hands over segments of one flow as super-frames.
     pub offload: bool,
+    /// It asks silent connections so often whether the other end is still there.
+    pub keep_alive: Option<Duration>,
     /// Its lease, if it asked for one.
     pub lease: Option<Lease>,
     random: Random,
@@ -86,6 +88,10 @@ pub struct Guest {
     pongs: Vec<Pong>,
     dhcp: Option<SocketHandle>,
     port: u16,
+    /// Something has happened to it since it was last polled.
+    stirred: bool,
+    /// When it has something to do next, if nothing happens before.
+    next: Option<Tick>,
 }
 
 impl fmt::Debug for Guest {
@@ -151,6 +157,7 @@ impl Guest {
         Self {
             addresses,
             offload: false,
+            keep_alive: None,
             lease: None,
             random: Random(seed ^ 0x6775_6573),
             iface,
@@ -162,14 +169,18 @@ impl Guest {
             pongs: Vec::new(),
             dhcp: None,
             port: 40_000 + (seed % 1_000) as u16,
+            stirred: true,
+            next: None,
         }
     }
 
     fn socket(&mut self, script: Script) -> (TcpId, SocketHandle) {
         let buffer = || tcp_socket::SocketBuffer::new(vec![0; TCP_BUFFER]);
-        let handle = self
-            .sockets
-            .add(tcp_socket::Socket::new(buffer(), buffer()));
+        let mut socket = tcp_socket::Socket::new(buffer(), buffer());
+        let every = self.keep_alive.map(|every| every.as_micros() as u64);
+        socket.set_keep_alive(every.map(smoltcp::time::Duration::from_micros));
+        let handle = self.sockets.add(socket);
+        self.stirred = true;
         self.tcp.push(Tcp::new(handle, script));
         (TcpId(self.tcp.len() - 1), handle)
     }
@@ -190,6 +201,15 @@ impl Guest {
         let socket = self.sockets.get_mut::<tcp_socket::Socket<'_>>(handle);
         socket.listen(port).unwrap();
         id
+    }
+
+    /// An application's end of a connection dies: the stack resets it.
+    pub fn abort(&mut self, id: TcpId) {
+        let handle = self.tcp[id.0].handle;
+        self.sockets
+            .get_mut::<tcp_socket::Socket<'_>>(handle)
+            .abort();
+        self.stirred = true;
     }
 
     /// An application's end of a connection.
@@ -224,6 +244,7 @@ impl Guest {
         let handle = self.udp[id.0].socket;
         let socket = self.sockets.get_mut::<udp::Socket<'_>>(handle);
         socket.send_slice(payload, IpEndpoint::from(to)).unwrap();
+        self.stirred = true;
     }
 
     /// The datagrams that have come to a socket.
@@ -247,6 +268,7 @@ impl Guest {
         let message = [&[kind, 0, 0, 0, i0, i1, s0, s1], payload].concat();
         let socket = self.sockets.get_mut::<icmp::Socket<'_>>(self.ping);
         socket.send_slice(&message, to.into()).unwrap();
+        self.stirred = true;
     }
 
     /// The echo replies that have come.
@@ -258,20 +280,29 @@ impl Guest {
     /// Takes a frame from the link.
     pub fn deliver(&mut self, frame: Vec<u8>) {
         self.card.arrived.push_back(frame);
+        self.stirred = true;
     }
 
     /// Lets the stack and its applications do what they can. Returns the frames that leave.
     pub fn poll(&mut self, now: Tick) -> Vec<Offered> {
+        if !self.stirred && self.next.is_none_or(|at| at > now) {
+            return Vec::new();
+        }
         // Applications answer to what the stack says, and the other way round; a few rounds settle it.
+        self.stirred = true;
         for _ in 0..16 {
             let polled = self
                 .iface
                 .poll(instant(now), &mut self.card, &mut self.sockets);
             let moved = self.applications(now);
             if polled == PollResult::None && !moved {
+                self.stirred = false;
                 break;
             }
         }
+        let stack = self.iface.poll_delay(instant(now), &self.sockets);
+        let stack = stack.map(|delay| now + Duration::from_micros(delay.total_micros()));
+        self.next = self.tcp.iter().filter_map(|t| t.next).chain(stack).min();
         if self.offload {
             self.card.merged()
         } else {
@@ -280,10 +311,9 @@ impl Guest {
     }
 
     /// When it has something to do next, if no frame comes before.
-    pub fn poll_timeout(&mut self, now: Tick) -> Option<Tick> {
-        let stack = self.iface.poll_delay(instant(now), &self.sockets);
-        let stack = stack.map(|delay| now + Duration::from_micros(delay.total_micros()));
-        self.tcp.iter().filter_map(|t| t.next).chain(stack).min()
+    #[must_use]
+    pub fn poll_timeout(&self, now: Tick) -> Option<Tick> {
+        if self.stirred { Some(now) } else { self.next }
     }
 
     fn applications(&mut self, now: Tick) -> bool {

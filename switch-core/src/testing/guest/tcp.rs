@@ -6,7 +6,7 @@ use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::{Socket, State};
 
 use crate::testing::Random;
-use crate::testing::script::{End, Pace, Script, Taken};
+use crate::testing::script::{Clock, End, Pace, Script, Taken};
 use crate::time::Tick;
 
 /// Pauses of a choked reader.
@@ -21,8 +21,13 @@ pub struct Tcp {
     taken: Taken,
     established: bool,
     peer_ended: bool,
+    crossed: bool,
     state: State,
     closing: bool,
+    clock: Clock,
+    /// When it reads again.
+    pause: Option<Tick>,
+    /// When it has something to do, if the stack says nothing before.
     pub(super) next: Option<Tick>,
 }
 
@@ -35,8 +40,11 @@ impl Tcp {
             taken: Taken::default(),
             established: false,
             peer_ended: false,
+            crossed: false,
             state: State::Closed,
             closing: false,
+            clock: Clock::default(),
+            pause: None,
             next: None,
         }
     }
@@ -65,6 +73,18 @@ impl Tcp {
         self.peer_ended && matches!(self.state, State::Closed | State::TimeWait)
     }
 
+    /// The other end has closed; this one may still send.
+    #[must_use]
+    pub fn peer_has_ended(&self) -> bool {
+        self.peer_ended
+    }
+
+    /// Both ends closed before they knew of the other's.
+    #[must_use]
+    pub fn closes_crossed(&self) -> bool {
+        self.crossed
+    }
+
     /// It was refused or reset.
     #[must_use]
     pub fn is_broken(&self) -> bool {
@@ -81,12 +101,16 @@ impl Tcp {
         let before = (self.sent, self.taken.len(), self.closing);
         self.state = socket.state();
         self.established |= socket.may_send();
+        if self.established {
+            self.clock.open(now);
+        }
+        self.crossed |= self.state == State::Closing;
         self.read(now, socket, random);
         self.peer_ended |= matches!(
             self.state,
             State::CloseWait | State::LastAck | State::Closing | State::TimeWait
         );
-        self.write(socket);
+        self.write(now, socket);
         let end = match self.script.end {
             End::Sent | End::Reset => true,
             // Bytes that wait are read first.
@@ -101,19 +125,21 @@ impl Tcp {
                 socket.close();
             }
         }
+        self.next = [self.pause, self.clock.next(now, &self.script)]
+            .into_iter()
+            .flatten()
+            .min();
         before != (self.sent, self.taken.len(), self.closing)
     }
 
     fn read(&mut self, now: Tick, socket: &mut Socket<'_>, random: &mut Random) {
-        if self.script.pace == Pace::Choked {
-            if self.next.is_some_and(|at| at > now) {
-                return;
-            }
-            self.next = None;
+        if self.pause.is_some_and(|at| at > now) || !self.clock.may_read(now, &self.script) {
+            return;
         }
+        self.pause = None;
         while socket.can_recv() {
             let most = match self.script.pace {
-                Pace::Eager => usize::MAX,
+                Pace::Eager | Pace::Late(_) => usize::MAX,
                 Pace::Choked => 1 + random.below(3_000) as usize,
             };
             let taken = &mut self.taken;
@@ -124,17 +150,22 @@ impl Tcp {
             });
             read.unwrap();
             if self.script.pace == Pace::Choked && random.chance(30) {
-                self.next = Some(now + PAUSE);
+                self.pause = Some(now + PAUSE);
                 return;
             }
         }
     }
 
-    fn write(&mut self, socket: &mut Socket<'_>) {
-        while socket.can_send() && self.sent < self.script.send {
+    fn write(&mut self, now: Tick, socket: &mut Socket<'_>) {
+        while socket.can_send() {
             let (script, sent) = (self.script, self.sent);
+            let most = self.clock.may_send(now, &script, sent) - sent;
+            if most == 0 {
+                return;
+            }
             let wrote = socket.send(|room| {
-                let n = script.fill(sent, room);
+                let n = room.len().min(most);
+                let n = script.fill(sent, &mut room[..n]);
                 (n, n)
             });
             self.sent += wrote.unwrap();

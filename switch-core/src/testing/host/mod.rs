@@ -1,6 +1,7 @@
 //! The host in memory: sockets that lead to remote servers, with delays, errors and full buffers.
 
 mod event;
+mod receive;
 mod tcp;
 mod traits;
 
@@ -9,6 +10,7 @@ use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use self::event::{Event, Report};
+pub use self::receive::Receive;
 pub use self::tcp::{Closed, Peer};
 use super::Random;
 use super::script::Script;
@@ -81,6 +83,8 @@ pub struct SimHost {
     pub resolvers: Vec<Resolver>,
     /// The way to a server and back.
     pub round_trip: Duration,
+    /// The receive buffers of TCP connections to come.
+    pub receive: Receive,
     /// Sockets that may be open at a time.
     pub descriptors: usize,
     /// Percent of frames that an endpoint does not take, for its queue is full.
@@ -109,6 +113,7 @@ impl SimHost {
             pingable: BTreeSet::new(),
             resolvers: Vec::new(),
             round_trip: Duration::from_millis(1),
+            receive: Receive::default(),
             descriptors: usize::MAX,
             endpoint_full: 0,
             socket_full: 0,
@@ -130,6 +135,18 @@ impl SimHost {
         })
     }
 
+    /// The peer at this address resets its connections.
+    pub fn break_off(&mut self, remote: SocketAddr) {
+        let now = self.now;
+        for sock in &mut self.socks {
+            if let Sock::Tcp(peer) = sock
+                && peer.remote == remote
+            {
+                peer.break_off(now);
+            }
+        }
+    }
+
     /// How many sockets are open.
     #[must_use]
     pub fn open(&self) -> usize {
@@ -143,7 +160,7 @@ impl SimHost {
 
     /// A client has connected to a published port; it follows this script.
     pub fn accepted(&mut self, from: SocketAddr, script: Script) -> SockId {
-        let mut peer = Peer::new(from, u32::MAX, script);
+        let mut peer = Peer::new(from, u32::MAX, script, self.receive);
         peer.connected = true;
         self.add(Sock::Tcp(Box::new(peer)))
     }

@@ -4,14 +4,15 @@ use core::net::SocketAddr;
 use core::time::Duration;
 
 use super::Event;
+use super::receive::{Buffer, Receive};
 use crate::flow::host::{HostError, Peeked};
 use crate::testing::Random;
-use crate::testing::script::{End, Pace, Script, Taken};
+use crate::testing::script::{Clock, End, Pace, Script, Taken};
 use crate::time::Tick;
 
-/// Bytes that a socket holds, each way.
+/// Bytes that a socket's send buffer holds.
 const BUFFER: usize = 256 * 1024;
-/// Bytes that it holds where the peer reads a little at a time.
+/// Bytes that it holds where the peer does not take them at once.
 const SMALL: usize = 16 * 1024;
 /// Bytes that arrive at once, at most.
 const LOT: u64 = 70_000;
@@ -41,14 +42,16 @@ pub struct Peer {
     outgoing: Vec<u8>,
     shut: bool,
     full: bool,
+    receive: Buffer,
     arrived: usize,
     discarded: usize,
+    clock: Clock,
     end_told: bool,
     broken: bool,
 }
 
 impl Peer {
-    pub(super) fn new(remote: SocketAddr, flow: u32, script: Script) -> Self {
+    pub(super) fn new(remote: SocketAddr, flow: u32, script: Script, receive: Receive) -> Self {
         Self {
             remote,
             closed: None,
@@ -60,8 +63,10 @@ impl Peer {
             outgoing: Vec::new(),
             shut: false,
             full: false,
+            receive: Buffer::new(receive),
             arrived: 0,
             discarded: 0,
+            clock: Clock::default(),
             end_told: false,
             broken: false,
         }
@@ -85,7 +90,7 @@ impl Peer {
         self.shut
     }
 
-    /// True if a wake at `at` would come earlier than what is planned.
+    /// Plans a wake, unless an earlier one is planned.
     pub(super) fn wake(&mut self, at: Tick) {
         self.next = Some(self.next.map_or(at, |next| next.min(at)));
     }
@@ -96,8 +101,10 @@ impl Peer {
         if !self.connected || self.closed.is_some_and(|c| c.reset) {
             return;
         }
+        self.clock.open(now);
         let lot = match self.script.pace {
-            Pace::Eager => self.outgoing.len(),
+            Pace::Late(_) if !self.clock.may_read(now, &self.script) => 0,
+            Pace::Eager | Pace::Late(_) => self.outgoing.len(),
             Pace::Choked => self.outgoing.len().min(random.below(6_000) as usize),
         };
         self.taken.take(&self.outgoing[..lot]);
@@ -108,29 +115,35 @@ impl Peer {
                 self.full = false;
                 out.push(Event::TcpWritable { flow });
             }
-            self.send(random, out);
+            self.send(now, random, out);
         }
-        let more = self.arrived < self.script.send && self.arrived - self.discarded < BUFFER;
-        if self.closed.is_none() && more || !self.outgoing.is_empty() {
-            self.next = Some(now + Duration::from_micros(50 + random.below(200)));
+        let more = self.clock.may_send(now, &self.script, self.arrived) > self.arrived
+            && self.receive.has_room()
+            && !self.broken;
+        let taking = !self.outgoing.is_empty() && self.clock.may_read(now, &self.script);
+        self.next = self.clock.next(now, &self.script);
+        if self.closed.is_none() && more || taking {
+            self.wake(now + Duration::from_micros(50 + random.below(200)));
         }
     }
 
     /// The peer's stream arrives in lots of any size, as far as the receive buffer has room.
-    fn send(&mut self, random: &mut Random, out: &mut Vec<Event>) {
+    fn send(&mut self, now: Tick, random: &mut Random, out: &mut Vec<Event>) {
         let flow = self.flow;
-        let room = BUFFER.saturating_sub(self.arrived - self.discarded);
-        let lot = (random.below(LOT) as usize)
-            .min(room)
-            .min(self.script.send - self.arrived);
+        let ready = self.clock.may_send(now, &self.script, self.arrived) - self.arrived;
+        let lot = match self.broken {
+            true => 0,
+            false => self.receive.arrive(ready.min(random.below(LOT) as usize)),
+        };
         self.arrived += lot;
         let all = self.arrived == self.script.send;
-        let ending = all
-            && match self.script.end {
-                End::Sent | End::Reset => true,
-                End::Second => self.shut && self.outgoing.is_empty(),
-                End::Never => false,
-            };
+        let ending = self.broken
+            || all
+                && match self.script.end {
+                    End::Sent | End::Reset => true,
+                    End::Second => self.shut && self.outgoing.is_empty(),
+                    End::Never => false,
+                };
         self.broken |= ending && self.script.end == End::Reset;
         if lot > 0 || ending && !self.end_told {
             self.end_told |= ending;
@@ -138,10 +151,17 @@ impl Peer {
         }
     }
 
+    /// The peer resets the connection now.
+    pub(super) fn break_off(&mut self, now: Tick) {
+        self.broken = true;
+        self.outgoing.clear();
+        self.wake(now);
+    }
+
     fn room(&self) -> usize {
         match self.script.pace {
             Pace::Eager => BUFFER,
-            Pace::Choked => SMALL,
+            Pace::Choked | Pace::Late(_) => SMALL,
         }
     }
 
@@ -187,11 +207,8 @@ impl Peer {
     }
 
     pub(super) fn discard(&mut self, len: usize) {
+        self.receive.discard(len);
         self.discarded += len;
-        assert!(
-            self.discarded <= self.arrived,
-            "discarded more than had arrived"
-        );
     }
 
     pub(super) fn shutdown(&mut self) {

@@ -62,7 +62,7 @@ impl TcpHost for SimHost {
             TcpServer::FailsAtOnce(error) => return Err(error),
             TcpServer::Fails(_) | TcpServer::Silent => Script::default(),
         };
-        let mut peer = Peer::new(to, flow, script);
+        let mut peer = Peer::new(to, flow, script, self.receive);
         let near = matches!(server, TcpServer::Near(_));
         if near {
             peer.connected = true;

@@ -1,91 +1,14 @@
-//! The TCP engine against a real stack: a smoltcp guest talks through the switch to a simulated host, in virtual
-//! time, over links that lose, reorder, double and spoil frames. No byte may be lost, doubled or out of order.
-
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test's support: what fails here fails the test"
-)]
+//! Streams over good links and bad ones, and what the host refuses.
 
 use core::time::Duration;
 
 use switch_core::flow::host::HostError;
-use switch_core::testing::guest::TcpId;
-use switch_core::testing::host::{Closed, TcpServer};
+use switch_core::testing::host::TcpServer;
 use switch_core::testing::link::Faults;
-use switch_core::testing::net::{Setup, SimNet};
+use switch_core::testing::net::Setup;
 use switch_core::testing::script::{End, Script};
 
-const SERVER: &str = "192.0.2.1:80";
-const LIMIT: Duration = Duration::from_secs(900);
-
-/// What a transfer is made of.
-#[derive(Debug, Clone, Copy)]
-struct Plan {
-    seed: u64,
-    faults: Faults,
-    server: &'static str,
-    up: Script,
-    down: Script,
-    offload: bool,
-}
-
-impl Plan {
-    fn new(seed: u64, up: usize, down: usize) -> Self {
-        Self {
-            seed,
-            faults: Faults::default(),
-            server: SERVER,
-            up: Script::new(seed + 1_000, up),
-            down: Script::new(seed + 2_000, down),
-            offload: seed % 2 == 1,
-        }
-    }
-
-    /// Runs until the guest's end is over, one way or the other, and the host's socket is closed.
-    fn run(&self) -> (SimNet, TcpId) {
-        let setup = Setup {
-            seed: self.seed,
-            faults: self.faults,
-            ..Setup::default()
-        };
-        let mut net = setup.build();
-        let to = self.server.parse().unwrap();
-        net.host.tcp_servers.insert(to, TcpServer::Serve(self.down));
-        net.guests[0].offload = self.offload;
-        let id = net.guests[0].connect(to, self.up);
-        let done = net.run(LIMIT, |net| {
-            let tcp = net.guests[0].tcp(id);
-            let closed = net.host.peers().all(|peer| peer.closed.is_some());
-            closed && (tcp.is_done() || tcp.is_broken())
-        });
-        assert!(
-            done,
-            "not over after {LIMIT:?}: {:?}",
-            net.guests[0].tcp(id)
-        );
-        // What is under way still arrives.
-        net.run_for(Duration::from_secs(1));
-        (net, id)
-    }
-
-    /// Runs, and wants every byte at its place and an orderly end.
-    #[track_caller]
-    fn check(&self) -> SimNet {
-        let (net, id) = self.run();
-        let tcp = net.guests[0].tcp(id);
-        assert!(tcp.is_done(), "the guest's end: {tcp:?}");
-        tcp.taken().check(&self.down);
-        let peer = net.host.peers().next().unwrap();
-        peer.taken().check(&self.up);
-        assert!(peer.was_shut(), "the guest's end did not reach the host");
-        let orderly = Closed {
-            reset: false,
-            unread: 0,
-        };
-        assert_eq!(peer.closed, Some(orderly));
-        net
-    }
-}
+use super::plan::{LIMIT, Plan, SERVER};
 
 #[test]
 fn a_clean_wire_carries_both_ways() {
