@@ -31,6 +31,8 @@ struct Got {
     seq: u32,
     ack: u32,
     flags: u8,
+    /// Bytes of payload.
+    len: u32,
 }
 
 impl Client {
@@ -103,6 +105,7 @@ impl Client {
             seq: u32::from_be_bytes(frame[38..42].try_into().unwrap()),
             ack: u32::from_be_bytes(frame[42..46].try_into().unwrap()),
             flags: frame[47],
+            len: u32::try_from(frame.len()).unwrap() - 34 - u32::from(frame[46] >> 4) * 4,
         })
         .collect()
     }
@@ -164,6 +167,23 @@ fn an_end_that_comes_again_with_more_or_less_before_it_counts_once() {
     assert!(!got.is_empty());
     assert_eq!(got.last().unwrap().ack, client.seq(1_501));
     client.check(1_500, true);
+}
+
+/// An acknowledgement that rides on data is no sign of a loss. Source: RFC 5681 section 2.
+#[test]
+fn a_hole_is_told_although_data_goes_the_other_way() {
+    let mut client = Client::connect(Limits::default(), Script::new(2, 1 << 20));
+    for place in [1_000, 2_000, 3_000] {
+        let last = *client.got().last().unwrap();
+        client.ack = last.seq.wrapping_add(last.len);
+        client.send(0, place, place + 1_000);
+        let got = client.got();
+        assert!(got.iter().any(|got| got.len > 0), "data");
+        let told = |got: &Got| got.len == 0 && got.ack == client.seq(0);
+        assert!(got.iter().any(told), "at {place}");
+        client.ack = got.last().unwrap().seq;
+        client.segment(ACK, 0, &[]);
+    }
 }
 
 /// Source: RFC 5961 section 3.2.

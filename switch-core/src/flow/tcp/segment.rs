@@ -87,7 +87,10 @@ pub(super) fn send<H: Tx>(
     }
     flow.acked = flow.rcv_nxt;
     flow.ack_at = crate::time::Tick::NEVER;
-    flow.todo.ack = false;
+    // What rides on data is no duplicate acknowledgement and has no room for what lies beyond a hole: the sandbox would
+    // learn of a loss from its clock alone.
+    let hole = flow.ahead.as_ref().is_some_and(|a| !a.is_empty());
+    flow.todo.ack &= hole && !payload.is_empty();
     flow.todo.ack_later = false;
     let shape = Shape {
         flags: flags | ACK,
