@@ -74,6 +74,28 @@ fn the_longest_answers_pass() {
 }
 
 #[test]
+fn a_bad_link_loses_nothing_of_an_answer() {
+    netns::inside(|world| {
+        if !have("dig") {
+            return;
+        }
+        let many: Vec<IpAddr> = (0..2_000u16)
+            .map(|n| Ipv4Addr::from_bits(0x0a00_0000 + u32::from(n)).into())
+            .collect();
+        dns::serve(&world.outside, OUTSIDE, &[("huge.test", &many)]);
+        let bad = "loss=3%,reorder=5%,duplicate=2%,corrupt=1%,per=segment,seed=3";
+        let sandbox = world.sandbox(&["--impair", bad]);
+        for server in BOTH.map(|ip| sandbox.gateway_like(ip)) {
+            for _ in 0..5 {
+                let said = dig(&sandbox, server, &["+tcp", "+tries=3", "huge.test"]);
+                let said: BTreeSet<_> = said.iter().collect();
+                assert_eq!(said.len(), many.len(), "from {server}");
+            }
+        }
+    });
+}
+
+#[test]
 fn a_first_resolver_that_is_dead_is_passed() {
     netns::inside(|world| {
         if !have("dig") {

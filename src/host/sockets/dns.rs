@@ -3,6 +3,7 @@
 use std::io::{self, Read as _};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
+use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
@@ -36,6 +37,8 @@ impl DnsStream {
             Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {}
             Err(e) => return Err(e),
         }
+        // Closed by a reset: one connection a query would leave as many of the host's ports waiting for a minute.
+        socket.set_linger(Some(Duration::ZERO))?;
         Ok(Self {
             socket,
             connecting: true,
@@ -113,7 +116,7 @@ impl AsRawFd for DnsStream {
 mod tests {
     use std::io::Write as _;
     use std::net::TcpListener;
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use super::*;
 

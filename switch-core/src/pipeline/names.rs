@@ -225,6 +225,9 @@ impl Switch {
 
     /// Ends a batch: sends the answers there are.
     pub(super) fn flush_names<H: Host>(&mut self, host: &mut H, now: Tick) {
+        if self.names.parts.is_none() {
+            return;
+        }
         let cx = self.cx(now, None);
         loop {
             self.names_turn(host, &cx);
@@ -241,6 +244,9 @@ impl Switch {
 
     /// Gives connections whose turn was over their next one. True if some are left still.
     pub(super) fn ready_names<H: Host>(&mut self, host: &mut H, now: Tick) -> bool {
+        if !self.names.has_ready() {
+            return false;
+        }
         let cx = self.cx(now, None);
         if let Some(parts) = self.names.parts.as_deref_mut() {
             let (flows, mut behind) = parts.split(host, now);

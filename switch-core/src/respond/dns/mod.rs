@@ -7,6 +7,7 @@
 mod choice;
 mod message;
 mod own;
+mod share;
 pub mod stream;
 
 pub use own::answer_local;
@@ -14,25 +15,22 @@ pub(super) use own::encode_name;
 
 use core::net::SocketAddr;
 use core::time::Duration;
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 
 use ahash::RandomState;
 use hickory_proto::op::{Message, OpCode, ResponseCode};
 
 use self::choice::{Choice, Shunned};
 use self::own::local;
+use self::share::Shares;
 use self::stream::StreamId;
 use super::Gateway;
 use crate::addr::{Mac, PortId, SockId};
 use crate::flow::host::DnsHost;
 use crate::time::Tick;
 
-/// Queries under way at most; the oldest makes room.
+/// Queries under way at most; the oldest of the endpoint that asks most makes room.
 const MAX_PENDING: usize = 1024;
-/// Of these, queries that came over TCP: they wait their turn, and are never the ones that make room.
-const MAX_STREAMED: usize = 256;
-/// Bytes of them: each may be as long as a message can be.
-const MAX_STREAMED_BYTES: usize = 1 << 20;
 /// How long one resolver has.
 const PATIENCE: Duration = Duration::from_millis(1_500);
 /// How long it has over TCP: a handshake, and an answer of many segments. Clients wait for five seconds.
@@ -92,11 +90,8 @@ pub type Answer = (Client, Vec<u8>);
 #[derive(Debug)]
 pub struct Dns {
     pending: HashMap<u32, Pending>,
-    /// Ids in the order in which they came.
-    order: VecDeque<u32>,
+    shares: Shares,
     next: u32,
-    /// Queries that came over TCP, and their bytes.
-    streamed: (usize, usize),
     shunned: Shunned,
     seeds: RandomState,
 }
@@ -108,9 +103,8 @@ impl Dns {
         let [a, b, c, d] = seeds;
         Self {
             pending: HashMap::new(),
-            order: VecDeque::new(),
+            shares: Shares::default(),
             next: 0,
-            streamed: (0, 0),
             shunned: Shunned::default(),
             seeds: RandomState::with_seeds(a, b, c, d),
         }
@@ -147,11 +141,9 @@ impl Dns {
             return answer.or_else(|| message::error(query, ResponseCode::ServFail));
         }
         let limit = if client.stream.is_some() {
-            let (count, bytes) = self.streamed;
-            if count >= MAX_STREAMED || bytes + query.len() > MAX_STREAMED_BYTES {
+            if !self.shares.admits(client.port, query.len()) {
                 return message::error(query, ResponseCode::ServFail);
             }
-            self.streamed = (count + 1, bytes + query.len());
             MAX_MESSAGE
         } else {
             udp_limit(&parsed, gw)
@@ -176,25 +168,17 @@ impl Dns {
                 limit,
             },
         );
-        // Queries that were answered leave their ids in the order, which is tidied once in so many.
-        if self.order.len() >= 2 * MAX_PENDING {
-            self.order.retain(|id| self.pending.contains_key(id));
-        }
-        self.order.push_back(id);
+        let waits = |id| self.pending.contains_key(&id);
+        self.shares.add(id, &client, query.len(), waits);
         self.send(now, id, host).map(|(_, bytes)| bytes)
     }
 
-    /// Forgets the oldest queries over UDP while there are too many in all.
+    /// Forgets a query over UDP where there are too many.
     fn make_room<H: DnsHost>(&mut self, host: &mut H) {
-        while self.pending.len() >= MAX_PENDING {
-            let Some(oldest) = self.order.pop_front() else {
-                return;
-            };
-            match self.pending.get(&oldest) {
-                Some(p) if p.client.stream.is_some() => self.order.push_back(oldest),
-                Some(_) => self.forget(oldest, host),
-                None => {}
-            }
+        if self.pending.len() >= MAX_PENDING
+            && let Some(id) = self.shares.oldest(|id| self.pending.contains_key(&id))
+        {
+            self.forget(id, host);
         }
     }
 
@@ -261,13 +245,7 @@ impl Dns {
         let Some(pending) = self.pending.remove(&id) else {
             return;
         };
-        if pending.client.stream.is_some() {
-            let (count, bytes) = self.streamed;
-            self.streamed = (
-                count.saturating_sub(1),
-                bytes.saturating_sub(pending.message.len()),
-            );
-        }
+        self.shares.remove(&pending.client, pending.message.len());
         if let Some(sock) = pending.sock {
             host.dns_close(sock);
         }
@@ -338,13 +316,10 @@ impl Dns {
         host: &mut H,
         answers: &mut Vec<Answer>,
     ) {
-        self.order.retain(|id| self.pending.contains_key(id));
-        let due: Vec<u32> = self
-            .order
-            .iter()
-            .copied()
-            .filter(|id| self.pending.get(id).is_some_and(|p| p.deadline <= now))
-            .collect();
+        let due = self.pending.iter().filter(|(_, p)| p.deadline <= now);
+        let mut due: Vec<u32> = due.map(|(&id, _)| id).collect();
+        // In the order in which they came: that of a hash map is nobody's.
+        due.sort_unstable();
         for id in due {
             answers.extend(self.send_past(now, id, host));
         }

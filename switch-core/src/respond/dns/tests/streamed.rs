@@ -1,6 +1,7 @@
 //! Queries that came over TCP.
 
 use super::*;
+use crate::respond::dns::share::{MAX_STREAMED, MAX_STREAMED_OF_PORT};
 
 const ANSWER: ResponseCode = ResponseCode::NoError;
 
@@ -35,7 +36,7 @@ fn a_query_goes_on_over_tcp_and_the_answer_back_whole() {
     );
     assert_eq!(answer[..2], CLIENT_ID.to_be_bytes());
     assert!(w.host.open.is_empty());
-    assert_eq!(w.dns.streamed, (0, 0));
+    assert_eq!(w.dns.shares.len().1, 0);
 }
 
 #[test]
@@ -87,7 +88,7 @@ fn all_silent_is_a_failure_that_is_told() {
     let answers = w.wait();
     assert_eq!(ways(&w), [(0, true), (0, false)]);
     assert_eq!(code(&answers[0]), ResponseCode::ServFail);
-    assert_eq!(w.dns.streamed, (0, 0));
+    assert_eq!(w.dns.shares.len().1, 0);
     assert!(w.dns.poll_timeout().is_none());
 }
 
@@ -110,13 +111,25 @@ fn a_long_query_passes_over_tcp_alone() {
 }
 
 #[test]
-fn too_many_fail_at_once_and_take_no_room_from_udp() {
+fn too_many_fail_at_once_and_take_no_room_from_others() {
     let mut w = World::new(1);
     let q = query("example.org.", RecordType::A);
-    for _ in 0..MAX_STREAMED {
-        assert_eq!(w.ask_streamed(&q), None);
+    let ask = |w: &mut World, port: u32| {
+        let client = Client {
+            port: PortId(port),
+            ..streamed()
+        };
+        w.dns.handle_query(w.now, client, &w.gw, &q, &mut w.host)
+    };
+    for port in 0..4 {
+        for _ in 0..MAX_STREAMED_OF_PORT {
+            assert_eq!(ask(&mut w, port), None);
+        }
+        let answer = ask(&mut w, port).unwrap();
+        assert_eq!(code(&answer), ResponseCode::ServFail, "endpoint {port}");
     }
-    assert_eq!(code(&w.ask_streamed(&q).unwrap()), ResponseCode::ServFail);
+    let answer = ask(&mut w, 4).unwrap();
+    assert_eq!(code(&answer), ResponseCode::ServFail, "too many in all");
     for _ in 0..2 * MAX_PENDING {
         assert_eq!(w.ask(&q), None);
     }
@@ -125,9 +138,31 @@ fn too_many_fail_at_once_and_take_no_room_from_udp() {
     for n in 0..MAX_STREAMED {
         let (id, _, sent) = w.host.sent[n].clone();
         let told = reply(&sent, ANSWER).to_vec().unwrap();
-        assert!(w.answer(id, &told).is_some(), "{n}");
+        let (now, host) = (w.now, &mut w.host);
+        assert!(w.dns.handle_answer(now, id, &told, host).is_some(), "{n}");
     }
-    assert_eq!(w.dns.streamed, (0, 0));
+    assert_eq!(w.dns.shares.len().1, 1, "what came over UDP");
+}
+
+#[test]
+fn who_asks_most_makes_room_for_others() {
+    let mut w = World::new(1);
+    let q = query("example.org.", RecordType::A);
+    let other = Client {
+        port: PortId(9),
+        ..client()
+    };
+    // The oldest of all is not of the one who floods.
+    w.dns.handle_query(w.now, other, &w.gw, &q, &mut w.host);
+    for _ in 0..2 * MAX_PENDING {
+        assert_eq!(w.ask(&q), None);
+    }
+    assert_eq!(w.host.open.len(), MAX_PENDING);
+    let (id, _, sent) = w.host.sent[0].clone();
+    let told = reply(&sent, ANSWER).to_vec().unwrap();
+    let (now, host) = (w.now, &mut w.host);
+    let (to, _) = w.dns.handle_answer(now, id, &told, host).unwrap();
+    assert_eq!(to.port, PortId(9));
 }
 
 #[test]
