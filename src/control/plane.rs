@@ -122,6 +122,13 @@ pub trait Plane {
     /// Errors: `NoEndpoint`.
     fn detach_endpoint(&mut self, id: EndpointId, keep_interface: bool) -> Result<(), PlaneError>;
 
+    /// Makes the endpoint's gateways the sandbox's default routes, or takes those routes away; flows stay.
+    /// Errors: `NoEndpoint`, `SandboxGone`, `Refused`; `Unsupported` where routes are set only when attaching.
+    fn set_default_route(&mut self, id: EndpointId, on: bool) -> Result<(), PlaneError> {
+        let _ = (id, on);
+        Err(PlaneError::Unsupported("moving a default route"))
+    }
+
     /// Publishes ports: every port that can be had is bound, the others are told.
     /// Errors: `NoEndpoint`, `Full`; nothing is bound then.
     fn publish_add(&mut self, spec: &PublishSpec) -> Result<Published, PlaneError>;

@@ -242,6 +242,13 @@ impl Plane for FakePlane {
         Ok(())
     }
 
+    fn set_default_route(&mut self, id: EndpointId, on: bool) -> Result<(), PlaneError> {
+        self.asked(format!("route {id} {on}"))?;
+        let endpoint = self.endpoints.get_mut(&id);
+        endpoint.ok_or(PlaneError::NoEndpoint(id))?.default_route = on;
+        Ok(())
+    }
+
     fn publish_add(&mut self, spec: &PublishSpec) -> Result<Published, PlaneError> {
         self.asked(format!("publish {}", spec.id))?;
         self.endpoint(spec.endpoint)?;
