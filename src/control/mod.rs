@@ -1,13 +1,27 @@
 //! The control plane of the daemon: what a user asks for, checked, kept and handed to the data plane.
 //!
-//! One thread. A request comes in by `server` as a message of `proto`, becomes a change of the model, is written to the
-//! `store`, carried out by [`plane::Plane`], and only then answered. Nothing here is in a packet's way.
+//! One thread. A request comes in by `server` as a message of `proto`; `plan` makes a changed model of it, whose difference
+//! ([`diff`]) is written to the [`store`], carried out by [`plane::Plane`], and only then answered ([`engine`]).
+//! Nothing here is in a packet's way.
 
+mod answer;
+pub mod diff;
+pub mod engine;
+#[cfg(test)]
+mod engine_tests;
 pub mod ids;
+pub mod model;
+pub mod plan;
 pub mod plane;
 #[cfg(test)]
 pub mod plane_fake;
 pub mod policy;
+pub mod proto;
+mod request;
+pub mod restore;
+#[cfg(test)]
+mod restore_tests;
 pub mod show;
 pub mod spec;
+pub mod store;
 pub mod text;

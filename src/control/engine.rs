@@ -1,0 +1,376 @@
+//! One request after the other: planned, written, carried out, answered.
+//!
+//! What has gathered while a batch was written is the next batch: one transaction for all of it. If the data plane refuses
+//! a change, that one is undone, its place in the store too, and those planned after it, which may rest on it, are planned
+//! anew.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use tokio::sync::oneshot;
+use tracing::{debug, warn};
+
+use super::diff::{self, Done, Step};
+use super::ids::{EndpointId, NetworkId, PublishId};
+use super::model::Model;
+use super::plan::{self, Facts};
+use super::plane::{Plane, PlaneError, PlaneEvent};
+use super::proto::{Reply, Request};
+use super::spec::{Interface, PortFailure, Sandbox};
+use super::store::Store;
+use super::{answer, request};
+use crate::config::wish::EndpointWish;
+use crate::config::{Code, Problem};
+
+/// Requests that become one transaction at most: with more, the first would wait for the last one's interface.
+const BATCH: usize = 64;
+
+/// A request with the one who waits for its answer.
+#[derive(Debug)]
+pub struct Job {
+    /// What is asked.
+    pub request: Request,
+    /// Where the answer goes.
+    pub answer: oneshot::Sender<Result<Reply, Problem>>,
+}
+
+/// What is known of things beside what the store keeps: it ends with the daemon.
+#[derive(Debug, Default)]
+pub struct Runtime {
+    /// Networks that are not up, with the reason.
+    pub networks_down: BTreeMap<NetworkId, String>,
+    /// Endpoints that are not up, with the reason.
+    pub endpoints_down: BTreeMap<EndpointId, String>,
+    /// Interfaces as they were made.
+    pub interfaces: BTreeMap<EndpointId, Interface>,
+    /// Ports that could not be had.
+    pub failed: BTreeMap<PublishId, Vec<PortFailure>>,
+    /// What the user should know, one sentence each.
+    pub notes: VecDeque<String>,
+}
+
+/// Notes that are kept.
+const NOTES: usize = 64;
+
+impl Runtime {
+    /// Keeps a sentence for `weft show`, and logs it.
+    pub fn note(&mut self, text: String) {
+        warn!("{text}");
+        if self.notes.len() == NOTES {
+            self.notes.pop_front();
+        }
+        self.notes.push_back(text);
+    }
+}
+
+/// Control: the model, the store and the data plane, which it keeps alike.
+#[derive(Debug)]
+pub struct Engine<P> {
+    pub(super) plane: P,
+    pub(super) store: Store,
+    /// What is in force, and in the store.
+    pub(super) model: Model,
+    pub(super) runtime: Runtime,
+    pub(super) facts: Facts,
+    /// A request asked for the end.
+    pub(super) ending: bool,
+}
+
+/// A change that is planned and not carried out.
+struct Draft {
+    job: Job,
+    model: Model,
+    reply: request::Told,
+}
+
+impl<P: Plane> Engine<P> {
+    /// Puts the three together: the data plane must hold what `model` says.
+    pub fn new(plane: P, store: Store, model: Model, runtime: Runtime, facts: Facts) -> Self {
+        Self {
+            plane,
+            store,
+            model,
+            runtime,
+            facts,
+            ending: false,
+        }
+    }
+
+    /// What is in force.
+    #[must_use]
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// A request has asked for the end.
+    #[must_use]
+    pub fn ending(&self) -> bool {
+        self.ending
+    }
+
+    /// Answers requests, in their order. Every change is on the disk before its answer.
+    pub async fn handle(&mut self, jobs: impl IntoIterator<Item = Job>) {
+        let mut waiting: VecDeque<Job> = jobs.into_iter().collect();
+        while !waiting.is_empty() {
+            let drafts = self.draft(&mut waiting);
+            let again = self.carry(drafts).await;
+            for job in again.into_iter().rev() {
+                waiting.push_front(job);
+            }
+        }
+    }
+
+    /// Plans as many requests as make a batch. Questions and refusals are answered here; a question waits for the changes
+    /// before it, so that it sees them.
+    fn draft(&mut self, waiting: &mut VecDeque<Job>) -> Vec<Draft> {
+        let mut drafts: Vec<Draft> = Vec::new();
+        self.facts.routes = self.plane.host_routes();
+        while let Some(job) = waiting.pop_front() {
+            if drafts.len() == BATCH || (request::asks(&job.request) && !drafts.is_empty()) {
+                waiting.push_front(job);
+                break;
+            }
+            if request::asks(&job.request) {
+                let reply = answer::ask(self, &job.request);
+                // Whoever asked may have gone; so below.
+                let _ = job.answer.send(reply);
+                continue;
+            }
+            let mut model = drafts.last().map_or(&self.model, |d| &d.model).clone();
+            let mut identify =
+                |model: &Model, wish: &EndpointWish| identify(&mut self.plane, model, wish);
+            match request::plan(&mut model, &self.facts, &job.request, &mut identify) {
+                Ok(reply) => drafts.push(Draft { job, model, reply }),
+                Err(problem) => drop(job.answer.send(Err(problem))),
+            }
+        }
+        drafts
+    }
+
+    /// Writes drafts, carries them out and answers. Gives the jobs that must be planned anew.
+    async fn carry(&mut self, drafts: Vec<Draft>) -> Vec<Job> {
+        let Some(last) = drafts.last() else {
+            return Vec::new();
+        };
+        let written = last.model.clone();
+        if let Err(e) = self.store.commit(diff::writes(&self.model, &written)).await {
+            let problem = Problem::new(Code::Store, e.to_string());
+            for draft in drafts {
+                let _ = draft.job.answer.send(Err(problem.clone()));
+            }
+            return Vec::new();
+        }
+        let mut done = Vec::new();
+        let mut again = Vec::new();
+        let mut refused = None;
+        for draft in drafts {
+            if refused.is_some() {
+                again.push(draft.job);
+                continue;
+            }
+            match self.run(&draft.model) {
+                Ok(()) => done.push((draft.job, draft.reply)),
+                Err(problem) => refused = Some((draft.job, problem)),
+            }
+        }
+        let settled = self.plane.settle().map_err(|e| problem(&e));
+        // Numbers are never given out again, also those of what was undone.
+        self.model.counters = written.counters.clone();
+        let amended = self.store.commit(diff::writes(&written, &self.model)).await;
+        let amended = amended.map_err(|e| Problem::new(Code::Store, e.to_string()));
+        let after = settled.and(amended);
+        for (job, told) in done {
+            let reply = after.clone().map(|()| answer::tell(self, told));
+            let _ = job.answer.send(reply);
+        }
+        if let Some((job, problem)) = refused {
+            let _ = job.answer.send(Err(problem));
+        }
+        again
+    }
+
+    /// Makes the data plane what `next` says, or leaves it as it was.
+    fn run(&mut self, next: &Model) -> Result<(), Problem> {
+        let steps = diff::steps(&self.model, next);
+        let mut next = next.clone();
+        let mut undo: Vec<Step> = Vec::new();
+        for step in steps {
+            let outcome = step.run(&mut self.plane).map_err(|e| problem(&e));
+            let outcome = outcome.and_then(|done| self.note_done(done, &mut next, &mut undo));
+            if let Err(problem) = outcome {
+                debug!(?step, %problem, "refused; undoing {} steps", undo.len());
+                self.undo(undo);
+                return Err(problem);
+            }
+            undo.push(step.inverse());
+        }
+        self.model = next;
+        self.tidy();
+        Ok(())
+    }
+
+    /// Undoes steps, the last first. What cannot be undone is told and left.
+    fn undo(&mut self, steps: Vec<Step>) {
+        for step in steps.into_iter().rev() {
+            match step.run(&mut self.plane) {
+                Ok(Done::Interface(id, interface)) => {
+                    self.runtime.interfaces.insert(id, interface);
+                }
+                Ok(_) => {}
+                Err(e) => self
+                    .runtime
+                    .note(format!("undoing a change that failed: {e}")),
+            }
+        }
+    }
+
+    /// Takes note of what came of a step. Errors: `PortTaken` for ports that a new rule could not have; they are free again.
+    fn note_done(
+        &mut self,
+        done: Done,
+        next: &mut Model,
+        undo: &mut Vec<Step>,
+    ) -> Result<(), Problem> {
+        match done {
+            Done::Plain => Ok(()),
+            Done::Interface(id, interface) => {
+                self.runtime.endpoints_down.remove(&id);
+                self.runtime.interfaces.insert(id, interface);
+                Ok(())
+            }
+            Done::Published(spec, published) => {
+                let known = self.model.publishes.contains_key(&spec.id);
+                if let Some(first) = published.failed.first()
+                    && !known
+                {
+                    let count = published.failed.len();
+                    let more = if count > 1 {
+                        format!(" ({} more ports of the rule cannot be had)", count - 1)
+                    } else {
+                        String::new()
+                    };
+                    undo.push(Step::Publish(Some(spec), None));
+                    let message = format!("{}{more}", first.message);
+                    return Err(Problem::new(Code::PortTaken, message).at("ports"));
+                }
+                answer::publish_outcome(&mut self.runtime, next, spec.id, published);
+                Ok(())
+            }
+        }
+    }
+
+    /// Forgets what was known of things that are gone.
+    fn tidy(&mut self) {
+        let Self { runtime, model, .. } = self;
+        // Their interfaces are gone by now.
+        model.leaving.clear();
+        runtime
+            .networks_down
+            .retain(|id, _| model.networks.contains_key(id));
+        runtime
+            .endpoints_down
+            .retain(|id, _| model.endpoints.contains_key(id));
+        runtime
+            .interfaces
+            .retain(|id, _| model.endpoints.contains_key(id));
+        runtime
+            .failed
+            .retain(|id, _| model.publishes.contains_key(id));
+    }
+
+    /// Takes what the data plane tells unasked: an endpoint whose sandbox has ended goes, and the store forgets it.
+    /// Errors: the data plane has ended; the store cannot be written.
+    pub async fn events(&mut self) -> Result<(), Problem> {
+        let mut next = self.model.clone();
+        while let Some(event) = self.plane.next_event() {
+            match event {
+                PlaneEvent::SandboxGone(id) => {
+                    if let Some(gone) = next.endpoints.get(&id) {
+                        debug!(sandbox = gone.name, "the sandbox has ended");
+                    }
+                    plan::forget(&mut next, id);
+                }
+                PlaneEvent::LinkLost(id) => {
+                    if let Some(e) = next.endpoints.get(&id) {
+                        let why = format!("its interface {} was removed", e.spec.ifname);
+                        self.runtime.note(format!("sandbox '{}': {why}", e.name));
+                        self.runtime.endpoints_down.insert(id, why);
+                    }
+                }
+                PlaneEvent::LoopDamped { network, mac } => {
+                    let name = next.network_name(network);
+                    self.runtime.note(format!(
+                        "network '{name}': {mac} moves between sandboxes again and again and is damped"
+                    ));
+                }
+                PlaneEvent::Ended(why) => return Err(Problem::new(Code::Ending, why)),
+            }
+        }
+        let writes = diff::writes(&self.model, &next);
+        if writes.is_empty() {
+            return Ok(());
+        }
+        let store = |e: super::store::StoreError| Problem::new(Code::Store, e.to_string());
+        self.store.commit(writes).await.map_err(store)?;
+        // What is gone cannot be refused; what else fails is told.
+        for step in diff::steps(&self.model, &next) {
+            if let Err(e) = step.run(&mut self.plane) {
+                self.runtime
+                    .note(format!("after the end of a sandbox: {e}"));
+            }
+        }
+        let written = next.clone();
+        self.model = next;
+        self.tidy();
+        let amended = diff::writes(&written, &self.model);
+        self.store.commit(amended).await.map_err(store)?;
+        self.plane.settle().map_err(|e| problem(&e))
+    }
+
+    /// Ends: interfaces leave the sandboxes, the store keeps everything.
+    /// Errors: the data plane's.
+    pub fn shut_down(&mut self) -> Result<(), PlaneError> {
+        for &id in self.model.endpoints.keys() {
+            match self.plane.detach_endpoint(id, false) {
+                Ok(()) | Err(PlaneError::NoEndpoint(_)) => {}
+                Err(e) => warn!("detaching endpoint {id}: {e}"),
+            }
+        }
+        self.plane.shut_down()
+    }
+}
+
+/// Whom an endpoint's text means. Errors: `BadSandbox`, `UnknownSandbox`, `SandboxGone`, `NotPermitted`.
+pub(super) fn identify<P: Plane>(
+    plane: &mut P,
+    model: &Model,
+    wish: &EndpointWish,
+) -> Result<Sandbox, Problem> {
+    let (at, known) = plan::parse_sandbox(model, &wish.sandbox)?;
+    let found = plane.identify(&at).map_err(|e| problem(&e).at("sandbox"))?;
+    match known {
+        Some(known) if known != found => {
+            let message = format!("sandbox '{}' has ended", wish.sandbox);
+            Err(Problem::new(Code::SandboxGone, message).at("sandbox"))
+        }
+        _ => Ok(found),
+    }
+}
+
+/// The data plane's refusal, for whoever asked.
+pub(super) fn problem(error: &PlaneError) -> Problem {
+    let code = match error {
+        PlaneError::SandboxGone(_) => Code::SandboxGone,
+        PlaneError::NotPermitted(_) => Code::NotPermitted,
+        PlaneError::InterfaceExists(_) => Code::InterfaceExists,
+        PlaneError::Full { .. } => Code::Full,
+        PlaneError::Unsupported(_) => Code::Unsupported,
+        PlaneError::Ended(_) => Code::Ending,
+        PlaneError::NoNetwork(_)
+        | PlaneError::NoEndpoint(_)
+        | PlaneError::NoPublish(_)
+        | PlaneError::NoService(_)
+        | PlaneError::InterfaceMissing(_)
+        | PlaneError::Refused { .. } => Code::Refused,
+    };
+    Problem::new(code, error.to_string())
+}

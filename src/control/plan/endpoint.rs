@@ -1,0 +1,411 @@
+//! Endpoints: a sandbox joins a network, and leaves it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use switch_core::addr::Mac;
+
+use super::{name, network, policy, random_mac};
+use crate::config::ipam;
+use crate::config::problem::coded;
+use crate::config::wish::EndpointWish;
+use crate::config::{Code, Problem, names};
+use crate::control::ids::EndpointId;
+use crate::control::model::{
+    EndpointRecord, LeavingRecord, Model, NetworkRecord, Origin, PolicyRecord,
+};
+use crate::control::policy::PolicyScope;
+use crate::control::spec::{EndpointSpec, Sandbox, SandboxRef, Vlan};
+
+/// Aliases of an endpoint at most; its host name and its sandbox's name come on top.
+const ALIASES: usize = 32;
+
+/// What the text of a sandbox means: a namespace, or the name of a sandbox that is known, which must still be the same one.
+/// Errors: `BadSandbox`, `UnknownSandbox`.
+pub fn parse_sandbox(model: &Model, text: &str) -> Result<(SandboxRef, Option<Sandbox>), Problem> {
+    let bad = |message: String| Err(Problem::new(Code::BadSandbox, message).at("sandbox"));
+    if text.is_empty() {
+        return bad("a sandbox is missing: give a process id, a path or a name".to_owned());
+    }
+    let number = text.strip_prefix("pid:").unwrap_or(text);
+    if number.bytes().all(|b| b.is_ascii_digit()) && !number.is_empty() {
+        return match number.parse() {
+            Ok(pid) if pid > 0 => Ok((SandboxRef::Pid(pid), None)),
+            _ => bad(format!("'{text}' is not a process id")),
+        };
+    }
+    if let Some(path) = text.strip_prefix("netns:").filter(|p| !p.is_empty()) {
+        return Ok((SandboxRef::Netns(netns_path(path)), None));
+    }
+    if text.starts_with('/') {
+        return Ok((SandboxRef::Netns(PathBuf::from(text)), None));
+    }
+    let known = text.strip_prefix("container:").unwrap_or(text);
+    match model.of_sandbox(known).next() {
+        Some(endpoint) => {
+            let sandbox = &endpoint.spec.sandbox;
+            Ok((sandbox.at.clone(), Some(sandbox.clone())))
+        }
+        None => Err(Problem::new(
+            Code::UnknownSandbox,
+            format!("there is no sandbox '{known}'; give a process id, netns:PATH, or a name of 'weft endpoint ls'"),
+        )
+        .at("sandbox")),
+    }
+}
+
+/// As `ip netns` does: a bare name is a file below /run/netns.
+fn netns_path(text: &str) -> PathBuf {
+    if text.contains('/') {
+        PathBuf::from(text)
+    } else {
+        PathBuf::from("/run/netns").join(text)
+    }
+}
+
+/// The name that a sandbox gets: the one asked for, the one it has, or that of the namespace's file.
+/// Errors: `BadName`; `NameTaken` when it is another sandbox's, or this one has another.
+pub fn sandbox_name(
+    model: &Model,
+    wish: &EndpointWish,
+    sandbox: &Sandbox,
+) -> Result<String, Problem> {
+    let has = model.inside(sandbox).next().map(|e| e.name.clone());
+    let wanted = match (&wish.name, &has, &sandbox.at) {
+        (Some(name), Some(has), _) if name != has => {
+            let message = format!("the sandbox is called '{has}' already");
+            return Err(Problem::new(Code::NameTaken, message).at("name"));
+        }
+        (Some(name), _, _) => name.clone(),
+        (None, Some(has), _) => has.clone(),
+        (None, None, SandboxRef::Pid(pid)) => format!("pid-{pid}"),
+        (None, None, SandboxRef::Netns(path)) => path
+            .file_name()
+            .map(|f| f.to_string_lossy().into_owned())
+            .unwrap_or_default(),
+    };
+    name(&wanted, "name")?;
+    if let Some(other) = model
+        .of_sandbox(&wanted)
+        .find(|e| e.spec.sandbox.netns != sandbox.netns)
+    {
+        let message = format!(
+            "the name '{wanted}' belongs to another sandbox, on network '{}'",
+            model.network_name(other.spec.network)
+        );
+        return Err(Problem::new(Code::NameTaken, message).at("name"));
+    }
+    Ok(wanted)
+}
+
+/// Joins a sandbox to a network.
+/// Errors: of names, addresses and options; `UnknownNetwork`, `Connected`, `NameTaken`, `MacTaken`, `AddressTaken`,
+/// `AddressOutside`, `PoolFull`.
+pub fn connect(
+    model: &mut Model,
+    wish: &EndpointWish,
+    sandbox: &Sandbox,
+    origin: Origin,
+) -> Result<EndpointId, Problem> {
+    let network = Arc::clone(model.network(&wish.network)?);
+    let name = sandbox_name(model, wish, sandbox)?;
+    let on = network.spec.id;
+    if model.inside(sandbox).any(|e| e.spec.network == on) {
+        let message = format!("sandbox '{name}' is on network '{}' already", wish.network);
+        return Err(Problem::new(Code::Connected, message).at("network"));
+    }
+    let names = all_names(model, &network, wish, &name)?;
+    let mac = mac(model, &network, wish)?;
+    let (v4, v6) = addresses(model, &network, wish.ip.as_deref(), wish.ip6.as_deref())?;
+    let mtu = match wish.mtu {
+        None => network.spec.mtu,
+        Some(_) => network::mtu(wish.mtu)?,
+    };
+    if mtu > network.spec.mtu {
+        let message = format!("mtu {mtu}: the network's is {}", network.spec.mtu);
+        return Err(Problem::new(Code::BadOption, message).at("mtu"));
+    }
+    let id = model.next_endpoint();
+    let spec = EndpointSpec {
+        id,
+        network: on,
+        sandbox: sandbox.clone(),
+        ifname: ifname(model, wish, sandbox)?,
+        mac,
+        v4,
+        v6,
+        mtu,
+        kind: wish.kind.unwrap_or_default(),
+        configure: !wish.no_configure,
+        default_route: false,
+        routes: Vec::new(),
+        sysctls: sysctls(wish)?,
+        persistent: true,
+        vlan: vlan(wish.vlan.as_deref())?,
+    };
+    if let Some(policy) = &wish.policy {
+        let record = PolicyRecord {
+            wish: policy.clone(),
+            spec: policy::parse(model, policy).map_err(|p| p.inside("policy"))?,
+            origin,
+        };
+        model
+            .policies
+            .insert(PolicyScope::Endpoint(id), Arc::new(record));
+    }
+    let record = EndpointRecord {
+        wish: wish.clone(),
+        spec,
+        name: name.clone(),
+        names,
+        priority: wish.priority.unwrap_or_default(),
+        origin,
+    };
+    model.endpoints.insert(id, Arc::new(record));
+    remember(model, on, v4, v6);
+    route(model, &name);
+    Ok(id)
+}
+
+/// Takes a sandbox off a network. Errors: `UnknownNetwork`, `UnknownEndpoint`.
+pub fn disconnect(model: &mut Model, network: &str, name: &str) -> Result<EndpointId, Problem> {
+    let id = model.endpoint(network, name)?.spec.id;
+    forget(model, id);
+    Ok(id)
+}
+
+/// Takes an endpoint away with what hangs on it; its sandbox's default route goes elsewhere.
+pub fn forget(model: &mut Model, id: EndpointId) {
+    model.policies.remove(&PolicyScope::Endpoint(id));
+    model.publishes.retain(|_, p| p.spec.endpoint != id);
+    let Some(gone) = model.endpoints.remove(&id) else {
+        return;
+    };
+    if let Some(network) = model.networks.get(&gone.spec.network) {
+        let leaving = LeavingRecord {
+            network: network.spec.clone(),
+            endpoint: gone.spec.clone(),
+        };
+        model.leaving.insert(id, Arc::new(leaving));
+    }
+    route(model, &gone.name);
+}
+
+/// Gives the default route of a sandbox to its endpoint of highest priority, the oldest of several.
+pub fn route(model: &mut Model, name: &str) {
+    let rank = |e: &&Arc<EndpointRecord>| (e.priority, std::cmp::Reverse(e.spec.id));
+    let best = model.of_sandbox(name).max_by_key(rank).map(|e| e.spec.id);
+    for endpoint in model.endpoints.values_mut().filter(|e| e.name == name) {
+        let has = Some(endpoint.spec.id) == best;
+        if endpoint.spec.default_route != has {
+            Arc::make_mut(endpoint).spec.default_route = has;
+        }
+    }
+}
+
+fn all_names(
+    model: &Model,
+    network: &NetworkRecord,
+    wish: &EndpointWish,
+    sandbox: &str,
+) -> Result<Vec<String>, Problem> {
+    if wish.aliases.len() > ALIASES {
+        let message = format!("{} aliases: at most {ALIASES}", wish.aliases.len());
+        return Err(Problem::new(Code::BadOption, message).at("aliases"));
+    }
+    let taken = |n: &str| model.services_on(network.spec.id).any(|s| s.wish.name == n);
+    let mut all = vec![sandbox.to_owned()];
+    let fields = wish.hostname.iter().map(|h| ("hostname", h));
+    for (field, text) in fields.chain(wish.aliases.iter().map(|a| ("aliases", a))) {
+        let checked = coded(Code::BadName, field, names::host(field, text))?;
+        if !all.contains(&checked) {
+            all.push(checked);
+        }
+    }
+    if let Some(name) = all.iter().find(|n| taken(n)) {
+        let message = format!(
+            "the name '{name}' is a service's on network '{}'",
+            wish.network
+        );
+        return Err(Problem::new(Code::NameTaken, message).at("name"));
+    }
+    Ok(all)
+}
+
+fn mac(model: &Model, network: &NetworkRecord, wish: &EndpointWish) -> Result<Mac, Problem> {
+    let holder = |mac: Mac| {
+        if network.spec.gateway_mac == mac {
+            return Some("the gateway".to_owned());
+        }
+        let mut others = model.on_network(network.spec.id);
+        others
+            .find(|e| e.spec.mac == mac)
+            .map(|e| format!("sandbox '{}'", e.name))
+    };
+    let Some(text) = &wish.mac else {
+        let mut mac = random_mac();
+        while holder(mac).is_some() {
+            mac = random_mac();
+        }
+        return Ok(mac);
+    };
+    let bad = || {
+        let message = format!("mac '{text}': six hexadecimal bytes of an interface's are needed");
+        Problem::new(Code::BadMac, message).at("mac")
+    };
+    let mac: Mac = text.parse().map_err(|_| bad())?;
+    if !mac.is_station() {
+        return Err(bad());
+    }
+    match holder(mac) {
+        None => Ok(mac),
+        Some(holder) => {
+            let message = format!(
+                "mac {mac} belongs to {holder} on network '{}'",
+                wish.network
+            );
+            Err(Problem::new(Code::MacTaken, message).at("mac"))
+        }
+    }
+}
+
+/// Static or chosen addresses on a network.
+pub(super) fn addresses(
+    model: &Model,
+    network: &NetworkRecord,
+    ip: Option<&str>,
+    ip6: Option<&str>,
+) -> Result<(Option<Ipv4Addr>, Option<Ipv6Addr>), Problem> {
+    let spec = &network.spec;
+    let taken = model.addresses(spec);
+    let none = |family: &str, field: &str| {
+        let message = format!("network '{}' has no {family}", spec.name);
+        Problem::new(Code::BadOption, message).at(field)
+    };
+    let full = |field: &str| {
+        let message = format!(
+            "network '{}' has no free address left; disconnect sandboxes, or make a larger network",
+            spec.name
+        );
+        Problem::new(Code::PoolFull, message).at(field)
+    };
+    let free = |addr: IpAddr, field: &str| {
+        if !taken.contains(&addr) {
+            return Ok(());
+        }
+        let message = format!("{addr} belongs to {}", model.holder(spec, addr));
+        Err(Problem::new(Code::AddressTaken, message).at(field))
+    };
+    let v4 = match (&spec.v4, ip) {
+        (None, None) => None,
+        (None, Some(_)) => return Err(none("IPv4", "ip")),
+        (Some(subnet), Some(text)) => {
+            let addr = ipam::parse4(text, "ip")?;
+            ipam::inside4(addr, subnet, "ip")?;
+            free(addr.into(), "ip")?;
+            Some(addr)
+        }
+        (Some(subnet), None) => {
+            let range = network
+                .range
+                .map_or_else(|| ipam::range4(subnet, None), Ok)?;
+            let next = ipam::next4(&range, network.last4, &taken);
+            Some(next.ok_or_else(|| full("ip"))?)
+        }
+    };
+    let v6 = match (&spec.v6, ip6) {
+        (None, None) => None,
+        (None, Some(_)) => return Err(none("IPv6", "ip6")),
+        (Some(subnet), Some(text)) => {
+            let addr = ipam::parse6(text, "ip6")?;
+            ipam::inside6(addr, subnet, "ip6")?;
+            free(addr.into(), "ip6")?;
+            Some(addr)
+        }
+        (Some(subnet), None) => {
+            let next = ipam::next6(subnet, network.last6, &taken);
+            Some(next.ok_or_else(|| full("ip6"))?)
+        }
+    };
+    Ok((v4, v6))
+}
+
+/// Notes the addresses that were given last, so that the next are others.
+pub(super) fn remember(
+    model: &mut Model,
+    network: crate::control::ids::NetworkId,
+    v4: Option<Ipv4Addr>,
+    v6: Option<Ipv6Addr>,
+) {
+    if let Some(network) = model.networks.get_mut(&network) {
+        let network = Arc::make_mut(network);
+        network.last4 = v4.or(network.last4);
+        network.last6 = v6.or(network.last6);
+    }
+}
+
+fn ifname(model: &Model, wish: &EndpointWish, sandbox: &Sandbox) -> Result<String, Problem> {
+    let taken = |name: &str| model.inside(sandbox).any(|e| e.spec.ifname == name);
+    if let Some(text) = &wish.ifname {
+        let checked = coded(Code::BadName, "ifname", names::interface(text))?;
+        if taken(&checked) {
+            let message = format!("the sandbox has an interface {checked} already");
+            return Err(Problem::new(Code::InterfaceExists, message).at("ifname"));
+        }
+        return Ok(checked);
+    }
+    let mut free = (0u32..).map(|n| format!("eth{n}")).filter(|n| !taken(n));
+    Ok(free.next().unwrap_or_default())
+}
+
+fn sysctls(wish: &EndpointWish) -> Result<Vec<(String, String)>, Problem> {
+    let split = |text: &String| {
+        let bad = |why: &str| {
+            let message = format!("sysctl '{text}': {why}");
+            Problem::new(Code::BadOption, message).at("sysctls")
+        };
+        let (key, value) = text
+            .split_once('=')
+            .ok_or_else(|| bad("the form is KEY=VALUE"))?;
+        let key = key.strip_prefix("net.").unwrap_or(key);
+        let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
+        let sound = key.split('.').all(|w| !w.is_empty() && w.bytes().all(word));
+        if !sound {
+            return Err(bad("a key is words with dots between them, below net."));
+        }
+        Ok((key.to_owned(), value.to_owned()))
+    };
+    wish.sysctls.iter().map(split).collect()
+}
+
+/// Errors: `BadOption`. Source of the bounds: IEEE 802.1Q-2018 table 9-2.
+fn vlan(text: Option<&str>) -> Result<Vlan, Problem> {
+    let Some(text) = text else {
+        return Ok(Vlan::None);
+    };
+    let bad = || {
+        let message = format!("vlan '{text}': give access:VLAN or trunk:VLAN,VLAN-VLAN, 1 to 4094");
+        Problem::new(Code::BadOption, message).at("vlan")
+    };
+    let one = |t: &str| {
+        let id = t.parse::<u16>().ok();
+        id.filter(|v| (1..=4094).contains(v)).ok_or_else(bad)
+    };
+    if let Some(id) = text.strip_prefix("access:") {
+        return Ok(Vlan::Access(one(id)?));
+    }
+    let list = text.strip_prefix("trunk:").ok_or_else(bad)?;
+    let mut all = Vec::new();
+    for part in list.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = (one(first)?, one(last)?);
+        if first > last {
+            return Err(bad());
+        }
+        all.extend(first..=last);
+    }
+    all.sort_unstable();
+    all.dedup();
+    Ok(Vlan::Trunk(all))
+}

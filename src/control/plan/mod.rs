@@ -1,0 +1,57 @@
+//! From a wish to a changed model: every check that needs no more than the model and some facts of the host.
+//!
+//! Each function takes a copy of the model, changes it, and gives what the answer will tell; on error the copy is thrown away.
+
+mod endpoint;
+mod file;
+mod network;
+mod policy;
+mod publish;
+mod service;
+#[cfg(test)]
+mod tests;
+
+use std::net::IpAddr;
+
+use crate::config::{Code, Problem, names};
+
+pub use endpoint::{connect, disconnect, forget, parse_sandbox, route, sandbox_name};
+pub use file::{Change, Identify, apply};
+pub use network::{create, prune, remove};
+pub use policy::{parse as parse_policy, set as set_policy};
+pub use publish::{add as publish, remove as unpublish};
+pub use service::{create as create_service, remove as remove_service};
+
+/// Facts of the host that plans depend on.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    /// Destinations that the host has routes to.
+    pub routes: Vec<(IpAddr, u8)>,
+    /// Descriptors that the process may have, for published ports.
+    pub descriptors: u64,
+}
+
+/// A name of something of ours: one label of a host name. Errors: `BadName`.
+fn name(text: &str, field: &str) -> Result<(), Problem> {
+    let bad = |why: String| Err(Problem::new(Code::BadName, why).at(field));
+    if text.is_empty() {
+        return bad("a name is missing".to_owned());
+    }
+    match names::domain("name", text) {
+        Err(e) => bad(format!("{e:#}")),
+        Ok(_) if text.contains('.') || text.len() > 63 => bad(format!(
+            "name '{text}': one word of at most 63 letters, digits, hyphens and underscores is needed"
+        )),
+        // A number in a name's place is a process id to some commands.
+        Ok(_) if text.bytes().all(|b| b.is_ascii_digit()) => {
+            bad(format!("name '{text}': a name is no number"))
+        }
+        Ok(_) => Ok(()),
+    }
+}
+
+/// A MAC address, locally administered, from random bytes.
+fn random_mac() -> switch_core::addr::Mac {
+    let [a, b, c, d, e, ..] = crate::config::facts::random();
+    switch_core::addr::Mac([0x02, a, b, c, d, e])
+}

@@ -1,0 +1,120 @@
+//! From a request to a plan.
+
+use super::ids::{EndpointId, NetworkId, PublishId, ServiceId};
+use super::model::{Model, Origin};
+use super::plan::{self, Change, Facts, Identify};
+use super::policy::PolicyScope;
+use super::proto::{Request, Scope};
+use crate::config::{Code, Problem};
+
+/// What the answer will tell once the change is made.
+#[derive(Debug)]
+pub(super) enum Told {
+    Network(NetworkId, Vec<String>),
+    Pruned(Vec<String>),
+    Endpoint(EndpointId),
+    Publishes(Vec<PublishId>),
+    Service(ServiceId),
+    Policy(PolicyScope),
+    Applied(Vec<Change>, Vec<String>),
+    Done,
+}
+
+/// True for a request that changes nothing.
+pub(super) fn asks(request: &Request) -> bool {
+    match request {
+        Request::CreateNetwork(_)
+        | Request::RemoveNetwork(_)
+        | Request::Prune
+        | Request::Connect(_)
+        | Request::Disconnect(..)
+        | Request::Publish(_)
+        | Request::Unpublish(_)
+        | Request::CreateService(..)
+        | Request::RemoveService(..)
+        | Request::SetPolicy(..)
+        | Request::Apply(_, false) => false,
+        Request::Info
+        | Request::Networks
+        | Request::Network(_)
+        | Request::Endpoints(_)
+        | Request::Endpoint(..)
+        | Request::Publishes
+        | Request::Services(_)
+        | Request::Policy(_)
+        | Request::Apply(_, true)
+        | Request::Show(_)
+        | Request::Metrics
+        | Request::Down => true,
+    }
+}
+
+/// Changes the model as asked. Errors: those of the plans.
+pub(super) fn plan(
+    model: &mut Model,
+    facts: &Facts,
+    request: &Request,
+    identify: &mut Identify<'_>,
+) -> Result<Told, Problem> {
+    let by = Origin::Command;
+    match request {
+        Request::CreateNetwork(wish) => {
+            let mut warnings = Vec::new();
+            let id = plan::create(model, facts, wish, by, &mut warnings)?;
+            Ok(Told::Network(id, warnings))
+        }
+        Request::RemoveNetwork(name) => plan::remove(model, name).map(|_| Told::Done),
+        Request::Prune => Ok(Told::Pruned(plan::prune(model))),
+        Request::Connect(wish) => {
+            // An unknown network is told before an unknown sandbox.
+            model.network(&wish.network)?;
+            let sandbox = identify(model, wish)?;
+            plan::connect(model, wish, &sandbox, by).map(Told::Endpoint)
+        }
+        Request::Disconnect(network, name) => {
+            plan::disconnect(model, network, name).map(|_| Told::Done)
+        }
+        Request::Publish(wish) => plan::publish(model, facts, wish, by).map(Told::Publishes),
+        Request::Unpublish(id) => plan::unpublish(model, *id).map(|()| Told::Done),
+        Request::CreateService(wish, replace) => {
+            if *replace {
+                model.service(&wish.network, &wish.name)?;
+            }
+            plan::create_service(model, wish, *replace, by).map(Told::Service)
+        }
+        Request::RemoveService(network, name) => {
+            plan::remove_service(model, network, name).map(|_| Told::Done)
+        }
+        Request::SetPolicy(scope, wish) => {
+            let scope = scope_of(model, scope)?;
+            plan::set_policy(model, scope, wish.as_ref(), by)?;
+            Ok(wish.as_ref().map_or(Told::Done, |_| Told::Policy(scope)))
+        }
+        Request::Apply(file, _) => {
+            let mut warnings = Vec::new();
+            let changes = plan::apply(model, facts, file, identify, &mut warnings)?;
+            Ok(Told::Applied(changes, warnings))
+        }
+        Request::Info
+        | Request::Networks
+        | Request::Network(_)
+        | Request::Endpoints(_)
+        | Request::Endpoint(..)
+        | Request::Publishes
+        | Request::Services(_)
+        | Request::Policy(_)
+        | Request::Show(_)
+        | Request::Metrics
+        | Request::Down => Err(Problem::new(Code::BadRequest, "nothing to change")),
+    }
+}
+
+/// Whose policy is meant. Errors: `UnknownNetwork`, `UnknownEndpoint`.
+pub(super) fn scope_of(model: &Model, scope: &Scope) -> Result<PolicyScope, Problem> {
+    match scope {
+        Scope::Network(name) => Ok(PolicyScope::Network(model.network(name)?.spec.id)),
+        Scope::Endpoint(network, name) => Ok(PolicyScope::Endpoint(
+            model.endpoint(network, name)?.spec.id,
+        )),
+    }
+}
