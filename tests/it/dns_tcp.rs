@@ -1,6 +1,7 @@
 //! Name service over TCP, by a real client, and resolvers of which not all are well.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::Ordering;
@@ -48,6 +49,12 @@ fn a_real_client_asks_over_tcp() {
         assert_eq!(resolver.over_tcp.load(Ordering::Relaxed), 6);
         let asked = resolver.asked.lock().unwrap().clone();
         assert!(asked.iter().all(|name| name == "a.test"), "{asked:?}");
+        // State 06 is TIME_WAIT: a port of the host for a minute.
+        let table = world
+            .host
+            .enter(|| fs::read_to_string("/proc/thread-self/net/tcp"))
+            .unwrap();
+        assert!(!table.contains(":0035 06 "), "{table}");
     });
 }
 
