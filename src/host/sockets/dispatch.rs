@@ -2,7 +2,6 @@
 
 use std::io;
 
-use mio::Interest;
 use mio::event::Event;
 use switch_core::addr::SockId;
 use switch_core::flow::event::{HostEvent, IcmpReport};
@@ -12,7 +11,7 @@ use switch_core::pipeline::Switch;
 use switch_core::time::Tick;
 
 use super::sys::{self, Batch, Incoming};
-use super::tcp::TcpSock;
+use super::tcp::{INTEREST, TcpSock};
 use super::{HostIo, Kind, Published, Slot};
 
 /// Connections accepted from one listener in one turn.
@@ -74,6 +73,7 @@ impl HostIo {
         };
         let flow = tcp.flow;
         let failed = event.is_error() || (event.is_read_closed() && event.is_write_closed());
+        tcp.ended |= event.is_read_closed() && !failed;
         if tcp.connecting {
             if failed {
                 let error = tcp.take_error().unwrap_or(HostError::Refused);
@@ -95,12 +95,13 @@ impl HostIo {
             }
             tcp.connecting = false;
             switch.handle_event(self, now, HostEvent::TcpConnected { flow });
-            if !event.is_readable() {
+            if !event.is_readable() && !event.is_priority() {
                 return;
             }
         }
-        if event.is_readable() || failed {
-            let ending = event.is_read_closed() || failed;
+        if event.is_readable() || event.is_priority() || failed {
+            // A read stops short at urgent data, too.
+            let ending = event.is_read_closed() || event.is_priority() || failed;
             switch.handle_event(self, now, HostEvent::TcpReadable { flow, ending });
         }
         if event.is_writable() {
@@ -146,9 +147,7 @@ impl HostIo {
             let mode = self.peek[usize::from(from.is_ipv6())];
             let sock = TcpSock::accepted(socket, from.is_ipv6(), mode);
             let fd = sock.raw();
-            if let Ok(sock) =
-                self.insert(fd, Interest::READABLE | Interest::WRITABLE, Kind::Tcp(sock))
-            {
+            if let Ok(sock) = self.insert(fd, INTEREST, Kind::Tcp(sock)) {
                 switch.accept(
                     self,
                     now,

@@ -153,6 +153,8 @@ impl HostIo {
 
     /// Adds a listening socket of a published TCP port.
     pub fn listen(&mut self, socket: Socket, to: Published) -> io::Result<()> {
+        // Accepted sockets inherit it; see [`TcpSock::connect`].
+        socket.set_out_of_band_inline(true)?;
         let fd = socket.as_raw_fd();
         self.insert(fd, Interest::READABLE, Kind::Listener(socket, to))
             .map(|_| ())
@@ -239,7 +241,7 @@ impl TcpHost for HostIo {
         let sock = TcpSock::connect(flow, to, options, mode)?;
         let connected = !sock.connecting;
         let fd = sock.raw();
-        self.insert(fd, Interest::READABLE | Interest::WRITABLE, Kind::Tcp(sock))
+        self.insert(fd, tcp::INTEREST, Kind::Tcp(sock))
             .map_err(|e| host_error(&e))
             .map(|sock| (sock, connected))
     }
@@ -263,6 +265,10 @@ impl TcpHost for HostIo {
         self.tcp_mut(sock)
             .ok_or(HostError::Reset)?
             .peek(offset, buf)
+    }
+
+    fn tcp_ends_at(&mut self, sock: SockId, offset: usize) -> bool {
+        self.tcp_mut(sock).is_some_and(|tcp| tcp.ends_at(offset))
     }
 
     fn tcp_discard(&mut self, sock: SockId, len: usize) -> Result<(), HostError> {

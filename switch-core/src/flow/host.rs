@@ -112,6 +112,12 @@ pub trait TcpHost {
         offset: usize,
         buf: &mut [u8],
     ) -> Result<Peeked, HostError>;
+    /// True if the stream is known to end in order just `offset` bytes after the first not yet discarded. To be
+    /// asked once an end was reported and a peek found less than it wanted; false is always safe.
+    fn tcp_ends_at(&mut self, sock: SockId, offset: usize) -> bool {
+        let _ = (sock, offset);
+        false
+    }
     /// Discards the first `len` waiting bytes. They have been peeked before.
     fn tcp_discard(&mut self, sock: SockId, len: usize) -> Result<(), HostError>;
     /// Ends our direction (FIN).

@@ -8,8 +8,14 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::Duration;
 
+use mio::Interest;
 use socket2::{Domain, Socket, Type};
 use switch_core::flow::host::{ConnectOptions, HostError, Peeked};
+
+/// What a connection is polled for.
+pub const INTEREST: Interest = Interest::READABLE
+    .add(Interest::WRITABLE)
+    .add(Interest::PRIORITY);
 
 /// How the kernel lets us peek beyond the first byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +44,8 @@ pub struct TcpSock {
     pub flow: u32,
     /// The handshake is not over.
     pub connecting: bool,
+    /// The peer has ended its direction, in order.
+    pub ended: bool,
     v6: bool,
     sent_before: bool,
     nodelay: bool,
@@ -65,6 +73,10 @@ impl TcpSock {
             let _ = sys::set_ttl(socket.as_fd(), v6, ttl.max(1));
             let _ = sys::want_errors(socket.as_fd(), v6);
         }
+        // The sandbox gets the stream whole; without this the kernel takes a byte of urgent data out of it.
+        socket
+            .set_out_of_band_inline(true)
+            .map_err(|e| host_error(&e))?;
         if how.tos != 0 {
             let _ = sys::set_tos(socket.as_fd(), v6, how.tos);
         }
@@ -89,6 +101,7 @@ impl TcpSock {
             socket,
             flow,
             connecting,
+            ended: false,
             v6,
             sent_before: false,
             nodelay: false,
@@ -205,6 +218,12 @@ impl TcpSock {
             && fds[0].revents().is_some_and(|r| r.contains(hang_up))
     }
 
+    /// True if the peer's stream ends `offset` bytes after the first that is not discarded.
+    #[must_use]
+    pub fn ends_at(&self, offset: usize) -> bool {
+        self.ended && sys::waiting(self.socket.as_fd()).is_ok_and(|n| n == offset)
+    }
+
     /// Takes bytes off that have been peeked.
     pub fn discard(&mut self, mut len: usize) -> Result<(), HostError> {
         while len > 0 {
@@ -257,5 +276,63 @@ pub fn host_error(e: &io::Error) -> HostError {
             HostError::Exhausted
         }
         _ => HostError::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    /// A connection as of a flow, and its peer.
+    fn pair() -> (TcpSock, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = listener.local_addr().unwrap();
+        let how = ConnectOptions::default();
+        let sock = TcpSock::connect(0, to, how, probe_peek(false)).unwrap();
+        (sock, listener.accept().unwrap().0)
+    }
+
+    /// Peeks until the end, as a flow does, and discards all of it.
+    fn read_all(sock: &mut TcpSock) -> Vec<u8> {
+        let (mut all, mut buf) = (Vec::new(), [0; 64]);
+        for _ in 0..10_000 {
+            match sock.peek(all.len(), &mut buf).unwrap() {
+                Peeked::Data(n) => all.extend_from_slice(&buf[..n]),
+                Peeked::Empty => std::thread::sleep(Duration::from_millis(1)),
+                Peeked::Eof => break,
+            }
+        }
+        sock.discard(all.len()).unwrap();
+        all
+    }
+
+    #[test]
+    fn urgent_data_stays_in_the_stream() {
+        let (mut sock, mut peer) = pair();
+        peer.write_all(b"ab").unwrap();
+        let urgent = socket2::SockRef::from(&peer);
+        urgent.send_out_of_band(b"c").unwrap();
+        peer.write_all(b"de").unwrap();
+        drop(peer);
+        assert_eq!(read_all(&mut sock), b"abcde");
+    }
+
+    #[test]
+    fn the_end_is_known_only_where_it_is() {
+        let (mut sock, mut peer) = pair();
+        peer.write_all(b"abcde").unwrap();
+        drop(peer);
+        let mut buf = [0; 64];
+        while sock.peek(0, &mut buf).unwrap() != Peeked::Data(5) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(!sock.ends_at(5), "nobody has told that the stream ended");
+        sock.ended = true;
+        assert!(sock.ends_at(5) && !sock.ends_at(4) && !sock.ends_at(0));
+        sock.discard(2).unwrap();
+        assert!(sock.ends_at(3) && !sock.ends_at(5));
     }
 }

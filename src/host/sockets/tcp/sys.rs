@@ -39,6 +39,17 @@ pub(super) fn peek(fd: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<usize> {
     usize::try_from(n).map_err(|_| io::Error::last_os_error())
 }
 
+/// Bytes that wait on a socket, from the first that is not discarded. Source: tcp(7), SIOCINQ.
+pub(super) fn waiting(fd: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut n: libc::c_int = 0;
+    // SAFETY: FIONREAD writes one int, to a local that outlives the call; the descriptor is borrowed and open.
+    let r = unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONREAD, &raw mut n) };
+    if r != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    usize::try_from(n).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
 fn set_int(
     fd: BorrowedFd<'_>,
     level: libc::c_int,

@@ -50,7 +50,8 @@ impl TcpFlows {
                 return Err(DropReason::OutOfWindow);
             }
             flow.state = State::Established;
-            flow.readable = true;
+            // What the host's socket told before is not told again.
+            flow.todo.pump |= flow.readable;
         }
         let window = u32::from(hdr.window) << flow.snd_scale;
         let (wl1, wl2) = flow.wnd_from;
@@ -272,12 +273,17 @@ impl TcpFlows {
                         flow.readable = flow.ending;
                     }
                     let seq = flow.snd_nxt;
-                    let flags = if short { PSH } else { 0 };
+                    let last = short && !again && flow.ending && host.tcp_ends_at(sock, offset + n);
+                    let mut flags = if short { PSH } else { 0 };
+                    if last {
+                        flags |= FIN;
+                        flow.end_at(seq.wrapping_add(dist(n)));
+                    }
                     self.used += segment::send(host, cx, flow, flags, seq, payload) as usize;
                     if !again && flow.control.timed.is_none() {
                         flow.control.timed = Some((seq.wrapping_add(dist(n)), cx.now));
                     }
-                    flow.sent(n);
+                    flow.sent(n + usize::from(last));
                     if flow.rto_at == Tick::NEVER {
                         flow.rto_at = cx.now + flow.control.rto();
                     }
@@ -287,11 +293,7 @@ impl TcpFlows {
                     flow.readable = false;
                     break;
                 }
-                Ok(Peeked::Eof) => {
-                    flow.readable = false;
-                    flow.eof_at = Some(flow.snd_nxt);
-                    flow.host_first = !flow.guest_closed;
-                }
+                Ok(Peeked::Eof) => flow.end_at(flow.snd_nxt),
                 Err(HostError::WouldBlock) => {
                     flow.readable = false;
                     break;

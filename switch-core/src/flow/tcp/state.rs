@@ -263,6 +263,13 @@ impl Flow {
         self.snd_nxt.wrapping_sub(self.snd_una)
     }
 
+    /// Notes where the host's stream ends.
+    pub(super) fn end_at(&mut self, seq: u32) {
+        self.readable = false;
+        self.eof_at = Some(seq);
+        self.host_first = !self.guest_closed;
+    }
+
     /// Bytes acknowledged by the sandbox that the host's socket still holds.
     pub(super) fn spent(&self) -> u32 {
         let una = match self.eof_at {

@@ -206,6 +206,10 @@ impl Peer {
         })
     }
 
+    pub(super) fn ends_at(&self, offset: usize) -> bool {
+        self.end_told && !self.broken && self.discarded + offset == self.arrived
+    }
+
     pub(super) fn discard(&mut self, len: usize) {
         self.receive.discard(len);
         self.discarded += len;

@@ -102,6 +102,10 @@ impl TcpHost for SimHost {
         self.peer(sock).peek(offset, buf)
     }
 
+    fn tcp_ends_at(&mut self, sock: SockId, offset: usize) -> bool {
+        self.peer(sock).ends_at(offset)
+    }
+
     fn tcp_discard(&mut self, sock: SockId, len: usize) -> Result<(), HostError> {
         let at = self.now + self.round_trip / 2;
         let peer = self.peer(sock);
