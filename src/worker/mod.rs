@@ -1,6 +1,7 @@
 //! A worker: one thread that polls, receives, runs the switch to completion, and transmits.
 
 pub mod budget;
+pub mod spin;
 
 use std::io;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use switch_core::pipeline::Switch;
 use switch_core::time::Tick;
 
 use self::budget::Turn;
+use self::spin::Spin;
 use crate::endpoint::RX_BUFFER;
 use crate::host::sockets::{FIRST_TOKEN, HostIo};
 
@@ -42,6 +44,7 @@ pub struct Worker {
     signals: Arc<Signals>,
     start: Instant,
     buffer: Vec<u8>,
+    spin: Spin,
 }
 
 impl Worker {
@@ -65,6 +68,7 @@ impl Worker {
             signals,
             start,
             buffer: vec![0; RX_BUFFER],
+            spin: Spin::new(std::thread::available_parallelism().map_or(1, usize::from)),
         })
     }
 
@@ -99,14 +103,10 @@ impl Worker {
         let mut advertise = self.now();
         loop {
             let busy = ready.contains(&true) || self.switch.has_ready() || !again.is_empty();
-            let wait = if busy {
-                Some(Duration::ZERO)
+            if busy {
+                Self::poll(&mut self.poll, &mut events, Duration::ZERO)?;
             } else {
-                self.wait(advertise)
-            };
-            match self.poll.poll(&mut events, wait) {
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                other => other?,
+                self.rest(&mut events, advertise)?;
             }
             let now = self.now();
             // Two lists that change places: a fresh one each time would be an allocation for every event.
@@ -157,16 +157,42 @@ impl Worker {
         }
     }
 
-    fn wait(&self, advertise: Tick) -> Option<Duration> {
+    /// Waits for events or the next deadline.
+    fn rest(&mut self, events: &mut Events, advertise: Tick) -> io::Result<()> {
         let deadline = self
             .switch
             .poll_timeout()
             .map_or(advertise, |at| at.min(advertise));
-        let wait = deadline.since(self.now());
+        let begun = Instant::now();
         let held = self.io.endpoints.iter().filter_map(|e| e.poll_timeout());
-        Some(held.min().map_or(wait, |at| {
-            wait.min(at.saturating_duration_since(Instant::now()))
-        }))
+        let wait = held
+            .min()
+            .map_or(Duration::MAX, |at| at.saturating_duration_since(begun));
+        let wait = wait.min(deadline.since(self.now()));
+        let window = self.spin.window().min(wait);
+        while begun.elapsed() < window {
+            Self::poll(&mut self.poll, events, Duration::ZERO)?;
+            if !events.is_empty() {
+                break;
+            }
+            std::thread::yield_now();
+        }
+        if events.is_empty() || window.is_zero() {
+            Self::poll(&mut self.poll, events, wait)?;
+        }
+        self.spin.waited(begun.elapsed());
+        Ok(())
+    }
+
+    /// Polls; a signal counts as nothing having happened.
+    fn poll(poll: &mut Poll, events: &mut Events, wait: Duration) -> io::Result<()> {
+        match poll.poll(events, Some(wait)) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {
+                events.clear();
+                Ok(())
+            }
+            other => other,
+        }
     }
 
     /// Gives a turn to endpoints that hold frames back which are now due.
