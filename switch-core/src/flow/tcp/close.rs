@@ -77,8 +77,8 @@ impl TcpFlows {
         self.wheel.cancel(id);
         let held = flow.offered().wrapping_add(flow.waiting());
         self.used = self.used.saturating_sub(held as usize);
-        if let Some(mut ring) = flow.ring.take() {
-            ring.free(&mut self.pool);
+        if let Some(ring) = flow.ring.take() {
+            self.rings.give(ring, &mut self.pool);
         }
         if let Some(sock) = flow.sock {
             host.tcp_close(sock, reset);

@@ -23,6 +23,7 @@ use std::collections::{HashMap, VecDeque};
 use ahash::RandomState;
 use slab::Slab;
 
+use self::ring::Rings;
 use super::host::{TcpHost, Tx};
 use crate::addr::{Mac, PortId};
 use crate::conntrack::expiry::Wheel;
@@ -80,6 +81,7 @@ pub struct TcpFlows {
     index: HashMap<Key, u32, RandomState>,
     wheel: Wheel,
     pool: Pool,
+    rings: Rings,
     limits: Limits,
     /// Bytes offered or held over all flows.
     used: usize,
@@ -108,6 +110,7 @@ impl TcpFlows {
             index: HashMap::with_hasher(RandomState::with_seeds(a, b, c, d)),
             wheel: Wheel::new(now),
             pool: Pool::new(ring::BLOCK, limits.window_budget),
+            rings: Rings::default(),
             limits,
             used: 0,
             epoch: 0,

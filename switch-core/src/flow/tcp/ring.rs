@@ -13,6 +13,10 @@ use crate::frame::Pool;
 /// pool while two thirds of its bytes were free, and what the next ones had been offered was dropped.
 pub(super) const BLOCK: usize = 4 * 1024;
 
+/// Empty rings that are kept, and the room for blocks that one of them may have: 64 KB in all.
+const KEEP: usize = 16;
+const KEEP_BLOCKS: usize = 256;
+
 /// The ring of one flow.
 #[derive(Debug)]
 pub(super) struct Ring {
@@ -108,9 +112,37 @@ impl Ring {
     }
 
     /// Gives every block back.
-    pub(super) fn free(&mut self, pool: &mut Pool) {
+    fn free(&mut self, pool: &mut Pool) {
         for block in self.blocks.drain(..).flatten() {
             pool.give(block);
+        }
+    }
+}
+
+/// Empty rings that wait for the next flow in need of one: a host that takes most of what comes would otherwise have
+/// one made and freed for each frame.
+#[derive(Debug, Default)]
+#[allow(
+    clippy::vec_box,
+    reason = "the boxes themselves are what is kept: flows hold a ring by its box, to be small without one"
+)]
+pub(super) struct Rings(Vec<Box<Ring>>);
+
+impl Rings {
+    /// An empty ring whose first byte will be `head`.
+    pub(super) fn take(&mut self, head: u32) -> Box<Ring> {
+        let Some(mut ring) = self.0.pop() else {
+            return Box::new(Ring::new(head));
+        };
+        (ring.start, ring.head) = (head, head);
+        ring
+    }
+
+    /// Takes a ring back, and gives its blocks back to the pool.
+    pub(super) fn give(&mut self, mut ring: Box<Ring>, pool: &mut Pool) {
+        ring.free(pool);
+        if self.0.len() < KEEP && ring.blocks.capacity() <= KEEP_BLOCKS {
+            self.0.push(ring);
         }
     }
 }
@@ -147,6 +179,21 @@ mod tests {
         assert_eq!(got, data);
         ring.free(&mut pool);
         assert_eq!(pool.in_use(), 0);
+    }
+
+    #[test]
+    fn a_ring_that_is_used_again_is_empty() {
+        let mut pool = Pool::new(BLOCK, 64 * BLOCK);
+        let mut rings = Rings::default();
+        let mut ring = rings.take(7);
+        assert_eq!(ring.write(7, &[1; 100], &mut pool), 100);
+        rings.give(ring, &mut pool);
+        assert_eq!(pool.in_use(), 0);
+        let ring = rings.take(1_000_000);
+        assert_eq!((ring.head(), ring.pieces(1_000_100).len()), (1_000_000, 0));
+        let many: Vec<_> = (0..KEEP + 5).map(|_| rings.take(0)).collect();
+        many.into_iter().for_each(|r| rings.give(r, &mut pool));
+        assert_eq!(rings.0.len(), KEEP);
     }
 
     #[test]

@@ -4,7 +4,6 @@ use core::time::Duration;
 use std::io::IoSlice;
 
 use super::open::FIRST_GRANT;
-use super::ring::Ring;
 use super::segment;
 use super::seq::{self, Ranges, diff, dist, lt};
 use super::state::State;
@@ -113,7 +112,7 @@ impl TcpFlows {
         };
         if !rest.is_empty() {
             let nxt = flow.rcv_nxt;
-            let ring = flow.ring.get_or_insert_with(|| Box::new(Ring::new(nxt)));
+            let ring = flow.ring.get_or_insert_with(|| self.rings.take(nxt));
             let n = ring.write(nxt, rest, &mut self.pool);
             flow.rcv_nxt = nxt.wrapping_add(dist(n));
             if n < rest.len() {
@@ -146,7 +145,7 @@ impl TcpFlows {
         };
         if !payload.is_empty() {
             let nxt = flow.rcv_nxt;
-            let ring = flow.ring.get_or_insert_with(|| Box::new(Ring::new(nxt)));
+            let ring = flow.ring.get_or_insert_with(|| self.rings.take(nxt));
             let ranges = flow
                 .ahead
                 .get_or_insert_with(|| Box::new(Ranges::default()));
@@ -209,8 +208,8 @@ impl TcpFlows {
         }
         let none_ahead = flow.ahead.as_ref().is_none_or(|a| a.is_empty());
         if flow.waiting() == 0 && none_ahead {
-            if let Some(mut ring) = flow.ring.take() {
-                ring.free(&mut self.pool);
+            if let Some(ring) = flow.ring.take() {
+                self.rings.give(ring, &mut self.pool);
             }
             flow.ahead = None;
         }
