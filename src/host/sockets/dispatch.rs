@@ -33,7 +33,14 @@ impl HostIo {
                 false
             }
             Kind::Listener(..) => self.accept(switch, now, index),
-            Kind::Udp(..) => self.udp_event(switch, now, index),
+            Kind::Udp(..) => {
+                let more = self.udp_event(switch, now, index);
+                // The queue of errors raises this for as long as it holds any: without it a look would be in vain.
+                if event.is_error() {
+                    self.udp_errors(switch, now, index);
+                }
+                more
+            }
             Kind::Echo(..) => {
                 self.echo_event(switch, now, index);
                 false
@@ -197,7 +204,6 @@ impl HostIo {
             }
         }
         self.batch = Some(batch);
-        self.udp_errors(switch, now, index);
         more
     }
 

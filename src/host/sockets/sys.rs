@@ -295,7 +295,8 @@ pub(super) struct Report {
 
 /// Takes the next error off the queue. Errors: `WouldBlock` when there is none.
 pub(super) fn recv_error(fd: BorrowedFd<'_>) -> io::Result<Report> {
-    let mut payload = vec![0; 576];
+    // On the stack: a look at the queue may find nothing.
+    let mut payload = [0; 576];
     // SAFETY: a sockaddr_storage of zeros is a valid value.
     let mut name: libc::sockaddr_storage = unsafe { zeroed() };
     let mut control = [0u64; CONTROL / 8];
@@ -320,7 +321,7 @@ pub(super) fn recv_error(fd: BorrowedFd<'_>) -> io::Result<Report> {
         )
     };
     let n = usize::try_from(n).map_err(|_| io::Error::last_os_error())?;
-    payload.truncate(n);
+    let payload = payload.get(..n).unwrap_or(&payload).to_vec();
     let mut report = Report {
         errno: 0,
         offender: None,
