@@ -13,7 +13,7 @@ use crate::endpoint::memory::{self, MemoryEndpoint};
 
 /// A bad link, and the far end of the wire before it.
 fn link(plan: Impairment) -> (Faulty, MemoryEndpoint) {
-    let (near, far) = memory::pair(4096);
+    let (near, far) = memory::pair(4096).unwrap();
     (Faulty::new(Box::new(near), plan), far)
 }
 

@@ -1,6 +1,7 @@
 //! A network in virtual time, for tests: guests with a real stack (smoltcp), links with faults, one switch and a
 //! simulated host. Nothing here reads a clock or waits; whatever is random follows from a seed, so that a run
-//! repeats exactly. `model` is a slow, obvious switch to compare the real one with; `packets` writes single frames.
+//! repeats exactly. `model` is a slow, obvious switch to compare the real one with; `packets` writes single frames;
+//! `quiet` is a host that costs nothing, to measure the switch alone.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -15,6 +16,7 @@ pub mod link;
 pub mod model;
 pub mod net;
 pub mod packets;
+pub mod quiet;
 pub mod script;
 pub mod setup;
 
