@@ -11,4 +11,5 @@ mod many;
 mod plan;
 mod raw;
 mod receive;
+mod throughput;
 mod transfer;
