@@ -8,3 +8,4 @@ pub mod frame;
 mod host;
 pub mod pipeline;
 pub mod rewrite;
+pub mod sim;

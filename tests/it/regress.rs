@@ -56,3 +56,8 @@ fn dns() {
 fn dhcp() {
     replay("dhcp", fuzz::dhcp::run);
 }
+
+#[test]
+fn sim() {
+    replay("sim", fuzz::sim::run);
+}

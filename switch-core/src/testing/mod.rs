@@ -2,6 +2,7 @@
 //! simulated host. Nothing here reads a clock or waits; whatever is random follows from a seed, so that a run
 //! repeats exactly. `model` is a slow, obvious switch to compare the real one with; `packets` writes single frames;
 //! `quiet` is a host that costs nothing, to measure the switch alone.
+//! `ops` runs any sequence of operations, and `oracle` says what must have become of each connection.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -15,6 +16,8 @@ pub mod host;
 pub mod link;
 pub mod model;
 pub mod net;
+pub mod ops;
+pub mod oracle;
 pub mod packets;
 pub mod quiet;
 pub mod script;

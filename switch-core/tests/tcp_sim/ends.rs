@@ -206,7 +206,9 @@ fn a_reset_in_the_middle_reaches_the_other_end() {
 #[test]
 fn a_reset_that_is_lost_is_made_up_for() {
     let by_guest = |net: &mut SimNet, id: TcpId| net.guests[0].abort(id);
-    let by_host = |net: &mut SimNet, _: TcpId| net.host.break_off(SERVER.parse().unwrap());
+    let by_host = |net: &mut SimNet, _: TcpId| {
+        net.host.break_off(SERVER.parse().unwrap());
+    };
     let both: [fn(&mut SimNet, TcpId); 2] = [by_guest, by_host];
     for reset in both {
         let mut plan = Plan::new(110, 50_000, 50_000);

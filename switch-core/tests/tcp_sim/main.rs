@@ -8,6 +8,7 @@
 
 mod ends;
 mod many;
+mod operations;
 mod plan;
 mod raw;
 mod receive;

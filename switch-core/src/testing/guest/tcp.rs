@@ -67,6 +67,12 @@ impl Tcp {
         self.established
     }
 
+    /// It waits for its connection.
+    #[must_use]
+    pub fn is_listening(&self) -> bool {
+        self.state == State::Listen
+    }
+
     /// Both ends have closed, each after the other's last byte.
     #[must_use]
     pub fn is_done(&self) -> bool {

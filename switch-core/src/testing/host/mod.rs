@@ -135,16 +135,20 @@ impl SimHost {
         })
     }
 
-    /// The peer at this address resets its connections.
-    pub fn break_off(&mut self, remote: SocketAddr) {
+    /// The peer at this address resets its connections. Returns whether there was one.
+    pub fn break_off(&mut self, remote: SocketAddr) -> bool {
         let now = self.now;
+        let mut any = false;
         for sock in &mut self.socks {
             if let Sock::Tcp(peer) = sock
                 && peer.remote == remote
+                && peer.closed.is_none()
             {
                 peer.break_off(now);
+                any = true;
             }
         }
+        any
     }
 
     /// How many sockets are open.
