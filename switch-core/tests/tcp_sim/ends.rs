@@ -202,6 +202,20 @@ fn a_reset_in_the_middle_reaches_the_other_end() {
     }
 }
 
+/// A direction of the host has ended in order, and the guest has nothing to say: nothing but the event tells.
+#[test]
+fn a_reset_after_an_end_reaches_the_guest() {
+    let mut plan = Plan::new(101, 1_000, 1_000);
+    plan.up = plan.up.end(End::Never);
+    let (mut net, id) = plan.start();
+    net.run_for(Duration::from_secs(1));
+    assert!(net.guests[0].tcp(id).peer_has_ended() && peer(&net).closed.is_none());
+    net.host.break_off(SERVER.parse().unwrap());
+    net.run_for(Duration::from_secs(1));
+    assert!(peer(&net).closed.is_some());
+    empty(&net);
+}
+
 /// Who has lost a reset learns of it when it next says something, or is next asked.
 #[test]
 fn a_reset_that_is_lost_is_made_up_for() {

@@ -3,10 +3,10 @@
 use core::time::Duration;
 
 use super::segment::{self, Shape};
-use super::seq::{le, lt};
+use super::seq::{diff, le, lt};
 use super::state::{Flow, State};
 use super::{Cx, TcpFlows};
-use crate::flow::host::{TcpHost, Tx};
+use crate::flow::host::{HostError, TcpHost, Tx};
 use crate::time::Tick;
 use crate::verdict::DropReason;
 use crate::wire::tcp::{ACK, RST, TcpHeader};
@@ -66,6 +66,25 @@ impl TcpFlows {
             segment::write(host, cx.mac, (flow.port, flow.mac), &flow.key, &shape);
         }
         self.remove(host, id, true);
+    }
+
+    /// Asks a socket whose stream has ended whether it was reset since: nothing would be read or written that
+    /// tells, while the sandbox has nothing to say.
+    pub(super) fn look_for_reset<H: Tx + TcpHost>(&mut self, host: &mut H, cx: &Cx, id: u32) {
+        let Some(flow) = self.flows.get_mut(id as usize) else {
+            return;
+        };
+        if !core::mem::take(&mut flow.todo.look) {
+            return;
+        }
+        let (Some(sock), Some(end)) = (flow.sock, flow.eof_at) else {
+            return;
+        };
+        let offset = usize::try_from(diff(end, flow.base)).unwrap_or(0);
+        match host.tcp_peek(sock, offset, &mut [0]) {
+            Ok(_) | Err(HostError::WouldBlock) => {}
+            Err(_) => self.reset_guest(host, cx, id),
+        }
     }
 
     /// Removes a connection and closes its socket.

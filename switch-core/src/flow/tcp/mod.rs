@@ -285,6 +285,7 @@ impl TcpFlows {
     }
 
     fn finish<H: Tx + TcpHost>(&mut self, host: &mut H, cx: &Cx, id: u32) {
+        self.look_for_reset(host, cx, id);
         self.acknowledge(host, cx, id);
         self.touch(cx, id);
         self.settle(host, cx, id);
@@ -313,6 +314,8 @@ impl TcpFlows {
         if let Some(flow) = self.flows.get_mut(id as usize) {
             flow.readable = true;
             flow.ending |= ending;
+            // Of a stream that has ended already, only a reset is news; while the sandbox may speak it matters.
+            flow.todo.look |= ending && flow.eof_at.is_some() && !flow.host_shut;
             self.mark_pump(id);
         }
     }

@@ -48,6 +48,8 @@ pub(super) struct Todo {
     pub(super) ack_later: bool,
     /// There may be something to send to the sandbox.
     pub(super) pump: bool,
+    /// The host's socket reported something behind the end of its stream.
+    pub(super) look: bool,
     /// In line for a turn to send.
     pub(super) queued: bool,
 }

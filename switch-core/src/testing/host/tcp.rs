@@ -154,6 +154,8 @@ impl Peer {
     /// The peer resets the connection now.
     pub(super) fn break_off(&mut self, now: Tick) {
         self.broken = true;
+        // That is told even after the end.
+        self.end_told = false;
         self.outgoing.clear();
         self.wake(now);
     }
