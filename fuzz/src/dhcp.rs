@@ -42,8 +42,8 @@ pub fn run(data: &[u8]) {
     let mut out = Vec::new();
     for answered in [
         dhcp::respond(&gateway, &frame, &packet, &mut out),
-        arp::respond(&gateway, &frame, &packet, &mut out),
-        nd::respond(&gateway, &frame, &packet, &mut out),
+        arp::respond(&gateway, true, &frame, &packet, &mut out),
+        nd::respond(&gateway, true, &frame, &packet, &mut out),
         icmp::echo(&gateway, &frame, &packet, &mut out),
     ] {
         if answered != Ok(true) {

@@ -32,7 +32,8 @@ pub(super) fn gateway() -> Gateway {
             name: "box".into(),
             v4: Some(Ipv4Addr::new(10, 0, 0, 2)),
             v6: Some(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2)),
-        }],
+        }]
+        .into(),
         hosts: Vec::new(),
     }
 }

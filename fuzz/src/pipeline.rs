@@ -32,12 +32,9 @@ pub fn run(data: &[u8]) {
     let config = Config {
         network: NetworkId(1),
         gateway: gateway(),
-        ports: vec![Port {
-            id: PORT,
-            mac: GUEST,
-            mtu: 1500,
-            uso: true,
-        }],
+        ports: vec![Port::new(PORT, GUEST, 1500, true)],
+        icc: true,
+        uplink: true,
         rule: HostRule::default(),
         filter: Filter::default(),
         ephemeral: (32_768, 60_999),

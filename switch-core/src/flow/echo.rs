@@ -198,6 +198,18 @@ impl EchoFlows {
         });
     }
 
+    /// Ends an endpoint's sessions.
+    pub fn remove_port<H: EchoHost>(&mut self, host: &mut H, port: PortId) {
+        let index = &mut self.index;
+        self.sessions.retain(|_, s| {
+            if s.port == port {
+                index.remove(&(s.guest, s.ident));
+                host.echo_close(s.sock);
+            }
+            s.port != port
+        });
+    }
+
     /// The next deadline.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Tick> {

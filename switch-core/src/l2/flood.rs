@@ -17,6 +17,14 @@ pub struct Rest {
     done: PortId,
 }
 
+impl Rest {
+    /// Who sent the frame.
+    #[must_use]
+    pub const fn from(self) -> PortId {
+        self.from
+    }
+}
+
 impl FromIterator<PortId> for PortList {
     fn from_iter<I: IntoIterator<Item = PortId>>(ports: I) -> Self {
         let mut list: Vec<PortId> = ports.into_iter().collect();

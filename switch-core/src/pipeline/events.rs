@@ -18,12 +18,8 @@ use crate::wire::vnet_hdr::VnetHdr;
 
 impl Switch {
     pub(super) fn cx(&self, now: Tick, port: Option<PortId>) -> Cx {
-        let port = self
-            .config
-            .ports
-            .iter()
-            .find(|p| Some(p.id) == port)
-            .or_else(|| self.config.ports.first());
+        let port = port.and_then(|id| self.ports.get(id));
+        let port = port.or_else(|| self.ports.first());
         Cx {
             now,
             mac: self.config.gateway.mac,
@@ -176,23 +172,15 @@ impl Switch {
         port: PortId,
         to: SocketAddr,
     ) {
-        let mac = self
-            .config
-            .ports
-            .iter()
-            .find(|p| p.id == port)
-            .map_or(self.config.gateway.mac, |p| p.mac);
+        let mac = self.mac_of(port);
         self.udp.publish(now, sock, (port, mac), to);
     }
 
     /// The MAC of an endpoint's sandbox.
     #[must_use]
     pub fn mac_of(&self, port: PortId) -> crate::addr::Mac {
-        self.config
-            .ports
-            .iter()
-            .find(|p| p.id == port)
-            .map_or(self.config.gateway.mac, |p| p.mac)
+        let found = self.ports.get(port);
+        found.map_or(self.config.gateway.mac, |p| p.mac)
     }
 
     /// The id that the next UDP mapping will have.
@@ -206,6 +194,7 @@ impl Switch {
         let cx = self.cx(now, None);
         self.tcp.flush(host, &cx);
         self.flush_names(host, now);
+        self.run_floods(host);
         if let Some((reason, count)) = self.udp.flush(host) {
             for _ in 0..count {
                 self.drops.count(reason);
@@ -217,13 +206,14 @@ impl Switch {
     pub fn run_ready<H: Host>(&mut self, host: &mut H, now: Tick) -> bool {
         let cx = self.cx(now, None);
         let names = self.ready_names(host, now);
-        self.tcp.run_ready(host, &cx) || names
+        let floods = self.run_floods(host);
+        self.tcp.run_ready(host, &cx) || names || floods
     }
 
     /// True if a flow waits for its next turn.
     #[must_use]
     pub fn has_ready(&self) -> bool {
-        self.tcp.has_ready() || self.names.has_ready()
+        self.tcp.has_ready() || self.names.has_ready() || !self.floods.is_empty()
     }
 
     /// The next deadline.
@@ -269,7 +259,7 @@ impl Switch {
             return;
         }
         crate::respond::nd::advert(&self.config.gateway, &mut self.out);
-        for port in &self.config.ports {
+        for port in self.ports.iter() {
             host.tx(
                 port.id,
                 &VnetHdr::default(),

@@ -205,6 +205,9 @@ impl Switch {
     /// Where a conversation with `to` really goes. At the gateway's own address there is name service only, which
     /// does not come here.
     fn destination(&self, proto: u8, to: SocketAddr) -> Result<SocketAddr, DropReason> {
+        if !self.config.uplink {
+            return Err(DropReason::Refused);
+        }
         let gw = &self.config.gateway;
         let alias = match to.ip() {
             IpAddr::V4(a) => self.config.rule.loopback_v4 == Some(a),

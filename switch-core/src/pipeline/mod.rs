@@ -2,9 +2,12 @@
 
 mod egress;
 mod events;
+mod flood;
 mod gateway;
+mod members;
 mod names;
 mod pieces;
+mod ports;
 #[cfg(test)]
 mod tests;
 
@@ -12,8 +15,10 @@ use core::net::IpAddr;
 use std::io::IoSlice;
 use std::sync::Arc;
 
+use self::flood::Floods;
 use self::names::Names;
-use crate::addr::{Mac, NetworkId, PortId};
+use self::ports::Ports;
+use crate::addr::{NetworkId, PortId};
 use crate::flow::echo::EchoFlows;
 use crate::flow::host::Host;
 use crate::flow::tcp::{Cx, Limits, TcpFlows};
@@ -29,18 +34,8 @@ use crate::wire::checksum::{Partial, check_offload};
 use crate::wire::packet::{Kind, PROTO_ICMP, PROTO_ICMPV6, PROTO_UDP, Packet};
 use crate::wire::vnet_hdr::VnetHdr;
 
-/// An endpoint, as the switch sees it.
-#[derive(Debug, Clone)]
-pub struct Port {
-    /// Its place.
-    pub id: PortId,
-    /// The MAC that frames from it must have.
-    pub mac: Mac,
-    /// MTU.
-    pub mtu: u16,
-    /// It takes UDP super-frames.
-    pub uso: bool,
-}
+pub use self::members::Settings;
+pub use self::ports::Port;
 
 /// What a switch is made of.
 #[derive(Debug, Clone)]
@@ -49,8 +44,12 @@ pub struct Config {
     pub network: NetworkId,
     /// Its gateway.
     pub gateway: Gateway,
-    /// Its endpoints.
+    /// Its endpoints at the start.
     pub ports: Vec<Port>,
+    /// Endpoints may speak to each other.
+    pub icc: bool,
+    /// The world outside can be reached.
+    pub uplink: bool,
     /// What of the host it may reach.
     pub rule: HostRule,
     /// Which remotes may answer datagrams.
@@ -67,6 +66,8 @@ pub struct Config {
 #[derive(Debug)]
 pub struct Switch {
     pub(crate) config: Config,
+    ports: Ports,
+    floods: Floods,
     /// The host's own addresses of now.
     pub(crate) own: Vec<IpAddr>,
     pub(crate) macs: Arc<MacTable>,
@@ -85,9 +86,15 @@ pub struct Switch {
 impl Switch {
     /// A switch that has seen nothing yet.
     #[must_use]
-    pub fn new(now: Tick, config: Config, macs: Arc<MacTable>) -> Self {
+    pub fn new(now: Tick, mut config: Config, macs: Arc<MacTable>) -> Self {
         let seeds = config.seeds;
+        let mut ports = Ports::new(seeds);
+        for port in core::mem::take(&mut config.ports) {
+            ports.insert(port);
+        }
         Self {
+            ports,
+            floods: Floods::default(),
             own: Vec::new(),
             macs,
             tcp: TcpFlows::new(now, config.limits, seeds),
@@ -131,11 +138,19 @@ impl Switch {
         frame: &[u8],
     ) -> Result<Verdict, DropReason> {
         let packet = Packet::parse(frame)?;
-        let Some(port) = self.config.ports.iter().find(|p| p.id == from) else {
+        let Some(port) = self.ports.get(from) else {
             return Err(DropReason::NoFlow);
         };
-        if packet.src != port.mac {
-            return Err(DropReason::Spoofed);
+        match &port.guard {
+            Some(guard) => {
+                let gw = &self.config.gateway;
+                guard.check(&packet, frame, &|a| {
+                    let holder = gw.guests.by_addr(a.into());
+                    gw.owns(a.into()) || holder.is_some_and(|g| g.mac != packet.src)
+                })?;
+            }
+            None if packet.src != port.mac => return Err(DropReason::Spoofed),
+            None => {}
         }
         let cx = Cx {
             now,
@@ -150,9 +165,10 @@ impl Switch {
             return Err(DropReason::Reserved);
         }
         let partial = check_offload(frame.len(), &packet, vnet)?;
-        let seconds = seconds(now);
-        self.macs
-            .learn(self.config.network, packet.src, from, seconds);
+        if packet.src != port.mac {
+            self.macs
+                .learn(self.config.network, packet.src, from, seconds(now));
+        }
         if packet.dst == self.config.gateway.mac {
             return match partial {
                 Partial::Own => self.gateway_frame(host, &cx, from, &packet, vnet, frame),
@@ -160,44 +176,27 @@ impl Switch {
             };
         }
         if packet.dst.is_group() {
-            let answered = self.answer(host, from, &packet, frame)?;
-            self.flood(host, from, &packet, vnet, frame);
-            return Ok(if answered {
-                Verdict::Answer
-            } else {
-                Verdict::Flood
-            });
-        }
-        match self.macs.lookup(self.config.network, packet.dst, seconds) {
-            Some(to) if to == from => Err(DropReason::Hairpin),
-            Some(to) => match self.config.ports.iter().find(|p| p.id == to) {
-                Some(port) if !egress::fits(frame, &packet, vnet, port.mtu) => {
-                    Err(DropReason::TooBig)
-                }
-                Some(_) if host.tx(to, vnet, &[IoSlice::new(frame)]) => Ok(Verdict::Forward(to)),
-                Some(_) => Err(DropReason::TxFailed),
-                None => Ok(self.flood(host, from, &packet, vnet, frame)),
-            },
-            None => Ok(self.flood(host, from, &packet, vnet, frame)),
-        }
-    }
-
-    fn flood<H: Host>(
-        &mut self,
-        host: &mut H,
-        from: PortId,
-        packet: &Packet,
-        vnet: &VnetHdr,
-        frame: &[u8],
-    ) -> Verdict {
-        for port in self.config.ports.iter().filter(|p| p.id != from) {
-            if egress::fits(frame, packet, vnet, port.mtu) {
-                host.tx(port.id, vnet, &[IoSlice::new(frame)]);
-            } else {
-                self.drops.count(DropReason::TooBig);
+            if self.answer(host, from, &packet, frame)? {
+                return Ok(Verdict::Answer);
             }
+            return self.flood(host, from, &packet, vnet, frame);
         }
-        Verdict::Flood
+        if !self.config.icc {
+            return Err(DropReason::Isolated);
+        }
+        let learned = || {
+            self.macs
+                .lookup(self.config.network, packet.dst, seconds(now))
+        };
+        let to = self.ports.by_mac(packet.dst).or_else(learned);
+        match to.and_then(|to| self.ports.get(to)) {
+            Some(to) if to.id == from => Err(DropReason::Hairpin),
+            Some(to) if to.isolated && port.isolated => Err(DropReason::Isolated),
+            Some(to) if !egress::fits(frame, &packet, vnet, to.mtu) => Err(DropReason::TooBig),
+            Some(to) if host.tx(to.id, vnet, &[IoSlice::new(frame)]) => Ok(Verdict::Forward(to.id)),
+            Some(_) => Err(DropReason::TxFailed),
+            None => self.flood(host, from, &packet, vnet, frame),
+        }
     }
 
     /// Stage 4: The responders. True if one answered.
@@ -211,7 +210,7 @@ impl Switch {
         let gw = &self.config.gateway;
         let out = &mut self.out;
         let answered = match packet.kind {
-            Kind::Arp => arp::respond(gw, frame, packet, out)?,
+            Kind::Arp => arp::respond(gw, self.config.icc, frame, packet, out)?,
             Kind::Ip(ip) => match ip.proto {
                 PROTO_UDP => {
                     dhcp::respond(gw, frame, packet, out)?
@@ -219,7 +218,8 @@ impl Switch {
                 }
                 PROTO_ICMP => icmp::echo(gw, frame, packet, out)?,
                 PROTO_ICMPV6 => {
-                    nd::respond(gw, frame, packet, out)? || icmp::echo(gw, frame, packet, out)?
+                    nd::respond(gw, self.config.icc, frame, packet, out)?
+                        || icmp::echo(gw, frame, packet, out)?
                 }
                 _ => false,
             },

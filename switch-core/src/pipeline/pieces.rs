@@ -46,6 +46,7 @@ impl Switch {
         let Self {
             frags,
             config,
+            ports,
             out,
             drops,
             ..
@@ -60,11 +61,11 @@ impl Switch {
                 Kind::Ip(_) => gw.v6.map(|v| IpAddr::V6(v.0)),
                 Kind::Arp | Kind::Other(_) => None,
             };
-            let port = config.ports.iter().find(|p| p.mac == packet.src);
+            let port = ports.by_mac(packet.src);
             if let (Some(router), Some(port)) = (router, port)
                 && icmp::error(gw, router, first, IcmpError::ReassemblyTimeExceeded, out)
             {
-                host.tx(port.id, &VnetHdr::default(), &[IoSlice::new(out)]);
+                host.tx(port, &VnetHdr::default(), &[IoSlice::new(out)]);
             }
         });
         for _ in 0..lost {

@@ -122,12 +122,7 @@ impl DnsHost for World {
 
 /// A switch of two endpoints, the second with an MTU of its own.
 fn switch(mtu_of_b: u16) -> Switch {
-    let port = |id, mac, mtu| Port {
-        id: PortId(id),
-        mac,
-        mtu,
-        uso: true,
-    };
+    let port = |id, mac, mtu| Port::new(PortId(id), mac, mtu, true);
     let guest = |mac, last: u8| Guest {
         mac,
         name: format!("g{last}"),
@@ -143,10 +138,12 @@ fn switch(mtu_of_b: u16) -> Switch {
             mtu: 1500,
             v6_default_route: true,
             search: Vec::new(),
-            guests: vec![guest(A, 2), guest(B, 3)],
+            guests: vec![guest(A, 2), guest(B, 3)].into(),
             hosts: Vec::new(),
         },
         ports: vec![port(0, A, 1500), port(1, B, mtu_of_b)],
+        icc: true,
+        uplink: true,
         rule: HostRule::default(),
         filter: Filter::default(),
         ephemeral: (32_768, 60_999),
@@ -257,7 +254,7 @@ fn a_checksum_inside_passes_a_switch_as_it_is() {
     let (mut s, mut world) = (switch(1500), World::default());
     let (vnet, partial, _) = tunnel(B, false);
     let verdict = s.handle_frame(&mut world, Tick::ZERO, PortId(0), &vnet, &partial);
-    assert_eq!(verdict, Verdict::Flood);
+    assert_eq!(verdict, Verdict::Forward(PortId(1)));
     assert_eq!(world.frames, [(PortId(1), vnet, partial)]);
 }
 

@@ -1,4 +1,5 @@
-//! Stage 4: ARP: the gateway answers for itself. Source: RFC 826, RFC 5227.
+//! Stage 4: ARP: the gateway answers for itself and for every endpoint that it knows, so that no request of theirs
+//! is flooded. Source: RFC 826, RFC 5227.
 
 use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress};
 
@@ -10,10 +11,11 @@ use crate::wire::packet::Packet;
 /// Bytes of an ARP packet for IPv4 over Ethernet.
 const LEN: usize = 28;
 
-/// Answers a request for the gateway's address. True if `out` holds an answer.
+/// Answers a request for the gateway's address or, where `peers`, for another endpoint's. True if `out` holds an answer.
 /// Errors: `Malformed`; `Spoofed` where somebody claims the gateway's address.
 pub fn respond(
     gw: &Gateway,
+    peers: bool,
     frame: &[u8],
     packet: &Packet,
     out: &mut Vec<u8>,
@@ -36,19 +38,29 @@ pub fn respond(
     if source_protocol_addr == own || Mac(source_hardware_addr.0) != packet.src {
         return Err(DropReason::Spoofed);
     }
-    if operation != ArpOperation::Request || target_protocol_addr != own {
+    if operation != ArpOperation::Request {
         return Ok(false);
     }
+    let mac = if target_protocol_addr == own {
+        gw.mac
+    } else {
+        // Not to whom has it already: a probe for one's own address has no answer.
+        let peer = gw.guests.by_addr(target_protocol_addr.into());
+        match peer.filter(|peer| peers && peer.mac != packet.src) {
+            Some(peer) => peer.mac,
+            None => return Ok(false),
+        }
+    };
     let answer = ArpRepr::EthernetIpv4 {
         operation: ArpOperation::Reply,
-        source_hardware_addr: EthernetAddress(gw.mac.0),
-        source_protocol_addr: own,
+        source_hardware_addr: EthernetAddress(mac.0),
+        source_protocol_addr: target_protocol_addr,
         target_hardware_addr: source_hardware_addr,
         target_protocol_addr: source_protocol_addr,
     };
     out.clear();
     out.extend_from_slice(&packet.src.0);
-    out.extend_from_slice(&gw.mac.0);
+    out.extend_from_slice(&mac.0);
     out.extend_from_slice(&[8, 6]);
     let mut body = [0; LEN];
     answer.emit(&mut ArpPacket::new_unchecked(&mut body[..]));

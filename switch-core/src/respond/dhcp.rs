@@ -189,7 +189,9 @@ fn write(
         put(121, &routes);
         put(3, &own.octets());
         put(6, &own.octets());
-        put(12, guest.name.as_bytes());
+        if !guest.name.is_empty() {
+            put(12, guest.name.as_bytes());
+        }
         if let Some(domain) = gw.search.first() {
             put(15, domain.as_bytes());
         }

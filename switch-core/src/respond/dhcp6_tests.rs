@@ -17,14 +17,15 @@ fn gateway() -> Gateway {
             name: "a".into(),
             v4: None,
             v6: Some("fd00::2".parse().unwrap()),
-        }],
+        }]
+        .into(),
         hosts: Vec::new(),
     }
 }
 
 fn ask(kind: u8, options: &[u8]) -> Option<(u8, Vec<u8>)> {
     let gw = gateway();
-    answer(&gw, &gw.guests[0], kind, options)
+    answer(&gw, gw.guests.iter().next()?, kind, options)
 }
 
 fn client() -> Vec<u8> {
@@ -216,7 +217,7 @@ fn the_way_a_message_came_decides() {
         let (mut frame, mut out) = (Vec::new(), Vec::new());
         let to = (to.parse().unwrap(), SERVER);
         udp_frame(
-            (gw.guests[0].mac, gw.mac),
+            (gw.guests.iter().next().unwrap().mac, gw.mac),
             (from, CLIENT),
             to,
             &message,

@@ -4,12 +4,14 @@
 pub mod arp;
 pub mod dhcp;
 pub mod dhcp6;
+pub mod directory;
 pub mod dns;
 pub mod icmp;
 pub mod nd;
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use self::directory::Directory;
 use crate::addr::Mac;
 use crate::wire::emit::HeaderBuf;
 use crate::wire::packet::PROTO_UDP;
@@ -19,7 +21,7 @@ use crate::wire::packet::PROTO_UDP;
 pub struct Guest {
     /// Its MAC.
     pub mac: Mac,
-    /// Its host name.
+    /// Its host name; empty where it has none.
     pub name: String,
     /// Its IPv4 address.
     pub v4: Option<Ipv4Addr>,
@@ -43,7 +45,7 @@ pub struct Gateway {
     /// Search domains.
     pub search: Vec<String>,
     /// Who is on the network.
-    pub guests: Vec<Guest>,
+    pub guests: Directory,
     /// Names that the user gave to addresses, as a hosts file has them.
     pub hosts: Vec<(String, IpAddr)>,
 }
@@ -70,7 +72,7 @@ impl Gateway {
     /// Finds a guest by MAC.
     #[must_use]
     pub fn guest(&self, mac: Mac) -> Option<&Guest> {
-        self.guests.iter().find(|g| g.mac == mac)
+        self.guests.by_mac(mac)
     }
 }
 

@@ -19,11 +19,12 @@ const PREFERRED: u32 = 14_400;
 /// All nodes on the link.
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 
-/// Answers neighbour and router solicitations. True if `out` holds an answer.
+/// Answers neighbour and router solicitations, those for other endpoints too where `peers`. True if `out` holds an answer.
 /// Errors: `Malformed` for what RFC 4861 section 7.1 says to discard, `BadChecksum`, `Spoofed` for a guest
 /// that announces itself a router or claims the gateway's address.
 pub fn respond(
     gw: &Gateway,
+    peers: bool,
     frame: &[u8],
     packet: &Packet,
     out: &mut Vec<u8>,
@@ -68,8 +69,17 @@ pub fn respond(
             let ours = target == own || target == gw.link_local();
             match (kind, ours) {
                 (135, true) => {
-                    neighbour(gw, &ip, packet.src, target, out);
+                    neighbour((gw, gw.mac, 0xa0), &ip, packet.src, target, out);
                     Ok(true)
+                }
+                (135, false) if peers => {
+                    // Not to whom has it already: a probe for one's own address has no answer.
+                    let peer = gw.guests.by_addr(target.into());
+                    let peer = peer.filter(|peer| peer.mac != packet.src);
+                    if let Some(peer) = peer {
+                        neighbour((gw, peer.mac, 0x20), &ip, packet.src, target, out);
+                    }
+                    Ok(peer.is_some())
                 }
                 (136, true) => Err(DropReason::Spoofed),
                 _ => Ok(false),
@@ -90,18 +100,26 @@ fn group_mac(group: Ipv6Addr) -> Mac {
     Mac([0x33, 0x33, a, b, c, d])
 }
 
-/// A neighbour advertisement: router, override, and solicited unless somebody probes for a duplicate.
-fn neighbour(gw: &Gateway, ip: &Ip, to: Mac, target: Ipv6Addr, out: &mut Vec<u8>) {
+/// A neighbour advertisement for `own`: override, and solicited unless somebody probes for a duplicate.
+fn neighbour(
+    (gw, own, flags): (&Gateway, Mac, u8),
+    ip: &Ip,
+    to: Mac,
+    target: Ipv6Addr,
+    out: &mut Vec<u8>,
+) {
     let probing = ip.src.is_unspecified();
     let (dst, mac) = if probing {
         (ALL_NODES, group_mac(ALL_NODES))
     } else {
         (v6(ip), to)
     };
-    let mut body = vec![136, 0, 0, 0, if probing { 0xa0 } else { 0xe0 }, 0, 0, 0];
+    const SOLICITED: u8 = 0x40;
+    let flags = if probing { flags } else { flags | SOLICITED };
+    let mut body = vec![136, 0, 0, 0, flags, 0, 0, 0];
     body.extend_from_slice(&target.octets());
     body.extend_from_slice(&[2, 1]);
-    body.extend_from_slice(&gw.mac.0);
+    body.extend_from_slice(&own.0);
     frame(gw, target, (dst, mac), &mut body, out);
 }
 

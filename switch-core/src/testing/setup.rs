@@ -80,12 +80,9 @@ impl Setup {
             v6: Some(addresses.v6),
         });
         let spare = self.spare.then(|| (self.guests, Self::addresses(0)));
-        let port = all().chain(spare).map(|(n, addresses)| Port {
-            id: PortId(n.into()),
-            mac: addresses.mac,
-            mtu: self.mtu,
-            uso: self.uso,
-        });
+        let port = all()
+            .chain(spare)
+            .map(|(n, a)| Port::new(PortId(n.into()), a.mac, self.mtu, self.uso));
         Config {
             network: NetworkId(0),
             gateway: Gateway {
@@ -99,6 +96,8 @@ impl Setup {
                 hosts: Vec::new(),
             },
             ports: port.collect(),
+            icc: true,
+            uplink: true,
             rule: self.rule.clone(),
             filter: self.filter,
             ephemeral: (32_768, 60_999),

@@ -6,6 +6,7 @@ use super::segment::{self, Shape};
 use super::seq::{diff, le, lt};
 use super::state::{Flow, State};
 use super::{Cx, TcpFlows};
+use crate::addr::PortId;
 use crate::flow::host::{HostError, TcpHost, Tx};
 use crate::time::Tick;
 use crate::verdict::DropReason;
@@ -126,6 +127,15 @@ impl TcpFlows {
         flow.ack_at = Tick::NEVER;
         flow.idle_at = cx.now + TIME_WAIT;
         self.rearm(id);
+    }
+
+    /// Ends an endpoint's connections: it is gone, the other sides are reset.
+    pub fn remove_port<H: TcpHost>(&mut self, host: &mut H, port: PortId) {
+        let of_port = self.flows.iter().filter(|(_, f)| f.port == port);
+        let ids: Vec<usize> = of_port.map(|(id, _)| id).collect();
+        for id in ids {
+            self.remove(host, super::seq::dist(id), true);
+        }
     }
 
     /// Ends every connection, as when the endpoint goes.

@@ -416,6 +416,23 @@ impl UdpFlows {
         }
     }
 
+    /// Ends an endpoint's mappings, published ones too.
+    pub fn remove_port<H: UdpHost>(&mut self, host: &mut H, port: PortId) {
+        let of_port = self.mappings.iter().filter(|(_, m)| m.port == port);
+        let ids: Vec<usize> = of_port.map(|(id, _)| id).collect();
+        for id in ids {
+            self.remove(host, u32::try_from(id).unwrap_or(u32::MAX));
+        }
+    }
+
+    /// Ends one mapping, as when its published port is taken back.
+    pub fn unpublish<H: UdpHost>(&mut self, host: &mut H, sock: SockId) {
+        let found = self.mappings.iter().find(|(_, m)| m.sock == sock);
+        if let Some(id) = found.and_then(|(id, _)| u32::try_from(id).ok()) {
+            self.remove(host, id);
+        }
+    }
+
     /// Removes mappings that have been idle.
     pub fn handle_timeout<H: UdpHost>(&mut self, host: &mut H, now: Tick) {
         let mut due: ArrayVec<u32, 64> = ArrayVec::new();

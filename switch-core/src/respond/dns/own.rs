@@ -8,11 +8,10 @@ use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use super::OUR_SIZE;
 use super::message::bare_answer;
 use crate::respond::Gateway;
+use crate::respond::directory::MAX_ADDRESSES;
 
 /// Lifetime of own names in seconds: they come and go with endpoints.
 const TTL: u32 = 5;
-/// Addresses of one name that the user gave: as many AAAA records as fit a datagram of 512 bytes beside a long name.
-const MAX_ADDRESSES: usize = 8;
 
 /// Answers a whole message if it asks for a name of ours.
 #[must_use]
@@ -81,8 +80,8 @@ fn lookup(gw: &Gateway, name: &str) -> Option<Vec<IpAddr>> {
     if bare == "gateway" {
         return Some(both(gw.v4.map(|v| v.0), gw.v6.map(|v| v.0)));
     }
-    if let Some(guest) = gw.guests.iter().find(|g| same(&g.name, bare)) {
-        return Some(both(guest.v4, guest.v6));
+    if let Some(found) = gw.guests.lookup(bare) {
+        return Some(found);
     }
     let given = |name: &str| -> Vec<IpAddr> {
         let of_name = gw.hosts.iter().filter(|h| same(&h.0, name));
@@ -101,14 +100,10 @@ fn reverse(gw: &Gateway, addr: IpAddr) -> Option<&str> {
     if gw.owns(addr) {
         return Some("gateway");
     }
-    gw.guests
-        .iter()
-        .find(|g| g.v4.map(IpAddr::V4) == Some(addr) || g.v6.map(IpAddr::V6) == Some(addr))
-        .map(|g| g.name.as_str())
-        .or_else(|| {
-            let given = gw.hosts.iter().find(|h| h.1 == addr);
-            given.map(|h| h.0.as_str())
-        })
+    gw.guests.name_of(addr).or_else(|| {
+        let given = gw.hosts.iter().find(|h| h.1 == addr);
+        given.map(|h| h.0.as_str())
+    })
 }
 
 /// Writes a domain name in its wire form. What is no name is left out.

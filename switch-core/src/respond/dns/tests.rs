@@ -133,7 +133,8 @@ fn gateway() -> Gateway {
             name: "box".into(),
             v4: Some(Ipv4Addr::new(10, 0, 0, 2)),
             v6: None,
-        }],
+        }]
+        .into(),
         hosts: Vec::new(),
     }
 }

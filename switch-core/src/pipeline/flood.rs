@@ -1,0 +1,120 @@
+//! Stage 7-8: Frames for everybody: to 64 endpoints in a turn, the rest when others had theirs.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use super::ports::Ports;
+use super::{Switch, egress};
+use crate::addr::PortId;
+use crate::flow::host::Host;
+use crate::l2::flood::Rest;
+use crate::verdict::{DropReason, Drops, Verdict};
+use crate::wire::packet::Packet;
+use crate::wire::vnet_hdr::VnetHdr;
+
+/// Floods under way at most, and their bytes; more is a storm.
+const MOST: usize = 256;
+const MOST_BYTES: usize = 1 << 20;
+
+/// A frame that not everybody has yet.
+#[derive(Debug)]
+struct Pending {
+    rest: Rest,
+    vnet: VnetHdr,
+    frame: Vec<u8>,
+}
+
+/// Floods that go on in later turns, the oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Floods {
+    pending: VecDeque<Pending>,
+    bytes: usize,
+}
+
+impl Floods {
+    pub(super) fn is_empty(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    fn push(&mut self, pending: Pending) -> Result<(), DropReason> {
+        let bytes = self.bytes + pending.frame.len();
+        if self.pending.len() >= MOST || bytes > MOST_BYTES {
+            return Err(DropReason::Storm);
+        }
+        self.bytes = bytes;
+        self.pending.push_back(pending);
+        Ok(())
+    }
+}
+
+impl Switch {
+    /// Sends a frame to every endpoint but the one that it is from.
+    /// Errors: `Isolated` where endpoints may not speak to each other; `Storm` when too many are under way, and some
+    /// endpoints do not get it.
+    pub(super) fn flood<H: Host>(
+        &mut self,
+        host: &mut H,
+        from: PortId,
+        packet: &Packet,
+        vnet: &VnetHdr,
+        frame: &[u8],
+    ) -> Result<Verdict, DropReason> {
+        if !self.config.icc {
+            return Err(DropReason::Isolated);
+        }
+        let Self { ports, drops, .. } = self;
+        let mut each = |to| send(ports, drops, host, (from, to), packet, vnet, frame);
+        let rest = ports.list().flood(from, &mut each);
+        if let Some(rest) = rest {
+            self.floods.push(Pending {
+                rest,
+                vnet: *vnet,
+                frame: frame.to_vec(),
+            })?;
+        }
+        Ok(Verdict::Flood)
+    }
+
+    /// Goes on with the oldest flood, for one turn. True if there is more to do.
+    pub(super) fn run_floods<H: Host>(&mut self, host: &mut H) -> bool {
+        let Some(mut pending) = self.floods.pending.pop_front() else {
+            return false;
+        };
+        let Self { ports, drops, .. } = self;
+        let from = pending.rest.from();
+        let rest = Packet::parse(&pending.frame).ok().and_then(|packet| {
+            let (vnet, frame) = (&pending.vnet, &pending.frame);
+            let mut each = |to| send(ports, drops, host, (from, to), &packet, vnet, frame);
+            ports.list().go_on(pending.rest, &mut each)
+        });
+        match rest {
+            Some(rest) => {
+                pending.rest = rest;
+                self.floods.pending.push_back(pending);
+            }
+            None => self.floods.bytes -= pending.frame.len(),
+        }
+        !self.floods.is_empty()
+    }
+}
+
+/// Sends one endpoint its copy, where it may have it.
+fn send<H: Host>(
+    ports: &Ports,
+    drops: &mut Drops,
+    host: &mut H,
+    (from, to): (PortId, PortId),
+    packet: &Packet,
+    vnet: &VnetHdr,
+    frame: &[u8],
+) {
+    let Some(port) = ports.get(to) else { return };
+    if port.isolated && ports.get(from).is_some_and(|p| p.isolated) {
+        return;
+    }
+    if egress::fits(frame, packet, vnet, port.mtu) {
+        host.tx(to, vnet, &[IoSlice::new(frame)]);
+    } else {
+        drops.count(DropReason::TooBig);
+    }
+}

@@ -1,0 +1,88 @@
+//! Changes while the switch runs: endpoints and names come and go, the network's settings change.
+
+use std::net::IpAddr;
+
+use super::{Port, Switch};
+use crate::addr::PortId;
+use crate::flow::host::Host;
+use crate::policy::host_rule::HostRule;
+use crate::respond::Guest;
+use crate::respond::directory::Owner;
+
+/// What of a network may change while its endpoints stay.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Endpoints may speak to each other.
+    pub icc: bool,
+    /// The world outside can be reached.
+    pub uplink: bool,
+    /// Search domains.
+    pub search: Vec<String>,
+    /// What of the host it may reach.
+    pub rule: HostRule,
+}
+
+impl Switch {
+    /// Adds an endpoint, with what the gateway gives out to it.
+    pub fn add_port(&mut self, port: Port, guest: Guest) {
+        self.config.gateway.guests.insert(guest);
+        self.ports.insert(port);
+    }
+
+    /// Changes an endpoint in place; its flows stay. False if there is none of that number.
+    pub fn change_port(&mut self, port: Port) -> bool {
+        let known = self.ports.get(port.id).is_some();
+        if known {
+            self.ports.insert(port);
+        }
+        known
+    }
+
+    /// Takes an endpoint out and ends its flows: their other sides are told, the sandbox is not.
+    pub fn remove_port<H: Host>(&mut self, host: &mut H, id: PortId) {
+        let Some(port) = self.ports.remove(id) else {
+            return;
+        };
+        self.config.gateway.guests.remove(port.mac);
+        self.tcp.remove_port(host, id);
+        self.udp.remove_port(host, id);
+        self.echo.remove_port(host, id);
+    }
+
+    /// An endpoint by its number.
+    #[must_use]
+    pub fn port(&self, id: PortId) -> Option<&Port> {
+        self.ports.get(id)
+    }
+
+    /// Every endpoint, in the order of their numbers.
+    pub fn ports(&self) -> impl Iterator<Item = &Port> {
+        self.ports.iter()
+    }
+
+    /// Makes names known, in place of those that the owner had.
+    pub fn set_names(&mut self, owner: Owner, names: &[String], addrs: &[IpAddr]) {
+        self.config.gateway.guests.set_names(owner, names, addrs);
+    }
+
+    /// Takes an owner's names back.
+    pub fn remove_names(&mut self, owner: Owner) {
+        self.config.gateway.guests.remove_names(owner);
+    }
+
+    /// Changes the network in place.
+    pub fn configure(&mut self, settings: Settings) {
+        self.config.icc = settings.icc;
+        self.config.uplink = settings.uplink;
+        self.config.rule = settings.rule;
+        self.config.gateway.search = settings.search;
+    }
+
+    /// Ends everything, as when the network goes.
+    pub fn close<H: Host>(&mut self, host: &mut H) {
+        let ids: Vec<PortId> = self.ports.iter().map(|p| p.id).collect();
+        for id in ids {
+            self.remove_port(host, id);
+        }
+    }
+}
