@@ -65,6 +65,10 @@ fn bad_values_are_refused_before_anything_starts() {
         "--impair loss=1: give a share of 0% to 100%",
     );
     refused(
+        &["attach", "--impair", "delay=2", "1"],
+        "--impair delay=2: give a time up to 10s",
+    );
+    refused(
         &["run", "--network", "none", "--impair", "loss=1%", "true"],
         "--impair needs a network",
     );
