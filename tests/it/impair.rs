@@ -162,6 +162,24 @@ fn bulk_is_whole_where_most_goes_wrong() {
 }
 
 #[test]
+fn bulk_is_whole_where_the_kernel_has_no_peek_offset() {
+    netns::inside(|world| {
+        let old = [("WEFT_NO_PEEK_OFFSET", "1")];
+        for impair in [
+            "loss=0.5%,reorder=3%,duplicate=1%,seed=6",
+            "loss=1%,reorder=2%,delay=2ms,per=segment,seed=7",
+        ] {
+            let sandbox = world.sandbox_with(&old, &["--impair", impair]);
+            for ip in BOTH {
+                bulk(world, &sandbox, ip, 8 << 20);
+            }
+            assert!(counter(&sandbox, "TcpExtTCPOFOQueue") > 0, "{impair}");
+            sandbox.weft.stop();
+        }
+    });
+}
+
+#[test]
 fn connections_begin_and_end_on_a_bad_link() {
     netns::inside(|world| {
         let sandbox = world.sandbox(&["--impair", "loss=1%,reorder=5%,duplicate=5%,seed=5"]);

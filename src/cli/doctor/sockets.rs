@@ -37,7 +37,8 @@ pub(super) fn ping() -> Check {
 
 pub(super) fn peek_offset() -> Check {
     const NAME: &str = "tcp peek";
-    const COST: &str = "data towards the sandbox that waits is copied again with every look at it";
+    const COST: &str =
+        "data towards the sandbox is copied once more, and kept in memory until it is acknowledged";
     let has = |v6| matches!(probe_peek(v6), PeekMode::Offset);
     match (has(false), has(true)) {
         (true, true) => Check::ok(NAME, "SO_PEEK_OFF works on TCP, IPv4 and IPv6"),

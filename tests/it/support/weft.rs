@@ -168,9 +168,17 @@ impl World {
     /// Starts a sandbox that does nothing, for the test to work in.
     #[track_caller]
     pub(crate) fn sandbox(&self, options: &[&str]) -> Sandbox {
+        self.sandbox_with(&[], options)
+    }
+
+    /// As `sandbox`, with this in `weft`'s environment.
+    #[track_caller]
+    pub(crate) fn sandbox_with(&self, environment: &[(&str, &str)], options: &[&str]) -> Sandbox {
         static NEXT: AtomicU32 = AtomicU32::new(1_000_001);
         let mark = NEXT.fetch_add(1, Ordering::Relaxed).to_string();
-        let mut weft = self.start(&[&["run"], options, &["--", "sleep", &mark]].concat());
+        let mut command = weft(&[&["run"], options, &["--", "sleep", &mark]].concat());
+        command.envs(environment.iter().copied());
+        let mut weft = Running::start(&self.host, &mut command);
         let cmdline = format!("sleep\0{mark}\0");
         let pid = wait::value("the sandbox's command runs", SOON, || {
             if weft.has_ended() {

@@ -1,6 +1,7 @@
 //! TCP connections of the host behind translated flows. As few system calls a connection as can be:
 //! options are set when they first matter.
 
+mod ahead;
 mod sys;
 
 use std::io::{self, IoSlice};
@@ -12,6 +13,8 @@ use mio::Interest;
 use socket2::{Domain, Socket, Type};
 use switch_core::flow::host::{ConnectOptions, HostError, Peeked};
 
+use self::ahead::Ahead;
+
 /// What a connection is polled for.
 pub const INTEREST: Interest = Interest::READABLE
     .add(Interest::WRITABLE)
@@ -22,17 +25,23 @@ pub const INTEREST: Interest = Interest::READABLE
 pub enum PeekMode {
     /// By SO_PEEK_OFF (for TCP since Linux 6.9).
     Offset,
-    /// By peeking over what is known already.
-    Again,
+    /// Not at all: what is in flight is read and kept in memory.
+    Never,
 }
+
+/// Set in the environment, weft does without SO_PEEK_OFF as on a kernel that has none.
+pub const NO_PEEK_OFFSET: &str = "WEFT_NO_PEEK_OFFSET";
 
 /// Finds out what this kernel can, for one family.
 #[must_use]
 pub fn probe_peek(v6: bool) -> PeekMode {
     let domain = if v6 { Domain::IPV6 } else { Domain::IPV4 };
+    if std::env::var_os(NO_PEEK_OFFSET).is_some() {
+        return PeekMode::Never;
+    }
     match Socket::new(domain, Type::STREAM, None) {
         Ok(s) if sys::set_peek_offset(s.as_fd(), 0).is_ok() => PeekMode::Offset,
-        _ => PeekMode::Again,
+        _ => PeekMode::Never,
     }
 }
 
@@ -53,7 +62,8 @@ pub struct TcpSock {
     peek_at: Option<usize>,
     /// Highest byte ever peeked, from the first not discarded.
     peeked: usize,
-    mode: PeekMode,
+    /// What is read and kept, where the kernel has no peek offset.
+    ahead: Option<Box<Ahead>>,
 }
 
 impl TcpSock {
@@ -107,7 +117,7 @@ impl TcpSock {
             nodelay: false,
             peek_at: None,
             peeked: 0,
-            mode,
+            ahead: (mode == PeekMode::Never).then(|| Box::new(Ahead::new(ahead::SHARE))),
         }
     }
 
@@ -162,9 +172,9 @@ impl TcpSock {
 
     /// Peeks at `offset` bytes after the first that is not discarded.
     pub fn peek(&mut self, offset: usize, buf: &mut [u8]) -> Result<Peeked, HostError> {
-        match self.mode {
-            PeekMode::Offset => self.peek_offset(offset, buf),
-            PeekMode::Again => self.peek_again(offset, buf),
+        match self.ahead.as_mut() {
+            Some(ahead) => ahead.peek(&self.socket, offset, buf),
+            None => self.peek_offset(offset, buf),
         }
     }
 
@@ -188,44 +198,18 @@ impl TcpSock {
         }
     }
 
-    /// The way of older kernels: everything from the first byte on is copied again.
-    fn peek_again(&mut self, offset: usize, buf: &mut [u8]) -> Result<Peeked, HostError> {
-        if offset == 0 {
-            return self.peek_offset(0, buf);
-        }
-        let mut all = vec![0; offset + buf.len()];
-        match sys::peek(self.socket.as_fd(), &mut all) {
-            Ok(n) if n > offset => {
-                let fresh = &all[offset..n];
-                buf[..fresh.len()].copy_from_slice(fresh);
-                self.peeked = self.peeked.max(n);
-                Ok(Peeked::Data(fresh.len()))
-            }
-            // Nothing new: the end can only be told from emptiness once all is discarded.
-            Ok(0) => Ok(Peeked::Eof),
-            Ok(_) if self.at_end() => Ok(Peeked::Eof),
-            Ok(_) => Ok(Peeked::Empty),
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(Peeked::Empty),
-            Err(e) => Err(host_error(&e)),
-        }
-    }
-
-    /// True if the peer's end has arrived: poll reports it whatever still waits to be read.
-    fn at_end(&self) -> bool {
-        let hang_up = nix::poll::PollFlags::from_bits_retain(libc::POLLRDHUP);
-        let mut fds = [nix::poll::PollFd::new(self.socket.as_fd(), hang_up)];
-        nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO).is_ok_and(|n| n > 0)
-            && fds[0].revents().is_some_and(|r| r.contains(hang_up))
-    }
-
     /// True if the peer's stream ends `offset` bytes after the first that is not discarded.
     #[must_use]
     pub fn ends_at(&self, offset: usize) -> bool {
-        self.ended && sys::waiting(self.socket.as_fd()).is_ok_and(|n| n == offset)
+        let kept = self.ahead.as_ref().map_or(0, |ahead| ahead.held());
+        self.ended && sys::waiting(self.socket.as_fd()).is_ok_and(|n| kept + n == offset)
     }
 
     /// Takes bytes off that have been peeked.
     pub fn discard(&mut self, mut len: usize) -> Result<(), HostError> {
+        if let Some(ahead) = self.ahead.as_mut() {
+            len = ahead.discard(len);
+        }
         while len > 0 {
             match sys::discard(self.socket.as_fd(), len) {
                 Ok(0) => return Err(HostError::Reset),
@@ -258,6 +242,14 @@ impl TcpSock {
     }
 }
 
+/// True if the peer's end has arrived: poll reports it whatever still waits to be read.
+fn at_end(socket: &Socket) -> bool {
+    let hang_up = nix::poll::PollFlags::from_bits_retain(libc::POLLRDHUP);
+    let mut fds = [nix::poll::PollFd::new(socket.as_fd(), hang_up)];
+    // Nothing else was asked for but what is told always: an error, which is an end too.
+    nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO).is_ok_and(|n| n > 0)
+}
+
 /// The meaning of an error of the host for a flow.
 #[must_use]
 pub fn host_error(e: &io::Error) -> HostError {
@@ -287,11 +279,11 @@ mod tests {
     use super::*;
 
     /// A connection as of a flow, and its peer.
-    fn pair() -> (TcpSock, TcpStream) {
+    fn pair(mode: PeekMode) -> (TcpSock, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let to = listener.local_addr().unwrap();
         let how = ConnectOptions::default();
-        let sock = TcpSock::connect(0, to, how, probe_peek(false)).unwrap();
+        let sock = TcpSock::connect(0, to, how, mode).unwrap();
         (sock, listener.accept().unwrap().0)
     }
 
@@ -311,28 +303,32 @@ mod tests {
 
     #[test]
     fn urgent_data_stays_in_the_stream() {
-        let (mut sock, mut peer) = pair();
-        peer.write_all(b"ab").unwrap();
-        let urgent = socket2::SockRef::from(&peer);
-        urgent.send_out_of_band(b"c").unwrap();
-        peer.write_all(b"de").unwrap();
-        drop(peer);
-        assert_eq!(read_all(&mut sock), b"abcde");
+        for mode in [probe_peek(false), PeekMode::Never] {
+            let (mut sock, mut peer) = pair(mode);
+            peer.write_all(b"ab").unwrap();
+            let urgent = socket2::SockRef::from(&peer);
+            urgent.send_out_of_band(b"c").unwrap();
+            peer.write_all(b"de").unwrap();
+            drop(peer);
+            assert_eq!(read_all(&mut sock), b"abcde");
+        }
     }
 
     #[test]
     fn the_end_is_known_only_where_it_is() {
-        let (mut sock, mut peer) = pair();
-        peer.write_all(b"abcde").unwrap();
-        drop(peer);
-        let mut buf = [0; 64];
-        while sock.peek(0, &mut buf).unwrap() != Peeked::Data(5) {
-            std::thread::sleep(Duration::from_millis(1));
+        for mode in [probe_peek(false), PeekMode::Never] {
+            let (mut sock, mut peer) = pair(mode);
+            peer.write_all(b"abcde").unwrap();
+            drop(peer);
+            let mut buf = [0; 64];
+            while sock.peek(0, &mut buf).unwrap() != Peeked::Data(5) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            assert!(!sock.ends_at(5), "nobody has told that the stream ended");
+            sock.ended = true;
+            assert!(sock.ends_at(5) && !sock.ends_at(4) && !sock.ends_at(0));
+            sock.discard(2).unwrap();
+            assert!(sock.ends_at(3) && !sock.ends_at(5));
         }
-        assert!(!sock.ends_at(5), "nobody has told that the stream ended");
-        sock.ended = true;
-        assert!(sock.ends_at(5) && !sock.ends_at(4) && !sock.ends_at(0));
-        sock.discard(2).unwrap();
-        assert!(sock.ends_at(3) && !sock.ends_at(5));
     }
 }
