@@ -222,29 +222,20 @@ impl Session {
         }
         let switch = Switch::new(
             Tick::ZERO,
-            self.switch_config(caps, bound.ranges),
+            self.switch_config(caps, bound.ranges.clone()),
             Arc::new(MacTable::new(STATIONS)),
         );
         let view = Arc::clone(&self.view);
-        let mut worker = Worker::new(start, switch, |registry| {
+        let mut worker = Worker::new(start, Some(switch), None, |registry| {
             HostIo::new(registry, vec![endpoint], view, raw_icmp)
         })
         .context("starting a worker")?;
-        let (switch, io) = worker.parts();
         if let Some(stock) = &self.stock {
+            let io = &mut worker.board().io;
             io.splice_to(PortId(0), Arc::clone(stock));
         }
-        for (socket, to) in bound.tcp {
-            io.listen(socket, to)
-                .context("listening on a published port")?;
-        }
-        for (socket, to) in bound.udp {
-            let v6 = socket.local_addr().is_ok_and(|a| a.is_ipv6());
-            let sock = io
-                .publish_udp(UdpSock::from_bound(socket, v6), switch.next_mapping())
-                .context("opening a published port")?;
-            switch.publish_udp(Tick::ZERO, sock, to.port, to.to);
-        }
+        let published = worker.board().with(0, |switch, io| open(switch, io, bound));
+        published.unwrap_or(Ok(()))?;
         let signals = worker.signals();
         let thread = std::thread::Builder::new()
             .name("weft-worker-0".to_owned())
@@ -414,6 +405,22 @@ impl Session {
             Err(_) => anyhow::bail!("the worker panicked; this is a bug of weft"),
         }
     }
+}
+
+/// Puts published sockets to work.
+fn open(switch: &mut Switch, io: &mut HostIo, bound: Bound) -> Result<()> {
+    for (socket, to) in bound.tcp {
+        io.listen(socket, to)
+            .context("listening on a published port")?;
+    }
+    for (socket, to) in bound.udp {
+        let v6 = socket.local_addr().is_ok_and(|a| a.is_ipv6());
+        let sock = io
+            .publish_udp(UdpSock::from_bound(socket, v6), switch.next_mapping())
+            .context("opening a published port")?;
+        switch.publish_udp(Tick::ZERO, sock, to.port, to.to);
+    }
+    Ok(())
 }
 
 /// Fills a stock up.

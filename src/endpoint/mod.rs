@@ -48,6 +48,10 @@ pub trait Endpoint: Send {
     fn poll_timeout(&self) -> Option<Instant> {
         None
     }
+    /// True for one that may hold frames back, which `poll_timeout` tells of.
+    fn holds(&self) -> bool {
+        false
+    }
     /// Receives one frame. Errors: `WouldBlock` when none waits, `Interrupted` when the next one may; others mean that it is gone.
     fn rx(&mut self, buf: &mut [u8]) -> io::Result<Received>;
     /// Transmits one frame given in pieces.

@@ -1,22 +1,24 @@
 //! A worker: one thread that polls, receives, runs the switch to completion, and transmits.
 
+pub mod board;
 pub mod budget;
 pub mod spin;
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token, Waker};
+use crossbeam::queue::ArrayQueue;
+use mio::{Events, Poll, Token, Waker};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use switch_core::addr::PortId;
 use switch_core::pipeline::Switch;
 use switch_core::time::Tick;
 
-use self::budget::Turn;
+use self::board::Board;
 use self::spin::Spin;
-use crate::endpoint::RX_BUFFER;
 use crate::host::sockets::{FIRST_TOKEN, HostIo};
 
 /// Token of the waker.
@@ -24,8 +26,15 @@ const WAKE: Token = Token(FIRST_TOKEN - 1);
 /// Between unsolicited router advertisements. Source: RFC 4861 section 6.2.1, MaxRtrAdvInterval.
 const ADVERTISE: Duration = Duration::from_secs(600);
 
+/// Requests that wait for a worker at most.
+const JOBS: usize = 1024;
+/// Lost endpoints that wait to be told at most.
+const LOST: usize = 1024;
+
+/// Something to be done by a worker between two batches.
+pub type Job = Box<dyn FnOnce(&mut Board) + Send>;
+
 /// What the rest of the process says to a worker.
-#[derive(Debug)]
 pub struct Signals {
     /// End.
     pub stop: AtomicBool,
@@ -33,25 +42,85 @@ pub struct Signals {
     pub changed: AtomicBool,
     /// Wakes the worker to look.
     pub waker: Waker,
+    jobs: ArrayQueue<Job>,
+}
+
+impl std::fmt::Debug for Signals {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Signals")
+            .field("jobs", &self.jobs.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Signals {
+    /// Hands the worker something to do. Errors: gives it back when too much waits already.
+    pub fn ask(&self, job: Job) -> Result<(), Job> {
+        self.jobs.push(job)?;
+        // A worker that is gone has nobody to wake.
+        let _ = self.waker.wake();
+        Ok(())
+    }
+}
+
+/// Where workers tell of endpoints that are gone.
+#[derive(Debug)]
+pub struct Lost {
+    queue: ArrayQueue<PortId>,
+    told: EventFd,
+}
+
+impl Lost {
+    /// Nothing is lost yet.
+    pub fn new() -> io::Result<Self> {
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        Ok(Self {
+            queue: ArrayQueue::new(LOST),
+            told: EventFd::from_value_and_flags(0, flags)?,
+        })
+    }
+
+    fn tell(&self, port: PortId) {
+        // When full, whoever reads it finds the others by their interfaces.
+        let _ = self.queue.push(port);
+        let _ = self.told.write(1);
+    }
+
+    /// The next endpoint that is gone.
+    #[must_use]
+    pub fn next(&self) -> Option<PortId> {
+        let next = self.queue.pop();
+        if next.is_none() {
+            let _ = self.told.read();
+        }
+        next.or_else(|| self.queue.pop())
+    }
+
+    /// Readable while there is one.
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.told.as_fd()
+    }
 }
 
 /// One worker.
 #[derive(Debug)]
 pub struct Worker {
     poll: Poll,
-    switch: Switch,
-    io: HostIo,
+    board: Board,
     signals: Arc<Signals>,
     start: Instant,
-    buffer: Vec<u8>,
     spin: Spin,
+    lost: Option<Arc<Lost>>,
 }
 
 impl Worker {
-    /// Makes a worker. `build` gets the registry that sockets are polled through.
+    /// Makes a worker. `build` gets the registry that sockets are polled through; `switch` is the network of the
+    /// endpoints that it makes. With `lost`, the loss of an endpoint is told there; else it ends the worker.
     pub fn new(
         start: Instant,
-        switch: Switch,
+        switch: Option<Switch>,
+        lost: Option<Arc<Lost>>,
         build: impl FnOnce(mio::Registry) -> HostIo,
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
@@ -59,16 +128,16 @@ impl Worker {
             stop: AtomicBool::new(false),
             changed: AtomicBool::new(true),
             waker: Waker::new(poll.registry(), WAKE)?,
+            jobs: ArrayQueue::new(JOBS),
         });
         let io = build(poll.registry().try_clone()?);
         Ok(Self {
             poll,
-            switch,
-            io,
+            board: Board::new(io, switch),
             signals,
             start,
-            buffer: vec![0; RX_BUFFER],
             spin: Spin::new(std::thread::available_parallelism().map_or(1, usize::from)),
+            lost,
         })
     }
 
@@ -78,9 +147,9 @@ impl Worker {
         Arc::clone(&self.signals)
     }
 
-    /// The parts, for setting up before it runs.
-    pub fn parts(&mut self) -> (&mut Switch, &mut HostIo) {
-        (&mut self.switch, &mut self.io)
+    /// What it works on, for setting up before it runs.
+    pub fn board(&mut self) -> &mut Board {
+        &mut self.board
     }
 
     fn now(&self) -> Tick {
@@ -89,30 +158,23 @@ impl Worker {
 
     /// Runs until told to stop. Errors: the poll itself fails, or an endpoint is gone.
     pub fn run(mut self) -> io::Result<()> {
-        let mut ready = vec![false; self.io.endpoints.len()];
-        for (i, endpoint) in self.io.endpoints.iter().enumerate() {
-            if let Some(fd) = endpoint.fd() {
-                self.poll
-                    .registry()
-                    .register(&mut SourceFd(&fd), Token(i), Interest::READABLE)?;
-                ready[i] = true;
-            }
-        }
+        self.board.begin()?;
         let mut events = Events::with_capacity(256);
         let (mut again, mut turns): (Vec<Token>, Vec<Token>) = (Vec::new(), Vec::new());
+        let mut lost = Vec::new();
         let mut advertise = self.now();
         loop {
-            let busy = ready.contains(&true) || self.switch.has_ready() || !again.is_empty();
-            if busy {
+            if self.board.is_busy() || !again.is_empty() {
                 Self::poll(&mut self.poll, &mut events, Duration::ZERO)?;
             } else {
                 self.rest(&mut events, advertise)?;
             }
             let now = self.now();
+            let board = &mut self.board;
             // Two lists that change places: a fresh one each time would be an allocation for every event.
             std::mem::swap(&mut again, &mut turns);
             for token in turns.drain(..) {
-                if self.io.again(&mut self.switch, now, token) {
+                if board.again(now, token) {
                     again.push(token);
                 }
             }
@@ -122,10 +184,15 @@ impl Worker {
                         if self.signals.stop.load(Ordering::Acquire) {
                             return Ok(());
                         }
+                        while let Some(job) = self.signals.jobs.pop() {
+                            job(board);
+                        }
                     }
-                    Token(i) if i < ready.len() => ready[i] = true,
+                    Token(i) if i < WAKE.0 => {
+                        board.wake(PortId(u32::try_from(i).unwrap_or(u32::MAX)));
+                    }
                     token => {
-                        if self.io.handle(&mut self.switch, now, event) {
+                        if board.handle(now, event) {
                             again.push(token);
                         }
                     }
@@ -135,40 +202,34 @@ impl Worker {
             again.sort_unstable();
             again.dedup();
             if self.signals.changed.swap(false, Ordering::AcqRel) {
-                let view = self.io.view.load_full();
-                self.switch
-                    .host_changed(view.addresses.clone(), view.v6_route);
-                self.switch.advertise(&mut self.io);
+                board.host_changed();
             }
-            self.wake_held(&mut ready);
+            board.wake_held();
             // Frames before answers: a sandbox that has just reset a connection need not be sent its end.
-            for (i, flag) in ready.iter_mut().enumerate().filter(|(_, flag)| **flag) {
-                *flag = Self::turn(&mut self.switch, &mut self.io, &mut self.buffer, now, i)?;
+            board.run_endpoints(now, &mut lost);
+            for (port, error) in lost.drain(..) {
+                let Some(lost) = &self.lost else {
+                    return Err(error);
+                };
+                board.detach(port);
+                lost.tell(port);
             }
-            self.switch.flush(&mut self.io, now);
-            self.io.settle(&mut self.switch, now);
-            if self.switch.poll_timeout().is_some_and(|at| at <= now) {
-                self.switch.handle_timeout(&mut self.io, now);
-            }
+            board.end_batch(now);
             if advertise <= now {
                 advertise = now + ADVERTISE;
-                self.switch.advertise(&mut self.io);
+                board.each(|switch, io| switch.advertise(io));
             }
         }
     }
 
     /// Waits for events or the next deadline.
     fn rest(&mut self, events: &mut Events, advertise: Tick) -> io::Result<()> {
-        let deadline = self
-            .switch
-            .poll_timeout()
-            .map_or(advertise, |at| at.min(advertise));
         let begun = Instant::now();
-        let held = self.io.endpoints.iter().filter_map(|e| e.poll_timeout());
-        let wait = held
-            .min()
-            .map_or(Duration::MAX, |at| at.saturating_duration_since(begun));
-        let wait = wait.min(deadline.since(self.now()));
+        let due = self.board.deadline();
+        let due = due.map_or(advertise, |at| at.min(advertise));
+        let held = self.board.held_until();
+        let held = held.map_or(Duration::MAX, |at| at.saturating_duration_since(begun));
+        let wait = held.min(due.since(self.now()));
         let window = self.spin.window().min(wait);
         while begun.elapsed() < window {
             Self::poll(&mut self.poll, events, Duration::ZERO)?;
@@ -193,48 +254,5 @@ impl Worker {
             }
             other => other,
         }
-    }
-
-    /// Gives a turn to endpoints that hold frames back which are now due.
-    fn wake_held(&self, ready: &mut [bool]) {
-        for (flag, endpoint) in ready.iter_mut().zip(&self.io.endpoints) {
-            *flag |= endpoint
-                .poll_timeout()
-                .is_some_and(|at| at <= Instant::now());
-        }
-    }
-
-    /// One endpoint's turn: frames until it is empty or its budget is. True if it may have more.
-    fn turn(
-        switch: &mut Switch,
-        io: &mut HostIo,
-        buffer: &mut [u8],
-        now: Tick,
-        index: usize,
-    ) -> io::Result<bool> {
-        let port = PortId(u32::try_from(index).unwrap_or(u32::MAX));
-        let mut turn = Turn::default();
-        while !turn.over() {
-            match io.endpoints[index].rx(buffer) {
-                Ok(got) => {
-                    turn.spend(got.end - got.start);
-                    switch.handle_frame(io, now, port, &got.vnet, &buffer[got.start..got.end]);
-                }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                // Lost or held on a bad link, or shorter than its own header: it had its part of the turn.
-                Err(e)
-                    if matches!(
-                        e.kind(),
-                        io::ErrorKind::Interrupted | io::ErrorKind::UnexpectedEof
-                    ) =>
-                {
-                    turn.spend(0);
-                }
-                // A link that is down comes up again; until then nothing arrives.
-                Err(e) if e.raw_os_error() == Some(libc::EIO) => return Ok(false),
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(true)
     }
 }

@@ -113,7 +113,7 @@ fn spent(mut traffic: impl FnMut(Tick, &mut [MemoryEndpoint])) -> u64 {
     }
     let switch = Switch::new(Tick::ZERO, setup.config(), Arc::new(MacTable::new(256)));
     let start = Instant::now();
-    let worker = Worker::new(start, switch, |registry| {
+    let worker = Worker::new(start, Some(switch), None, |registry| {
         HostIo::new(registry, near, Arc::default(), [None, None])
     })
     .unwrap();

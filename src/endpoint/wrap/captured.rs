@@ -46,6 +46,10 @@ impl Endpoint for Captured {
         self.inner.fd()
     }
 
+    fn holds(&self) -> bool {
+        self.inner.holds()
+    }
+
     fn poll_timeout(&self) -> Option<Instant> {
         self.inner.poll_timeout()
     }

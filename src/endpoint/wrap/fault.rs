@@ -248,6 +248,10 @@ impl Endpoint for Faulty {
         self.inner.fd()
     }
 
+    fn holds(&self) -> bool {
+        true
+    }
+
     fn poll_timeout(&self) -> Option<Instant> {
         [&self.up.line, &self.down.line]
             .into_iter()

@@ -298,13 +298,21 @@ impl HostIo {
         }
     }
 
-    /// Tells the switch what was learnt while it was sending. To be called at the end of each batch.
+    /// Tells the switch of the network that acts what was learnt while it was sending. To be called at the end of
+    /// each batch.
     pub fn settle(&mut self, switch: &mut Switch, now: Tick) {
-        while let Some(sock) = self.reporting.pop() {
+        let mut next = 0;
+        while let Some(&sock) = self.reporting.get(next) {
+            let slot = self.slots.get_mut(sock.0 as usize);
+            if slot.as_ref().is_some_and(|s| s.net != self.net) {
+                next += 1;
+                continue;
+            }
+            self.reporting.swap_remove(next);
             let Some(Slot {
                 kind: Kind::Udp(udp, mapping),
                 ..
-            }) = self.slots.get_mut(sock.0 as usize)
+            }) = slot
             else {
                 continue;
             };

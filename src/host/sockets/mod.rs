@@ -2,6 +2,7 @@
 
 pub mod dispatch;
 mod dns;
+pub mod links;
 pub mod ping;
 pub mod splice;
 mod sys;
@@ -25,6 +26,7 @@ use switch_core::flow::host::{
 use switch_core::wire::vnet_hdr::VnetHdr;
 
 use self::dns::DnsStream;
+use self::links::{Link, Links};
 use self::ping::PingSock;
 use self::splice::{Pair, Splices};
 use self::tcp::{PeekMode, TcpSock, host_error};
@@ -74,18 +76,9 @@ pub struct Published {
 #[derive(Debug)]
 struct Slot {
     generation: u32,
+    /// The network that it belongs to.
+    net: u32,
     kind: Kind,
-}
-
-/// Counters of the endpoints' side.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct TxStats {
-    /// Frames sent.
-    pub frames: u64,
-    /// Bytes sent.
-    pub bytes: u64,
-    /// Frames that the endpoint refused.
-    pub failed: u64,
 }
 
 /// The world of one worker: its endpoints and its sockets.
@@ -94,7 +87,9 @@ pub struct HostIo {
     slots: Slab<Slot>,
     generation: u32,
     /// Endpoints by port number.
-    pub endpoints: Vec<Box<dyn Endpoint>>,
+    pub links: Links,
+    /// The place of the network that acts now: what it opens is its own.
+    pub net: u32,
     /// What is known of the host.
     pub view: Arc<ArcSwap<HostView>>,
     peek: [PeekMode; 2],
@@ -103,8 +98,6 @@ pub struct HostIo {
     splices: Splices,
     /// UDP sockets whose error queue was emptied while they sent, with what it told.
     reporting: Vec<SockId>,
-    /// What was sent to endpoints.
-    pub tx_stats: TxStats,
 }
 
 impl std::fmt::Debug for HostIo {
@@ -116,7 +109,7 @@ impl std::fmt::Debug for HostIo {
 }
 
 impl HostIo {
-    /// A table without sockets. `raw_icmp` are raw sockets for IPv4 and IPv6 where the start allowed them.
+    /// A table without sockets, and with these endpoints on the first network. `raw_icmp` are raw sockets for IPv4 and IPv6 where the start allowed them.
     #[must_use]
     pub fn new(
         registry: Registry,
@@ -124,18 +117,22 @@ impl HostIo {
         view: Arc<ArcSwap<HostView>>,
         raw_icmp: [Option<Socket>; 2],
     ) -> Self {
+        let mut links = Links::default();
+        for (port, endpoint) in (0..).map(PortId).zip(endpoints) {
+            links.insert(port, Link::new(endpoint, 0, true));
+        }
         Self {
             registry,
             slots: Slab::new(),
             generation: 0,
-            endpoints,
+            links,
+            net: 0,
             view,
             peek: [tcp::probe_peek(false), tcp::probe_peek(true)],
             raw_icmp,
             batch: Some(Box::new(sys::Batch::new())),
             splices: Splices::default(),
             reporting: Vec::new(),
-            tx_stats: TxStats::default(),
         }
     }
 
@@ -152,12 +149,11 @@ impl HostIo {
     }
 
     /// Adds a listening socket of a published TCP port.
-    pub fn listen(&mut self, socket: Socket, to: Published) -> io::Result<()> {
+    pub fn listen(&mut self, socket: Socket, to: Published) -> io::Result<SockId> {
         // Accepted sockets inherit it; see [`TcpSock::connect`].
         socket.set_out_of_band_inline(true)?;
         let fd = socket.as_raw_fd();
         self.insert(fd, Interest::READABLE, Kind::Listener(socket, to))
-            .map(|_| ())
     }
 
     /// Adds a bound socket of a published UDP port.
@@ -176,6 +172,7 @@ impl HostIo {
             .register(&mut SourceFd(&fd), token, interest)?;
         entry.insert(Slot {
             generation: self.generation,
+            net: self.net,
             kind,
         });
         Ok(SockId(index))
@@ -191,6 +188,37 @@ impl HostIo {
             .map(|_| index)
     }
 
+    /// The network whose socket an event is about.
+    #[must_use]
+    pub fn net_of(&self, token: Token) -> Option<u32> {
+        let slot = self.slots.get(self.find(token)? as usize)?;
+        Some(slot.net)
+    }
+
+    /// Takes an endpoint in. One of another worker may only be sent to.
+    /// Errors: it cannot be polled.
+    pub fn attach(&mut self, port: PortId, link: Link) -> io::Result<()> {
+        if let Some(fd) = link.endpoint.fd().filter(|_| link.owned) {
+            self.registry.register(
+                &mut SourceFd(&fd),
+                Token(port.0 as usize),
+                Interest::READABLE,
+            )?;
+        }
+        self.links.insert(port, link);
+        Ok(())
+    }
+
+    /// Takes an endpoint out, and gives it back.
+    pub fn detach(&mut self, port: PortId) -> Option<Link> {
+        let link = self.links.remove(port)?;
+        if let Some(fd) = link.endpoint.fd().filter(|_| link.owned) {
+            // A descriptor that has others to the same file stays in epoll when it is closed.
+            let _ = self.registry.deregister(&mut SourceFd(&fd));
+        }
+        Some(link)
+    }
+
     fn tcp_mut(&mut self, sock: SockId) -> Option<&mut TcpSock> {
         match self.slots.get_mut(sock.0 as usize)? {
             Slot {
@@ -201,7 +229,8 @@ impl HostIo {
         }
     }
 
-    fn close(&mut self, sock: SockId) {
+    /// Closes a socket, whatever it is for.
+    pub fn close(&mut self, sock: SockId) {
         // Closing the last descriptor takes it out of epoll.
         self.slots.try_remove(sock.0 as usize);
     }
@@ -213,20 +242,7 @@ fn token(index: u32, generation: u32) -> Token {
 
 impl Tx for HostIo {
     fn tx(&mut self, port: PortId, vnet: &VnetHdr, frame: &[IoSlice<'_>]) -> bool {
-        let Some(endpoint) = self.endpoints.get_mut(port.0 as usize) else {
-            return false;
-        };
-        match endpoint.tx(vnet, frame) {
-            Ok(()) => {
-                self.tx_stats.frames += 1;
-                self.tx_stats.bytes += frame.iter().map(|p| p.len() as u64).sum::<u64>();
-                true
-            }
-            Err(_) => {
-                self.tx_stats.failed += 1;
-                false
-            }
-        }
+        self.links.send(self.net, port, vnet, frame)
     }
 }
 

@@ -1,0 +1,328 @@
+//! What a worker works on: the switches of the networks, and the endpoints and sockets that are its own. Only those
+//! that something happened to cost anything in a turn.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::IpAddr;
+use std::time::Instant;
+
+use mio::Token;
+use mio::event::Event;
+use switch_core::addr::PortId;
+use switch_core::pipeline::Switch;
+use switch_core::time::Tick;
+use switch_core::verdict::Verdict;
+
+use super::budget::Turn;
+use crate::endpoint::RX_BUFFER;
+use crate::host::sockets::HostIo;
+use crate::host::sockets::links::Link;
+
+/// A network on this worker.
+#[derive(Debug)]
+struct Net {
+    switch: Switch,
+    /// It stands in the list of those that have a batch to end.
+    active: bool,
+    deadline: Option<Tick>,
+}
+
+/// The whole of it.
+#[derive(Debug)]
+pub struct Board {
+    /// Endpoints and sockets.
+    pub io: HostIo,
+    nets: Vec<Option<Net>>,
+    active: Vec<u32>,
+    /// Endpoints that may have a frame, in the order of their turns.
+    ready: VecDeque<PortId>,
+    /// Endpoints that hold frames back.
+    held: Vec<PortId>,
+    buffer: Vec<u8>,
+    /// Frames received, and turns taken.
+    pub(super) counts: (u64, u64),
+}
+
+impl Board {
+    /// A board with the endpoints that `io` was made with, and `switch` as their network.
+    #[must_use]
+    pub fn new(io: HostIo, switch: Option<Switch>) -> Self {
+        let mut board = Self {
+            io,
+            nets: Vec::new(),
+            active: Vec::new(),
+            ready: VecDeque::new(),
+            held: Vec::new(),
+            buffer: vec![0; RX_BUFFER],
+            counts: (0, 0),
+        };
+        if let Some(switch) = switch {
+            board.add_net(0, switch);
+        }
+        board
+    }
+
+    /// Puts a network in its place.
+    pub fn add_net(&mut self, net: u32, switch: Switch) {
+        let at = net as usize;
+        if self.nets.len() <= at {
+            self.nets.resize_with(at + 1, || None);
+        }
+        self.nets[at] = Some(Net {
+            switch,
+            active: false,
+            deadline: None,
+        });
+        self.touch(net);
+    }
+
+    /// Ends a network, which has no endpoint any more.
+    pub fn remove_net(&mut self, net: u32) {
+        self.with(net, Switch::close);
+        if let Some(place) = self.nets.get_mut(net as usize) {
+            *place = None;
+        }
+    }
+
+    /// The switch of a network.
+    #[must_use]
+    pub fn net(&self, net: u32) -> Option<&Switch> {
+        let net = self.nets.get(net as usize)?.as_ref()?;
+        Some(&net.switch)
+    }
+
+    /// Every network.
+    pub fn nets(&self) -> impl Iterator<Item = (u32, &Switch)> {
+        let nets = (0..).zip(&self.nets);
+        nets.filter_map(|(at, net)| Some((at, &net.as_ref()?.switch)))
+    }
+
+    /// Does something with a network, as the one that acts. `None` if there is none in that place.
+    pub fn with<R>(
+        &mut self,
+        net: u32,
+        what: impl FnOnce(&mut Switch, &mut HostIo) -> R,
+    ) -> Option<R> {
+        let found = self.nets.get_mut(net as usize)?.as_mut()?;
+        self.io.net = net;
+        let result = what(&mut found.switch, &mut self.io);
+        self.touch(net);
+        Some(result)
+    }
+
+    /// Takes an endpoint in; it may have frames at once.
+    /// Errors: it cannot be polled.
+    pub fn attach(&mut self, port: PortId, link: Link) -> io::Result<()> {
+        let owned = link.owned;
+        if owned && link.endpoint.holds() {
+            self.held.push(port);
+        }
+        self.io.attach(port, link)?;
+        if owned {
+            self.wake(port);
+        }
+        Ok(())
+    }
+
+    /// Takes an endpoint off its network and gives it back.
+    pub fn detach(&mut self, port: PortId) -> Option<Link> {
+        let net = self.io.links.get(port)?.net;
+        self.with(net, |switch, io| switch.remove_port(io, port));
+        self.held.retain(|&held| held != port);
+        self.io.detach(port)
+    }
+
+    /// Polls the endpoints that it was made with. Errors: one cannot be polled.
+    pub(super) fn begin(&mut self) -> io::Result<()> {
+        let ports: Vec<PortId> = self.io.links.iter().map(|(port, _)| port).collect();
+        for port in ports {
+            if let Some(link) = self.io.links.remove(port) {
+                self.attach(port, link)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn touch(&mut self, net: u32) {
+        if let Some(Some(found)) = self.nets.get_mut(net as usize)
+            && !core::mem::replace(&mut found.active, true)
+        {
+            self.active.push(net);
+        }
+    }
+
+    /// An endpoint may have frames.
+    pub(super) fn wake(&mut self, port: PortId) {
+        if let Some(link) = self.io.links.get_mut(port)
+            && !core::mem::replace(&mut link.ready, true)
+        {
+            self.ready.push_back(port);
+        }
+    }
+
+    /// True if there is something to do without any event.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.ready.is_empty() || !self.active.is_empty()
+    }
+
+    /// The next deadline of any network.
+    pub(super) fn deadline(&self) -> Option<Tick> {
+        let nets = self.nets.iter().flatten();
+        nets.filter_map(|net| net.deadline).min()
+    }
+
+    /// When an endpoint that holds frames back has one to give.
+    pub(super) fn held_until(&self) -> Option<Instant> {
+        let held = self.held.iter().filter_map(|&p| self.io.links.get(p));
+        held.filter_map(|link| link.endpoint.poll_timeout()).min()
+    }
+
+    /// Gives a turn to endpoints whose held frames are due.
+    pub(super) fn wake_held(&mut self) {
+        for at in 0..self.held.len() {
+            let port = self.held[at];
+            let link = self.io.links.get(port);
+            let due = link.and_then(|link| link.endpoint.poll_timeout());
+            if due.is_some_and(|at| at <= Instant::now()) {
+                self.wake(port);
+            }
+        }
+    }
+
+    /// Takes an event of a socket. True if the socket may have more for its next turn.
+    pub(super) fn handle(&mut self, now: Tick, event: &Event) -> bool {
+        let net = self.io.net_of(event.token());
+        net.and_then(|net| self.with(net, |switch, io| io.handle(switch, now, event)))
+            .unwrap_or(false)
+    }
+
+    /// Gives a socket whose turn was over its next one.
+    pub(super) fn again(&mut self, now: Tick, token: Token) -> bool {
+        let net = self.io.net_of(token);
+        net.and_then(|net| self.with(net, |switch, io| io.again(switch, now, token)))
+            .unwrap_or(false)
+    }
+
+    /// The view of the host has changed: every network takes it over.
+    pub(super) fn host_changed(&mut self) {
+        let view = self.io.view.load_full();
+        self.each(|switch, io| {
+            let own: Vec<IpAddr> = view.addresses.clone();
+            switch.host_changed(own, view.v6_route);
+            switch.advertise(io);
+        });
+    }
+
+    /// Does something with every network.
+    pub(super) fn each(&mut self, mut what: impl FnMut(&mut Switch, &mut HostIo)) {
+        for net in 0..u32::try_from(self.nets.len()).unwrap_or(u32::MAX) {
+            self.with(net, &mut what);
+        }
+    }
+
+    /// Gives every endpoint that may have frames its turn. Errors: the endpoint is gone, and why.
+    pub(super) fn run_endpoints(&mut self, now: Tick, lost: &mut Vec<(PortId, io::Error)>) {
+        for _ in 0..self.ready.len() {
+            let Some(port) = self.ready.pop_front() else {
+                return;
+            };
+            match self.turn(now, port) {
+                Ok(true) => self.ready.push_back(port),
+                Ok(false) => {}
+                Err(error) => lost.push((port, error)),
+            }
+        }
+    }
+
+    /// One endpoint's turn: frames until it is empty or its budget is. True if it may have more.
+    fn turn(&mut self, now: Tick, port: PortId) -> io::Result<bool> {
+        let Some(link) = self.io.links.get_mut(port) else {
+            return Ok(false);
+        };
+        let net = link.net;
+        let Some(Some(found)) = self.nets.get_mut(net as usize) else {
+            return Ok(false);
+        };
+        self.io.net = net;
+        let mut turn = Turn::default();
+        let mut more = true;
+        while !turn.over() {
+            let Some(link) = self.io.links.get_mut(port) else {
+                more = false;
+                break;
+            };
+            match link.endpoint.rx(&mut self.buffer) {
+                Ok(got) => {
+                    let len = got.end - got.start;
+                    turn.spend(len);
+                    self.counts.0 += 1;
+                    link.stats.rx_frames += 1;
+                    link.stats.rx_bytes += len as u64;
+                    let frame = &self.buffer[got.start..got.end];
+                    let switch = &mut found.switch;
+                    let verdict = switch.handle_frame(&mut self.io, now, port, &got.vnet, frame);
+                    if let Verdict::Drop(reason) = verdict
+                        && let Some(link) = self.io.links.get_mut(port)
+                    {
+                        link.stats.drops.count(reason);
+                    }
+                }
+                // A link that is down comes up again; until then nothing arrives.
+                Err(e)
+                    if e.kind() == io::ErrorKind::WouldBlock
+                        || e.raw_os_error() == Some(libc::EIO) =>
+                {
+                    more = false;
+                    break;
+                }
+                // Lost or held on a bad link, or shorter than its own header: it had its part of the turn.
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        io::ErrorKind::Interrupted | io::ErrorKind::UnexpectedEof
+                    ) =>
+                {
+                    turn.spend(0);
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        if let Some(link) = self.io.links.get_mut(port) {
+            link.ready = more;
+        }
+        self.touch(net);
+        Ok(more)
+    }
+
+    /// Ends the batch of every network that something happened to, and does what is due.
+    pub(super) fn end_batch(&mut self, now: Tick) {
+        for at in 0..self.nets.len() {
+            let due = self.nets[at].as_ref().and_then(|net| net.deadline);
+            if due.is_some_and(|due| due <= now) {
+                self.touch(u32::try_from(at).unwrap_or(u32::MAX));
+            }
+        }
+        let mut still = 0;
+        for at in 0..self.active.len() {
+            let net = self.active[at];
+            let Some(Some(found)) = self.nets.get_mut(net as usize) else {
+                continue;
+            };
+            let (switch, io) = (&mut found.switch, &mut self.io);
+            io.net = net;
+            switch.flush(io, now);
+            io.settle(switch, now);
+            if switch.poll_timeout().is_some_and(|due| due <= now) {
+                switch.handle_timeout(io, now);
+            }
+            found.deadline = switch.poll_timeout();
+            found.active = switch.has_ready();
+            if found.active {
+                self.active[still] = net;
+                still += 1;
+            }
+        }
+        self.active.truncate(still);
+        self.counts.1 += 1;
+    }
+}
