@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, Instant};
 
 use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{
@@ -62,7 +63,7 @@ pub fn set_link(netlink: &mut Netlink, index: u32, change: &LinkChange) -> io::R
     netlink.request(RouteNetlinkMessage::SetLink(message), 0)
 }
 
-/// Gives the link an address, usable at once: no duplicate detection.
+/// Gives the link an address, without duplicate detection.
 /// Errors: the kernel's; `EACCES` when the family is switched off.
 pub fn add_address(netlink: &mut Netlink, index: u32, addr: IpAddr, prefix: u8) -> io::Result<()> {
     let mut message = AddressMessage::default();
@@ -172,6 +173,22 @@ pub fn route_destinations(netlink: &mut Netlink) -> io::Result<Vec<Prefix>> {
 /// Tells whether a packet to `to` would leave: a route lookup, policy rules included.
 /// Errors: the kernel's, other than "no route".
 pub fn reaches(netlink: &mut Netlink, to: IpAddr) -> io::Result<bool> {
+    Ok(way(netlink, to)? == Some(RouteType::Unicast))
+}
+
+/// Waits until the kernel takes packets for a new address of its own, or for as long as `patience`. An IPv6 address is
+/// there before that: its route and its group for neighbour discovery are made by a work queue, which may be late.
+/// Errors: the kernel's.
+pub fn wait_own(netlink: &mut Netlink, addr: IpAddr, patience: Duration) -> io::Result<()> {
+    let begin = Instant::now();
+    while way(netlink, addr)? != Some(RouteType::Local) && begin.elapsed() < patience {
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    Ok(())
+}
+
+/// The kind of route to an address, if there is one.
+fn way(netlink: &mut Netlink, to: IpAddr) -> io::Result<Option<RouteType>> {
     let mut message = RouteMessage::default();
     message.header.address_family = family(to);
     message.header.destination_prefix_length = if to.is_ipv4() { 32 } else { 128 };
@@ -188,9 +205,9 @@ pub fn reaches(netlink: &mut Netlink, to: IpAddr) -> io::Result<bool> {
         }
     });
     match result {
-        Ok(()) => Ok(kind == Some(RouteType::Unicast)),
+        Ok(()) => Ok(kind),
         Err(e) => match e.raw_os_error() {
-            Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES | libc::EINVAL) => Ok(false),
+            Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES | libc::EINVAL) => Ok(None),
             _ => Err(e),
         },
     }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 
@@ -10,6 +11,8 @@ use super::link::{self, LinkChange};
 use super::netlink::Netlink;
 use crate::endpoint::tap::{self, Tap, TapOptions};
 
+/// How long the kernel may take until it takes packets for a new address. Usually it is microseconds.
+const RECEPTION: Duration = Duration::from_secs(2);
 /// Index of the loopback link in every network namespace.
 const LOOPBACK: u32 = 1;
 
@@ -92,6 +95,7 @@ fn address(
     warnings: &mut Vec<String>,
 ) -> io::Result<()> {
     link::add_address(netlink, index, addr, prefix)?;
+    link::wait_own(netlink, addr, RECEPTION)?;
     match link::add_default_route(netlink, index, gateway) {
         Err(e) if e.raw_os_error() == Some(libc::EEXIST) => {
             warnings.push(format!(

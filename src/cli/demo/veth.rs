@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -11,6 +12,9 @@ use netlink_packet_route::link::{
 
 use crate::host::link::{self, LinkChange};
 use crate::host::netlink::Netlink;
+
+/// How long the kernel may take until it takes packets for a new address.
+const RECEPTION: Duration = Duration::from_secs(5);
 
 /// Makes a pair: `name` here, `peer` in the network namespace of process `pid`.
 pub(super) fn make(name: &str, peer: &str, pid: u32) -> io::Result<()> {
@@ -49,6 +53,10 @@ pub(super) fn up(name: &str, addresses: &[(IpAddr, u8)], routes: &[IpAddr]) -> i
                 ..LinkChange::default()
             },
         )?;
+    }
+    // Before that an end answers no neighbour, and the other asks again only after a second.
+    for &(addr, _) in addresses {
+        link::wait_own(&mut netlink, addr, RECEPTION)?;
     }
     let index = link::index_of(name)?;
     for &gateway in routes {
