@@ -46,7 +46,7 @@ pub fn run(config: RunConfig) -> Result<ExitCode> {
     loop {
         match session.wait()? {
             Outcome::Exited(status) => {
-                session.stop()?;
+                session.finish()?;
                 return Ok(ExitCode::from(
                     u8::try_from(status & 0xff).unwrap_or(exit::FAILED),
                 ));

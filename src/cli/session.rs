@@ -6,6 +6,7 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -383,22 +384,28 @@ impl Session {
             ..HostView::clone(old)
         });
         if let Some((_, signals)) = &self.worker {
-            signals
-                .changed
-                .store(true, std::sync::atomic::Ordering::Release);
+            signals.changed.store(true, Ordering::Release);
             let _ = signals.waker.wake();
         }
     }
 
     /// Ends the worker. Errors: what it failed with.
     pub fn stop(&mut self) -> Result<()> {
+        self.end(|signals| &signals.stop)
+    }
+
+    /// Ends the worker when all that the sandbox has sent is on its way: its processes are gone, and what they wrote last may
+    /// still wait in its network. Errors: what it failed with.
+    pub fn finish(&mut self) -> Result<()> {
+        self.end(|signals| &signals.finish)
+    }
+
+    fn end(&mut self, how: impl FnOnce(&Signals) -> &AtomicBool) -> Result<()> {
         self.stock = None;
         let Some((thread, signals)) = self.worker.take() else {
             return Ok(());
         };
-        signals
-            .stop
-            .store(true, std::sync::atomic::Ordering::Release);
+        how(&signals).store(true, Ordering::Release);
         let _ = signals.waker.wake();
         match thread.join() {
             Ok(result) => result.context("the sandbox's interface is gone"),

@@ -165,6 +165,18 @@ impl Board {
         !self.ready.is_empty() || !self.active.is_empty()
     }
 
+    /// All endpoints may have a frame.
+    pub(super) fn wake_all(&mut self) {
+        let owned = self.io.links.iter().filter(|(_, link)| link.owned);
+        let ports: Vec<PortId> = owned.map(|(port, _)| port).collect();
+        ports.into_iter().for_each(|port| self.wake(port));
+    }
+
+    /// True if all that the sandboxes have sent is with the host, and none of their connections can bring more.
+    pub(super) fn is_passed_on(&self) -> bool {
+        self.io.is_passed_on() && self.nets().all(|(_, switch)| switch.is_passed_on())
+    }
+
     /// The next deadline of any network.
     pub(super) fn deadline(&self) -> Option<Tick> {
         let nets = self.nets.iter().flatten();

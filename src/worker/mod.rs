@@ -2,6 +2,7 @@
 
 pub mod board;
 pub mod budget;
+mod finish;
 pub mod spin;
 
 use std::io;
@@ -18,6 +19,7 @@ use switch_core::pipeline::Switch;
 use switch_core::time::Tick;
 
 use self::board::Board;
+use self::finish::Finish;
 use self::spin::Spin;
 use crate::host::sockets::{FIRST_TOKEN, HostIo};
 
@@ -38,6 +40,8 @@ pub type Job = Box<dyn FnOnce(&mut Board) + Send>;
 pub struct Signals {
     /// End.
     pub stop: AtomicBool,
+    /// End when all that the sandboxes have sent has been passed on: nothing more will come of them.
+    pub finish: AtomicBool,
     /// The view of the host has changed.
     pub changed: AtomicBool,
     /// Wakes the worker to look.
@@ -126,6 +130,7 @@ impl Worker {
         let poll = Poll::new()?;
         let signals = Arc::new(Signals {
             stop: AtomicBool::new(false),
+            finish: AtomicBool::new(false),
             changed: AtomicBool::new(true),
             waker: Waker::new(poll.registry(), WAKE)?,
             jobs: ArrayQueue::new(JOBS),
@@ -156,18 +161,20 @@ impl Worker {
         Tick::from_nanos(u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX))
     }
 
-    /// Runs until told to stop. Errors: the poll itself fails, or an endpoint is gone.
+    /// Runs until told to end. Errors: the poll itself fails, or an endpoint is gone.
     pub fn run(mut self) -> io::Result<()> {
         self.board.begin()?;
         let mut events = Events::with_capacity(256);
         let (mut again, mut turns): (Vec<Token>, Vec<Token>) = (Vec::new(), Vec::new());
         let mut lost = Vec::new();
         let mut advertise = self.now();
+        let mut finish: Option<Finish> = None;
         loop {
             if self.board.is_busy() || !again.is_empty() {
                 Self::poll(&mut self.poll, &mut events, Duration::ZERO)?;
             } else {
-                self.rest(&mut events, advertise)?;
+                let until = finish.as_ref().map_or(advertise, Finish::until);
+                self.rest(&mut events, until.min(advertise))?;
             }
             let now = self.now();
             let board = &mut self.board;
@@ -183,6 +190,10 @@ impl Worker {
                     WAKE => {
                         if self.signals.stop.load(Ordering::Acquire) {
                             return Ok(());
+                        }
+                        if finish.is_none() && self.signals.finish.load(Ordering::Acquire) {
+                            finish = Some(Finish::begin(now));
+                            board.wake_all();
                         }
                         while let Some(job) = self.signals.jobs.pop() {
                             job(board);
@@ -218,6 +229,12 @@ impl Worker {
             if advertise <= now {
                 advertise = now + ADVERTISE;
                 board.each(|switch, io| switch.advertise(io));
+            }
+            if let Some(finish) = &mut finish {
+                let idle = again.is_empty() && !board.is_busy() && board.is_passed_on();
+                if finish.is_over(now, !events.is_empty()) || idle {
+                    return Ok(());
+                }
             }
         }
     }

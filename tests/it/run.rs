@@ -1,13 +1,18 @@
 //! `weft run` as a command: exit status, signals, clear refusals, nothing left behind.
 
 use std::fs;
+use std::io::Read as _;
+use std::net::Ipv4Addr;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
+use std::sync::mpsc;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use crate::support::guest;
 use crate::support::netns::{self, HOST, World};
+use crate::support::servers;
 use crate::support::wait::{self, SOON};
 use crate::support::weft::{Running, find, json};
 
@@ -138,6 +143,67 @@ fn none_has_loopback_only_and_host_has_the_hosts_network() {
             .ok();
         assert!(host.contains(&HOST.to_string()), "{host}");
         nothing_left(world);
+    });
+}
+
+#[test]
+fn what_the_command_wrote_last_arrives() {
+    const BYTES: usize = 3_000_000;
+    netns::inside(|world| {
+        for ip in netns::BOTH {
+            let (told, heard) = mpsc::channel();
+            let to = servers::tcp(&world.outside, (ip, 0), move |mut stream, _| {
+                // Slower than the sender, so that most of it waits in the sandbox when the command has ended.
+                let (mut total, mut bytes) = (0, vec![0; 100_000]);
+                loop {
+                    let n = stream.read(&mut bytes).unwrap_or(0);
+                    total += n;
+                    if n == 0 {
+                        told.send(total).unwrap();
+                        return Ok(());
+                    }
+                    wait::holds("it reads slowly", Duration::from_millis(5), || true);
+                }
+            });
+            let line = format!(
+                "head -c {BYTES} /dev/zero > /dev/tcp/{}/{}",
+                to.ip(),
+                to.port()
+            );
+            let ended = world.run(&[], &["bash", "-c", &line]);
+            assert_eq!(ended.status, 0, "{ended:?}");
+            assert_eq!(heard.recv_timeout(SOON).unwrap(), BYTES, "to {ip}");
+        }
+        nothing_left(world);
+    });
+}
+
+#[test]
+fn a_server_that_ends_with_its_answer_is_heard() {
+    netns::inside(|world| {
+        if !netns::have("python3") {
+            return;
+        }
+        let program = "import socket; s = socket.create_server(('', 80)); print('up', flush=True); \
+                       s.accept()[0].sendall(b'x' * 1000)";
+        // Through the switch, and past it.
+        for (from, ip) in [(&world.outside, HOST), (&world.host, Ipv4Addr::LOCALHOST)] {
+            for _ in 0..5 {
+                let mut weft =
+                    world.start(&["run", "-p", "8080:80", "--", "python3", "-c", program]);
+                let to = (ip, 8080).into();
+                let mut stream = wait::value("the port is open", SOON, || {
+                    let mut stream = guest::connect(from, to).ok()?;
+                    let mut first = [0];
+                    stream.read_exact(&mut first).ok()?;
+                    Some(stream)
+                });
+                let mut rest = Vec::new();
+                let _ = stream.read_to_end(&mut rest);
+                assert_eq!(rest.len(), 999);
+                weft.end(SOON);
+            }
+        }
     });
 }
 

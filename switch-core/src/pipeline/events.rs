@@ -279,6 +279,12 @@ impl Switch {
         self.drops.count(reason);
     }
 
+    /// True if nothing that the sandboxes have sent waits here, and none of their connections can bring more.
+    #[must_use]
+    pub fn is_passed_on(&self) -> bool {
+        self.tcp.is_passed_on()
+    }
+
     /// Bytes of the TCP window budget in use.
     #[must_use]
     pub fn tcp_budget(&self) -> usize {

@@ -81,6 +81,13 @@ impl HostIo {
         None
     }
 
+    /// True if all that the sandbox's ends of spliced connections have sent has reached the clients.
+    #[must_use]
+    pub fn is_passed_on(&self) -> bool {
+        let waits = |kind: &Kind| matches!(kind, Kind::Splice(pair, _) if !pair.is_passed_on());
+        !self.slots.iter().any(|(_, slot)| waits(&slot.kind))
+    }
+
     /// Takes an event of either end. True if there is more to do.
     pub(in crate::host::sockets) fn splice_event(
         &mut self,

@@ -230,6 +230,11 @@ impl Pair {
         }
     }
 
+    /// The client has all that comes from inside, or is gone.
+    fn is_passed_on(&self) -> bool {
+        self.connecting || self.down.told || self.client.broken
+    }
+
     /// Closes both ends; with RST if `reset`. Gives back what was lent.
     fn close(self, reset: bool, pool: &mut Pool) {
         let stores = [self.up.store, self.down.store];

@@ -136,6 +136,14 @@ impl TcpFlows {
         self.flows.is_empty()
     }
 
+    /// True if every connection's end in the sandbox has ended and the host has all that it sent. One that does not stand
+    /// yet has sent nothing.
+    #[must_use]
+    pub fn is_passed_on(&self) -> bool {
+        let passed = |f: &Flow| f.state != State::Established || f.host_shut || f.abandoned;
+        self.flows.iter().all(|(_, flow)| passed(flow))
+    }
+
     /// Bytes of the window budget in use.
     #[must_use]
     pub fn budget_used(&self) -> usize {
