@@ -101,6 +101,11 @@ impl<P: Plane> Engine<P> {
         &self.model
     }
 
+    /// Readable when the data plane has something to tell.
+    pub fn event_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.plane.event_fd()
+    }
+
     /// A request has asked for the end.
     #[must_use]
     pub fn ending(&self) -> bool {

@@ -5,6 +5,7 @@
 //! Nothing here is in a packet's way.
 
 mod answer;
+pub mod client;
 pub mod diff;
 pub mod engine;
 #[cfg(test)]
@@ -21,7 +22,12 @@ mod request;
 pub mod restore;
 #[cfg(test)]
 mod restore_tests;
+pub mod serve;
+pub mod server;
 pub mod show;
 pub mod spec;
 pub mod store;
+mod sys;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod text;

@@ -1,0 +1,194 @@
+//! The daemon's control loop: everything on one thread, and the store on its own.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use sd_notify::NotifyState;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::Receiver;
+use tracing::{info, warn};
+
+use super::engine::{Engine, Job};
+use super::plan::Facts;
+use super::plane::Plane;
+use super::proto::Request;
+use super::server::{self, Handle, Listener};
+use super::store::{self, Store};
+use super::sys;
+use crate::config::topology::TopologyFile;
+
+/// Jobs taken at a time.
+const TURN: usize = 256;
+
+/// How the daemon is served.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The API's socket.
+    pub socket: PathBuf,
+    /// The store's file.
+    pub store: PathBuf,
+    /// A port of the host's loopback for metrics.
+    pub metrics_port: Option<u16>,
+    /// A file to apply once everything is back.
+    pub config: Option<TopologyFile>,
+    /// The hard limit on descriptors.
+    pub descriptors: u64,
+}
+
+/// Where the API's socket is by default: beside those of other daemons of the user.
+#[must_use]
+pub fn default_socket() -> PathBuf {
+    runtime_dir().join("weft.sock")
+}
+
+/// Where the store is by default. A system's state for root, the user's otherwise.
+#[must_use]
+pub fn default_store() -> PathBuf {
+    if nix::unistd::geteuid().is_root() {
+        return PathBuf::from("/var/lib/weft/weft.redb");
+    }
+    let home = |name| {
+        std::env::var_os(name)
+            .filter(|v| !v.is_empty())
+            .map(PathBuf::from)
+    };
+    let state = home("XDG_STATE_HOME").or_else(|| Some(home("HOME")?.join(".local/state")));
+    state.unwrap_or_else(runtime_dir).join("weft/weft.redb")
+}
+
+fn runtime_dir() -> PathBuf {
+    if nix::unistd::geteuid().is_root() {
+        return PathBuf::from("/run/weft");
+    }
+    let dir = std::env::var_os("XDG_RUNTIME_DIR").filter(|d| !d.is_empty());
+    dir.map_or_else(
+        || PathBuf::from(format!("/tmp/weft-{}", nix::unistd::geteuid())),
+        |d| PathBuf::from(d).join("weft"),
+    )
+}
+
+/// Serves until a request, a signal or the data plane ends it. The interfaces have left the sandboxes when it returns.
+/// Must be given an empty data plane. Errors: the store or the socket cannot be had, or the data plane has ended.
+pub fn serve<P: Plane>(plane: P, options: Options) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the control thread")?;
+    runtime.block_on(run(plane, options))
+}
+
+async fn run<P: Plane>(plane: P, options: Options) -> Result<()> {
+    let Options {
+        socket,
+        store: store_path,
+        metrics_port,
+        config,
+        descriptors,
+    } = options;
+    private_dir(&store_path)?;
+    private_dir(&socket)?;
+    // Before the store: that the switch is up already says more than that its store is locked.
+    let listener = server::bind(&socket).context("the API's socket")?;
+    let (database, model) =
+        store::open(&store_path).with_context(|| format!("store {}", store_path.display()))?;
+    let store = Store::start(database).context("starting the store's thread")?;
+    let facts = Facts {
+        routes: Vec::new(),
+        descriptors,
+    };
+    let mut engine = Engine::restore(plane, store, model, facts).await?;
+    let (handle, jobs) = Handle::new();
+    tokio::spawn(listener.serve(server::router(handle.clone())));
+    if let Some(port) = metrics_port {
+        let listener: Listener = server::bind_metrics(port)
+            .await
+            .with_context(|| format!("metrics on 127.0.0.1:{port}"))?;
+        tokio::spawn(listener.serve(server::metrics_router(handle.clone())));
+    }
+    let served = match apply(&mut engine, config).await {
+        Ok(()) => {
+            notify(NotifyState::Ready);
+            info!(socket = %socket.display(), "serving");
+            turn(&mut engine, jobs).await
+        }
+        Err(e) => Err(e),
+    };
+    notify(NotifyState::Stopping);
+    let ended = engine.shut_down().context("ending");
+    // A socket that is left behind would be replaced by the next start.
+    let _ = std::fs::remove_file(&socket);
+    served.and(ended)
+}
+
+/// Makes the directory of a path, for this user only. Errors: it cannot be made.
+fn private_dir(path: &std::path::Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    let Some(dir) = path.parent().filter(|d| !d.as_os_str().is_empty()) else {
+        return Ok(());
+    };
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .with_context(|| format!("directory {}", dir.display()))
+}
+
+/// Tells the service manager; without one nobody is told.
+fn notify(state: NotifyState<'_>) {
+    if let Err(e) = sd_notify::notify(&[state]) {
+        warn!("telling the service manager: {e}");
+    }
+}
+
+/// Applies the file that the daemon was started with. Errors: the refusal, with its place in the file.
+async fn apply<P: Plane>(engine: &mut Engine<P>, file: Option<TopologyFile>) -> Result<()> {
+    let Some(file) = file else {
+        return Ok(());
+    };
+    let (answer, wait) = tokio::sync::oneshot::channel();
+    let request = Request::Apply(Box::new(file.topology.clone()), false);
+    engine.handle([Job { request, answer }]).await;
+    match wait.await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(problem)) => Err(file.point(&problem).into()),
+        Err(_) => bail!("the switch is ending"),
+    }
+}
+
+/// Takes requests, events and signals until one of them ends it.
+async fn turn<P: Plane>(engine: &mut Engine<P>, mut jobs: Receiver<Job>) -> Result<()> {
+    let events = events_of(engine)?;
+    let mut term = signal(SignalKind::terminate())?;
+    let mut int = signal(SignalKind::interrupt())?;
+    let mut batch = Vec::new();
+    while !engine.ending() {
+        tokio::select! {
+            // Events first: a request is to see a sandbox that has ended as ended.
+            biased;
+            _ = term.recv() => break,
+            _ = int.recv() => break,
+            ready = events.ready(Interest::READABLE) => {
+                let mut ready = ready?;
+                engine.events().await?;
+                ready.clear_ready();
+            }
+            count = jobs.recv_many(&mut batch, TURN) => {
+                if count == 0 {
+                    break;
+                }
+                engine.handle(batch.drain(..)).await;
+            }
+        }
+    }
+    // Answers that were given must leave before the process does.
+    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    Ok(())
+}
+
+fn events_of<P: Plane>(engine: &Engine<P>) -> Result<AsyncFd<OwnedFd>> {
+    let fd = engine.event_fd().as_fd().try_clone_to_owned()?;
+    Ok(sys::watch(fd)?)
+}
