@@ -1,6 +1,7 @@
 //! The command line: arguments, and one file for each command.
 
 pub mod args;
+pub mod daemon;
 mod demo;
 pub mod doctor;
 pub mod exit;

@@ -1,0 +1,222 @@
+//! Rows of tables.
+
+use comfy_table::{ContentArrangement, Table, TableStyle};
+
+use crate::control::plan::Change;
+use crate::control::proto::{Endpoint, Named, Network, Publish, Service};
+use crate::control::show::{DropRow, FlowRow, MacRow, StatRow, WorkerRow};
+use crate::control::spec::{Driver, Uplink};
+
+/// A table without lines, so that other programs can cut it.
+pub(super) fn render(heads: &[&str], rows: Vec<Vec<String>>) -> String {
+    let mut table = Table::new();
+    table
+        .load_style(TableStyle::new())
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header(heads.to_vec())
+        .add_rows(rows);
+    let text = table.to_string();
+    // The style pads every cell on both sides.
+    let bare = |line: &'_ str| line.strip_prefix(' ').unwrap_or(line).trim_end().to_owned();
+    let lines: Vec<String> = text.lines().map(bare).collect();
+    lines.join("\n")
+}
+
+fn text<T: ToString>(value: Option<T>) -> String {
+    value.map_or_else(|| "-".to_owned(), |v| v.to_string())
+}
+
+fn list(values: &[String]) -> String {
+    if values.is_empty() {
+        "-".to_owned()
+    } else {
+        values.join(",")
+    }
+}
+
+pub(super) const NETWORK: &[&str] = &[
+    "NAME",
+    "DRIVER",
+    "IPV4",
+    "IPV6",
+    "UPLINK",
+    "ENDPOINTS",
+    "STATE",
+];
+
+pub(super) fn network(n: &Network) -> Vec<String> {
+    let driver = match n.driver {
+        Driver::Bridge => "bridge",
+        Driver::Overlay => "overlay",
+        Driver::Macvlan => "macvlan",
+        Driver::Ipvlan => "ipvlan",
+    };
+    let uplink = match &n.uplink {
+        Uplink::Sockets => "sockets".to_owned(),
+        Uplink::Packet(interface) => format!("packet:{interface}"),
+        Uplink::None => "none".to_owned(),
+    };
+    vec![
+        n.name.clone(),
+        driver.to_owned(),
+        text(n.v4.map(|s| format!("{}/{}", s.network, s.prefix))),
+        text(n.v6.map(|s| format!("{}/{}", s.network, s.prefix))),
+        uplink,
+        n.endpoints.len().to_string(),
+        state(n.down.as_ref()),
+    ]
+}
+
+fn state(down: Option<&String>) -> String {
+    down.map_or_else(|| "up".to_owned(), |why| format!("down: {why}"))
+}
+
+pub(super) const ENDPOINT: &[&str] = &[
+    "NETWORK",
+    "SANDBOX",
+    "INTERFACE",
+    "IPV4",
+    "IPV6",
+    "MAC",
+    "STATE",
+];
+
+pub(super) fn endpoint(e: &Endpoint) -> Vec<String> {
+    vec![
+        e.network.clone(),
+        e.name.clone(),
+        e.ifname.clone(),
+        text(e.v4),
+        text(e.v6),
+        e.mac.clone(),
+        state(e.down.as_ref()),
+    ]
+}
+
+/// What a user wants to know of a sandbox that was just connected.
+pub(super) fn connected(e: &Endpoint) -> String {
+    let addresses = e.v4.map(|a| a.to_string()).into_iter();
+    let addresses: Vec<_> = addresses.chain(e.v6.map(|a| a.to_string())).collect();
+    format!("{} {} {}", e.name, e.ifname, addresses.join(" "))
+}
+
+pub(super) const PUBLISH: &[&str] = &["ID", "RULE", "SANDBOX", "NETWORK", "STATE"];
+
+pub(super) fn publish(p: &Publish) -> Vec<String> {
+    let down = p.failed.first().map(|f| f.message.clone());
+    vec![
+        p.id.to_string(),
+        p.rule.clone(),
+        p.sandbox.clone(),
+        p.network.clone(),
+        state(down.as_ref()),
+    ]
+}
+
+pub(super) const SERVICE: &[&str] = &[
+    "NETWORK",
+    "NAME",
+    "ADDRESSES",
+    "PORTS",
+    "BACKENDS",
+    "ABSENT",
+];
+
+pub(super) fn service(s: &Service) -> Vec<String> {
+    let addresses: Vec<_> = s.addresses.iter().map(ToString::to_string).collect();
+    let port =
+        |p: &crate::control::spec::ServicePort| format!("{}:{}/{}", p.port, p.target, p.proto);
+    let ports: Vec<_> = s.ports.iter().map(port).collect();
+    vec![
+        s.network.clone(),
+        s.name.clone(),
+        list(&addresses),
+        list(&ports),
+        list(&s.backends),
+        list(&s.absent),
+    ]
+}
+
+/// A line of a difference, marked as in a patch.
+pub(super) fn change(c: &Change) -> String {
+    let mark = match c.action.as_str() {
+        "add" => '+',
+        "remove" => '-',
+        _ => '~',
+    };
+    format!("{mark} {} {}", c.kind, c.name)
+}
+
+pub(super) const MAC: &[&str] = &["NETWORK", "MAC", "SANDBOX", "KIND", "AGE"];
+
+pub(super) fn mac(m: &Named<MacRow>) -> Vec<String> {
+    let kind = if m.row.fixed { "own" } else { "learned" };
+    vec![
+        m.network_name.clone(),
+        m.row.mac.to_string(),
+        m.sandbox_name.clone(),
+        kind.to_owned(),
+        format!("{}s", m.row.age),
+    ]
+}
+
+pub(super) const FLOW: &[&str] = &[
+    "NETWORK", "SANDBOX", "PROTOCOL", "INSIDE", "OUTSIDE", "STATE", "OUT", "IN", "IDLE",
+];
+
+pub(super) fn flow(f: &Named<FlowRow>) -> Vec<String> {
+    let r = &f.row;
+    vec![
+        f.network_name.clone(),
+        f.sandbox_name.clone(),
+        r.protocol.clone(),
+        r.inside.to_string(),
+        r.outside.to_string(),
+        r.state.clone(),
+        r.bytes_out.to_string(),
+        r.bytes_in.to_string(),
+        format!("{}s", r.idle),
+    ]
+}
+
+pub(super) const DROP: &[&str] = &["REASON", "FRAMES"];
+
+pub(super) fn drops(d: &DropRow) -> Vec<String> {
+    vec![d.reason.clone(), d.frames.to_string()]
+}
+
+pub(super) const STAT: &[&str] = &[
+    "NETWORK",
+    "SANDBOX",
+    "RX-FRAMES",
+    "RX-BYTES",
+    "TX-FRAMES",
+    "TX-BYTES",
+    "DROPPED",
+];
+
+pub(super) fn stat(s: &Named<StatRow>) -> Vec<String> {
+    let r = &s.row;
+    vec![
+        s.network_name.clone(),
+        s.sandbox_name.clone(),
+        r.rx_frames.to_string(),
+        r.rx_bytes.to_string(),
+        r.tx_frames.to_string(),
+        r.tx_bytes.to_string(),
+        r.dropped.to_string(),
+    ]
+}
+
+pub(super) const WORKER: &[&str] = &["WORKER", "ENDPOINTS", "FLOWS", "FRAMES", "TURNS", "CPU-MS"];
+
+pub(super) fn worker(w: &WorkerRow) -> Vec<String> {
+    vec![
+        w.worker.to_string(),
+        w.endpoints.to_string(),
+        w.flows.to_string(),
+        w.frames.to_string(),
+        w.turns.to_string(),
+        w.cpu_ms.to_string(),
+    ]
+}

@@ -1,0 +1,224 @@
+use std::path::Path;
+
+use clap::Parser;
+
+use super::args::DaemonCommand;
+use crate::cli::exit::usage_line;
+use crate::control::testing::with_daemon;
+
+#[derive(Debug, Parser)]
+struct Line {
+    #[command(subcommand)]
+    command: DaemonCommand,
+}
+
+fn parse(line: &str) -> Result<Line, clap::Error> {
+    let words = std::iter::once("weft").chain(line.split_whitespace());
+    Line::try_parse_from(words)
+}
+
+/// Runs a line against a daemon: what it prints, or the one line that it fails with.
+fn weft(socket: &Path, line: &str) -> String {
+    let mut parsed = match parse(line) {
+        Ok(parsed) => parsed,
+        Err(e) => return usage_line(&e),
+    };
+    match &mut parsed.command {
+        DaemonCommand::Network { output, .. }
+        | DaemonCommand::Endpoint { output, .. }
+        | DaemonCommand::Publish { output, .. }
+        | DaemonCommand::Service { output, .. }
+        | DaemonCommand::Policy { output, .. }
+        | DaemonCommand::Apply { output, .. }
+        | DaemonCommand::Show { output, .. }
+        | DaemonCommand::Down { output } => output.socket = Some(socket.to_owned()),
+        DaemonCommand::Check(_) => {}
+    }
+    let mut out = Vec::new();
+    match super::run(&parsed.command, &mut out) {
+        Ok(_) => String::from_utf8(out).unwrap(),
+        Err(e) => format!("{e:#}\n"),
+    }
+}
+
+#[test]
+fn the_tree_is_sound() {
+    use clap::CommandFactory;
+    Line::command().debug_assert();
+}
+
+#[test]
+fn a_users_hour() {
+    let (text, _) = with_daemon(None, |socket| {
+        let lines = [
+            "network create web --subnet 172.18.0.0/16 --ipv6=false",
+            "network create back --subnet 10.7.0.0/24 --ipv6=false --internal --opt ageing=60",
+            "network create back",
+            "network ls",
+            "endpoint connect web 1 --name db --ip 172.18.0.10 --mac 02:00:00:00:00:01 --alias sql",
+            "endpoint connect web 2 --name app --mac 02:00:00:00:00:02",
+            "endpoint connect back db --priority 5 --mac 02:00:00:00:00:03",
+            "endpoint connect web 9",
+            "endpoint ls",
+            "endpoint ls --network back",
+            "publish add db 5432 8000-8009:80-89/udp --network web",
+            "publish add app 5432:80",
+            "publish ls",
+            "service create www --network web --port 80:8080 --backend db app",
+            "service ls",
+            "policy set web --sandbox app --rule=drop",
+            "policy set web --ingress drop --limit egress=10M:1M --isolated",
+            "show macs --network web",
+            "show drops",
+            "show workers",
+            "network rm web",
+            "service rm web www",
+            "publish rm 1",
+            "publish rm 1",
+            "endpoint disconnect back db",
+            "network prune",
+            "network inspect gone/../x",
+        ];
+        let shown = lines.map(|line| format!("$ weft {line}\n{}", weft(socket, line)));
+        shown.concat()
+    });
+    insta::assert_snapshot!(text, @r"
+    $ weft network create web --subnet 172.18.0.0/16 --ipv6=false
+    web
+    $ weft network create back --subnet 10.7.0.0/24 --ipv6=false --internal --opt ageing=60
+    back
+    $ weft network create back
+    there is a network 'back' already
+    $ weft network ls
+    NAME  DRIVER  IPV4           IPV6  UPLINK   ENDPOINTS  STATE
+    web   bridge  172.18.0.0/16  -     sockets  0          up
+    back  bridge  10.7.0.0/24    -     none     0          up
+    $ weft endpoint connect web 1 --name db --ip 172.18.0.10 --mac 02:00:00:00:00:01 --alias sql
+    db eth0 172.18.0.10
+    $ weft endpoint connect web 2 --name app --mac 02:00:00:00:00:02
+    app eth0 172.18.0.11
+    $ weft endpoint connect back db --priority 5 --mac 02:00:00:00:00:03
+    db eth1 10.7.0.2
+    $ weft endpoint connect web 9
+    the sandbox is gone: 9
+    $ weft endpoint ls
+    NETWORK  SANDBOX  INTERFACE  IPV4         IPV6  MAC                STATE
+    web      db       eth0       172.18.0.10  -     02:00:00:00:00:01  up
+    web      app      eth0       172.18.0.11  -     02:00:00:00:00:02  up
+    back     db       eth1       10.7.0.2     -     02:00:00:00:00:03  up
+    $ weft endpoint ls --network back
+    NETWORK  SANDBOX  INTERFACE  IPV4      IPV6  MAC                STATE
+    back     db       eth1       10.7.0.2  -     02:00:00:00:00:03  up
+    $ weft publish add db 5432 8000-8009:80-89/udp --network web
+    1 5432:5432/tcp
+    2 8000-8009:80-89/udp
+    $ weft publish add app 5432:80
+    '5432:80/tcp' overlaps '5432:5432/tcp' of sandbox 'db': a port of the host can lead to one place only
+    $ weft publish ls
+    ID  RULE                 SANDBOX  NETWORK  STATE
+    1   5432:5432/tcp        db       web      up
+    2   8000-8009:80-89/udp  db       web      up
+    $ weft service create www --network web --port 80:8080 --backend db app
+    www 172.18.0.12
+    $ weft service ls
+    NETWORK  NAME  ADDRESSES    PORTS        BACKENDS  ABSENT
+    web      www   172.18.0.12  80:8080/tcp  db,app    -
+    $ weft policy set web --sandbox app --rule=drop
+    rule 'drop': the form is ingress|egress allow|drop|reject [tcp|udp|icmp] [REMOTE] [PORT[-PORT]]
+    $ weft policy set web --ingress drop --limit egress=10M:1M --isolated
+    0 rules
+    $ weft show macs --network web
+    NETWORK  MAC                SANDBOX  KIND  AGE
+    web      02:00:00:00:00:01  db       own   0s
+    web      02:00:00:00:00:02  app      own   0s
+    $ weft show drops
+    REASON   FRAMES
+    spoofed  3
+    $ weft show workers
+    WORKER  ENDPOINTS  FLOWS  FRAMES  TURNS  CPU-MS
+    0       3          0      0       0      0
+    $ weft network rm web
+    network 'web' is in use by db, app, service www; disconnect them first
+    $ weft service rm web www
+    $ weft publish rm 1
+    $ weft publish rm 1
+    there is no publish rule 1; 'weft publish ls' lists those there are
+    $ weft endpoint disconnect back db
+    $ weft network prune
+    back
+    $ weft network inspect gone/../x
+    there is no network 'gone/../x'; 'weft network ls' lists those there are
+    ");
+}
+
+#[test]
+fn answers_in_json_are_whole() {
+    with_daemon(None, |socket| {
+        let made = weft(socket, "network create web --json");
+        let made: serde_json::Value = serde_json::from_str(&made).unwrap();
+        let listed: serde_json::Value =
+            serde_json::from_str(&weft(socket, "network ls --json")).unwrap();
+        assert_eq!(listed[0], made);
+        let shown = weft(socket, "network inspect web");
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&shown).unwrap(),
+            made
+        );
+        for table in ["macs", "flows", "drops", "stats", "workers", "daemon"] {
+            let rows = weft(socket, &format!("show {table} --json"));
+            assert!(
+                serde_json::from_str::<serde_json::Value>(&rows).is_ok(),
+                "{table}: {rows}"
+            );
+        }
+    });
+}
+
+const FILE: &str = "\
+[[network]]
+name = 'web'
+[[endpoint]]
+network = 'web'
+sandbox = '1'
+name = 'db'
+ip = '10.0.0.1'
+";
+
+#[test]
+fn files_are_checked_and_applied() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("weft.toml");
+    let shown = path.display().to_string();
+    std::fs::write(&path, FILE).unwrap();
+    let refusal = format!("config {shown}:7:1: 10.0.0.1 lies outside");
+    let nowhere = Path::new("nowhere");
+    let checked = weft(nowhere, &format!("check {shown}"));
+    assert!(checked.starts_with(&refusal), "{checked}");
+    with_daemon(None, move |socket| {
+        let applied = weft(socket, &format!("apply {shown}"));
+        assert!(applied.starts_with(&refusal), "{applied}");
+        assert_eq!(weft(socket, "network ls --json").trim(), "[]");
+        let good = FILE.replace(
+            "'web'\n[",
+            "'web'\nsubnet = '10.0.0.0/24'\ngateway = '10.0.0.9'\n[",
+        );
+        std::fs::write(&path, good).unwrap();
+        assert_eq!(weft(socket, &format!("check {shown}")), "");
+        let difference = "+ network web\n+ endpoint db on web\n";
+        assert_eq!(
+            weft(socket, &format!("apply {shown} --dry-run")),
+            difference
+        );
+        assert_eq!(weft(socket, &format!("apply {shown}")), difference);
+        assert_eq!(weft(socket, &format!("apply {shown}")), "nothing differs\n");
+    });
+}
+
+#[test]
+fn a_switch_that_is_not_up() {
+    let error = weft(Path::new("/nowhere/weft.sock"), "network ls");
+    assert!(
+        error.starts_with("the switch is not up, or not yours, at /nowhere/weft.sock"),
+        "{error}"
+    );
+}
