@@ -5,6 +5,7 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread;
 
 use super::netns::Namespace;
 use super::servers;
@@ -39,15 +40,23 @@ pub(crate) fn serve_udp(
     start(at, ip.into(), zone, false)
 }
 
-/// Takes queries at port 53 of `ip`, over UDP and TCP, and never answers.
-pub(crate) fn silent(at: &Namespace, ip: impl Into<IpAddr>) {
+/// Takes queries at port 53 of `ip`, over UDP and TCP, and never answers. Returns how many came.
+pub(crate) fn silent(at: &Namespace, ip: impl Into<IpAddr>) -> Arc<AtomicUsize> {
     let address = SocketAddr::from((ip.into(), 53));
+    let count = Arc::new(AtomicUsize::new(0));
     let socket = at.enter(|| UdpSocket::bind(address)).unwrap();
-    servers::tcp(at, address, move |mut stream, _| {
-        // The socket is part of the server: it stays as long.
-        let _taken = (&socket, stream.read_to_end(&mut Vec::new())?);
-        Ok(())
+    let counter = Arc::clone(&count);
+    thread::spawn(move || {
+        while socket.recv(&mut [0; 512]).is_ok() {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
     });
+    let counter = Arc::clone(&count);
+    servers::tcp(at, address, move |mut stream, _| {
+        counter.fetch_add(1, Ordering::Relaxed);
+        stream.read_to_end(&mut Vec::new()).map(|_| ())
+    });
+    count
 }
 
 fn start(at: &Namespace, ip: IpAddr, zone: &[(&str, &[IpAddr])], tcp: bool) -> Resolver {
