@@ -187,6 +187,20 @@ pub fn wait_own(netlink: &mut Netlink, addr: IpAddr, patience: Duration) -> io::
     Ok(())
 }
 
+/// Waits until the kernel answers those who ask for the link of one of its IPv6 addresses, or for as long as `patience`: it does
+/// once the link's own multicast route is there, and who asked in vain asks again only after a second.
+/// Errors: the kernel's.
+pub fn wait_found(netlink: &mut Netlink, addr: Ipv6Addr, patience: Duration) -> io::Result<()> {
+    // The solicited-node group. Source: RFC 4291 section 2.7.1.
+    let [.., a, b, c] = addr.octets();
+    let group = Ipv6Addr::from([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c]);
+    let begin = Instant::now();
+    while way(netlink, group.into())? != Some(RouteType::Multicast) && begin.elapsed() < patience {
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    Ok(())
+}
+
 /// The kind of route to an address, if there is one.
 fn way(netlink: &mut Netlink, to: IpAddr) -> io::Result<Option<RouteType>> {
     let mut message = RouteMessage::default();

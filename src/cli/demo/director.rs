@@ -172,5 +172,6 @@ fn outside() -> Result<Part> {
     let _ = link::sysctl("net/ipv4/ping_group_range", "0 0");
     outside.tell("go")?;
     outside.expect("serving")?;
+    veth::wait(&addresses).context("waiting for the host's end of the wire")?;
     Ok(outside)
 }

@@ -23,11 +23,9 @@ pub(super) fn run() -> Result<ExitCode> {
     say("ready");
     let mut lines = stdin().lock().lines();
     lines.next().context("the director has gone")??;
-    veth::up(
-        "out0",
-        &[(OUTSIDE_V4.into(), 24), (OUTSIDE_V6.into(), 64)],
-        &[],
-    )?;
+    let addresses = [(OUTSIDE_V4.into(), 24), (OUTSIDE_V6.into(), 64)];
+    veth::up("out0", &addresses, &[])?;
+    veth::wait(&addresses)?;
     listen(80, page)?;
     listen(SINK, sink)?;
     listen(SOURCE, source)?;

@@ -14,7 +14,7 @@ use crate::host::link::{self, LinkChange};
 use crate::host::netlink::Netlink;
 
 /// How long the kernel may take until it takes packets for a new address.
-const RECEPTION: Duration = Duration::from_secs(5);
+const READY: Duration = Duration::from_secs(5);
 
 /// Makes a pair: `name` here, `peer` in the network namespace of process `pid`.
 pub(super) fn make(name: &str, peer: &str, pid: u32) -> io::Result<()> {
@@ -54,13 +54,21 @@ pub(super) fn up(name: &str, addresses: &[(IpAddr, u8)], routes: &[IpAddr]) -> i
             },
         )?;
     }
-    // Before that an end answers no neighbour, and the other asks again only after a second.
-    for &(addr, _) in addresses {
-        link::wait_own(&mut netlink, addr, RECEPTION)?;
-    }
     let index = link::index_of(name)?;
     for &gateway in routes {
         link::add_default_route(&mut netlink, index, gateway)?;
+    }
+    Ok(())
+}
+
+/// Waits until both ends of a wire that is up find each other. The link's end of it is made by work queues of the kernel.
+pub(super) fn wait(addresses: &[(IpAddr, u8)]) -> io::Result<()> {
+    let mut netlink = Netlink::open()?;
+    for &(addr, _) in addresses {
+        link::wait_own(&mut netlink, addr, READY)?;
+        if let IpAddr::V6(v6) = addr {
+            link::wait_found(&mut netlink, v6, READY)?;
+        }
     }
     Ok(())
 }
