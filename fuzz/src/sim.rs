@@ -91,12 +91,13 @@ fn millis(bytes: &mut Bytes<'_>) -> Duration {
 }
 
 fn faults(bytes: &mut Bytes<'_>) -> Faults {
-    let [loss, reorder, double, corrupt, delay, rate] = bytes.array();
+    let [loss, reorder, double, delay, rate] = bytes.array();
+    // Nothing is spoiled: built for a fuzzer, smoltcp takes every checksum for right.
     Faults {
         loss: loss % 30,
         reorder: reorder % 30,
         double: double % 20,
-        corrupt: corrupt % 5,
+        corrupt: 0,
         delay: Duration::from_micros(u64::from(delay) * 100),
         rate: u64::from(rate) * 4_000_000,
         ..Faults::default()

@@ -20,16 +20,19 @@ pub enum Fate {
 pub struct Model {
     gateway: Mac,
     ports: Vec<(PortId, Mac)>,
+    bridges: Vec<PortId>,
     stations: Vec<(Mac, PortId, u32)>,
 }
 
 impl Model {
-    /// A switch with these ports, each for one MAC, and the gateway's own MAC.
+    /// A switch with these ports, each with its own MAC, and the gateway's MAC. Behind `bridges`, some of the
+    /// ports, are stations with MACs of their own.
     #[must_use]
-    pub fn new(gateway: Mac, ports: Vec<(PortId, Mac)>) -> Self {
+    pub fn new(gateway: Mac, ports: Vec<(PortId, Mac)>, bridges: Vec<PortId>) -> Self {
         Self {
             gateway,
             ports,
+            bridges,
             stations: Vec::new(),
         }
     }
@@ -37,28 +40,34 @@ impl Model {
     /// Takes a frame. Units: `now` in seconds.
     pub fn frame(&mut self, now: u32, from: PortId, dst: Mac, src: Mac) -> Fate {
         if !self.ports.contains(&(from, src)) {
-            return Fate::Drop(DropReason::Spoofed);
+            if !self.bridges.contains(&from) {
+                return Fate::Drop(DropReason::Spoofed);
+            }
+            if !dst.is_bridge_reserved() {
+                self.stations.retain(|&(mac, ..)| mac != src);
+                self.stations.push((src, from, now));
+            }
         }
         if dst.is_bridge_reserved() {
             return Fate::Drop(DropReason::Reserved);
         }
-        self.stations.retain(|&(mac, ..)| mac != src);
-        self.stations.push((src, from, now));
         if dst == self.gateway {
             return Fate::Drop(DropReason::UnknownProtocol);
         }
-        for &(mac, port, seen) in &self.stations {
-            if mac == dst && now - seen < AGEING {
-                return if port == from {
-                    Fate::Drop(DropReason::Hairpin)
-                } else {
-                    Fate::Reach(vec![port])
-                };
+        let own = self.ports.iter().find(|&&(_, mac)| mac == dst);
+        let mut learned = self.stations.iter();
+        let learned = learned.find(|&&(mac, _, seen)| mac == dst && now - seen < AGEING);
+        let own = own.map(|&(port, _)| port);
+        let to = own.or_else(|| learned.map(|&(_, port, _)| port));
+        match to {
+            Some(to) if to == from => Fate::Drop(DropReason::Hairpin),
+            Some(to) => Fate::Reach(vec![to]),
+            None => {
+                let mut others: Vec<PortId> = self.ports.iter().map(|&(port, _)| port).collect();
+                others.retain(|&port| port != from);
+                others.sort_unstable();
+                Fate::Reach(others)
             }
         }
-        let mut others: Vec<PortId> = self.ports.iter().map(|&(port, _)| port).collect();
-        others.retain(|&port| port != from);
-        others.sort_unstable();
-        Fate::Reach(others)
     }
 }

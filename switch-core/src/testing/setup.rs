@@ -9,6 +9,7 @@ use crate::addr::{Mac, NetworkId, PortId};
 use crate::flow::tcp::Limits;
 use crate::flow::udp::Filter;
 use crate::pipeline::{Config, Port};
+use crate::policy::guard::{Guard, Trust};
 use crate::policy::host_rule::HostRule;
 use crate::respond::{Gateway, Guest as Known};
 
@@ -25,8 +26,8 @@ pub struct Setup {
     pub seed: u64,
     /// How many guests there are.
     pub guests: u8,
-    /// There is one more port, to which the first guest may move.
-    pub spare: bool,
+    /// How many more ports there are, with a bridge behind each: stations of any MAC send from it.
+    pub bridges: u8,
     /// What their links do, both ways.
     pub faults: Faults,
     /// MTU of all of it.
@@ -46,7 +47,7 @@ impl Default for Setup {
         Self {
             seed: 1,
             guests: 1,
-            spare: false,
+            bridges: 0,
             faults: Faults::default(),
             mtu: 1500,
             uso: true,
@@ -79,10 +80,16 @@ impl Setup {
             v4: Some(addresses.v4),
             v6: Some(addresses.v6),
         });
-        let spare = self.spare.then(|| (self.guests, Self::addresses(0)));
-        let port = all()
-            .chain(spare)
-            .map(|(n, a)| Port::new(PortId(n.into()), a.mac, self.mtu, self.uso));
+        let port = |n: u8| {
+            let mac = Self::addresses(n).mac;
+            let mut port = Port::new(PortId(n.into()), mac, self.mtu, self.uso);
+            let trust = Trust {
+                mac: true,
+                ..Trust::default()
+            };
+            port.guard = (n >= self.guests).then(|| Guard::new(mac, [], None, trust));
+            port
+        };
         Config {
             network: NetworkId(0),
             gateway: Gateway {
@@ -95,7 +102,7 @@ impl Setup {
                 guests: known.collect(),
                 hosts: Vec::new(),
             },
-            ports: port.collect(),
+            ports: (0..self.guests + self.bridges).map(port).collect(),
             icc: true,
             uplink: true,
             rule: self.rule.clone(),
