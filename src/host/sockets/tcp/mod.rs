@@ -64,6 +64,8 @@ pub struct TcpSock {
     peeked: usize,
     /// What is read and kept, where the kernel has no peek offset.
     ahead: Option<Box<Ahead>>,
+    /// A peek has found the end of the stream.
+    eof_told: bool,
 }
 
 impl TcpSock {
@@ -118,6 +120,7 @@ impl TcpSock {
             peek_at: None,
             peeked: 0,
             ahead: (mode == PeekMode::Never).then(|| Box::new(Ahead::new(ahead::SHARE))),
+            eof_told: false,
         }
     }
 
@@ -172,10 +175,18 @@ impl TcpSock {
 
     /// Peeks at `offset` bytes after the first that is not discarded.
     pub fn peek(&mut self, offset: usize, buf: &mut [u8]) -> Result<Peeked, HostError> {
-        match self.ahead.as_mut() {
+        let found = match self.ahead.as_mut() {
             Some(ahead) => ahead.peek(&self.socket, offset, buf),
             None => self.peek_offset(offset, buf),
+        };
+        // Behind the end of a stream the kernel's reads tell no error; whoever asks again wants to know.
+        if found == Ok(Peeked::Eof)
+            && std::mem::replace(&mut self.eof_told, true)
+            && let Some(error) = self.take_error()
+        {
+            return Err(error);
         }
+        found
     }
 
     fn peek_offset(&mut self, offset: usize, buf: &mut [u8]) -> Result<Peeked, HostError> {
@@ -311,6 +322,24 @@ mod tests {
             peer.write_all(b"de").unwrap();
             drop(peer);
             assert_eq!(read_all(&mut sock), b"abcde");
+        }
+    }
+
+    #[test]
+    fn a_reset_behind_the_end_is_found_by_who_looks() {
+        for mode in [probe_peek(false), PeekMode::Never] {
+            let (mut sock, peer) = pair(mode);
+            peer.shutdown(std::net::Shutdown::Write).unwrap();
+            assert_eq!(read_all(&mut sock), b"");
+            assert_eq!(sock.peek(0, &mut [0]), Ok(Peeked::Eof));
+            let peer = Socket::from(peer);
+            peer.set_linger(Some(Duration::ZERO)).unwrap();
+            drop(peer);
+            let found = (0..10_000).find_map(|_| {
+                std::thread::yield_now();
+                sock.peek(0, &mut [0]).err()
+            });
+            assert_eq!(found, Some(HostError::Reset), "{mode:?}");
         }
     }
 
