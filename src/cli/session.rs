@@ -34,7 +34,7 @@ use crate::endpoint::wrap::captured::Captured;
 use crate::endpoint::wrap::fault::Faulty;
 use crate::endpoint::wrap::pcap::PcapWriter;
 use crate::endpoint::{Caps, Endpoint};
-use crate::host::broker::{Broker, Created};
+use crate::host::broker::{Arrived, Broker, Created};
 use crate::host::broker_proto::{Address, Event, Network, SandboxSpec};
 use crate::host::netwatch::NetWatch;
 use crate::host::privileges;
@@ -251,7 +251,10 @@ impl Session {
         let serves = |v6: bool| bound.tcp.iter().any(|(_, to)| to.to.is_ipv6() == v6);
         let (v4, v6) = (serves(false), serves(true));
         let stock = Stock::new(v4, v6).ok().filter(|_| v4 || v6)?;
-        fill(&stock, &mut self.broker);
+        for (v6, count) in stock.missing() {
+            let opened = self.broker.sandbox_sockets(v6, count);
+            restock(&stock, (v6, opened));
+        }
         Some(Arc::new(stock))
     }
 
@@ -327,9 +330,11 @@ impl Session {
                 Err(e) => return Err(e).context("waiting for events"),
             }
             let is_low = stock.is_some() && fds.last().is_some_and(|fd| fd.any() == Some(true));
-            // Before events are taken: the broker may tell some while it is asked.
             if let Some(stock) = self.stock.as_deref().filter(|_| is_low) {
-                fill(stock, &mut self.broker);
+                for (v6, count) in stock.missing() {
+                    // A broker that has died is told as an event.
+                    let _ = self.broker.want_sockets(v6, count);
+                }
             }
             if let Ok(Some(info)) = self.signals.read_signal()
                 && let Ok(signal) = Signal::try_from(info.ssi_signo.cast_signed())
@@ -349,6 +354,11 @@ impl Session {
                         });
                     }
                     Event::Resolvers(_) => {}
+                }
+            }
+            while let Some(arrived) = self.broker.next_sockets() {
+                if let Some(stock) = self.stock.as_deref() {
+                    restock(stock, arrived);
                 }
             }
             if self
@@ -430,10 +440,11 @@ fn open(switch: &mut Switch, io: &mut HostIo, bound: Bound) -> Result<()> {
     Ok(())
 }
 
-/// Fills a stock up.
-fn fill(stock: &Stock, broker: &mut Broker) {
-    if let Err(e) = stock.fill(|v6, count| broker.sandbox_sockets(v6, count)) {
-        tracing::debug!("sockets inside: {e:#}");
+/// Puts sockets that have come into the stock. Without them the way through the switch is taken.
+fn restock(stock: &Stock, (v6, opened): Arrived) {
+    match opened {
+        Ok(sockets) => stock.put(v6, sockets),
+        Err(e) => tracing::debug!("sockets inside: {e:#}"),
     }
 }
 

@@ -50,8 +50,14 @@ pub struct Broker {
     pid: Pid,
     channel: Option<Channel>,
     events: VecDeque<Event>,
+    /// Families of sockets that are asked for and have not come.
+    wishes: VecDeque<bool>,
+    arrived: VecDeque<Arrived>,
     resolvers: Resolvers,
 }
+
+/// Sockets of a family (IPv6 or not) that were asked for by [`Broker::want_sockets`].
+pub type Arrived = (bool, Result<Vec<OwnedFd>>);
 
 impl Broker {
     /// Forks the broker. Signals blocked or not at this moment are so for the command as well.
@@ -88,6 +94,8 @@ impl Broker {
             pid,
             channel: Some(ours),
             events: VecDeque::new(),
+            wishes: VecDeque::new(),
+            arrived: VecDeque::new(),
             resolvers,
         })
     }
@@ -158,6 +166,46 @@ impl Broker {
         Ok(self.ask(&Request::Sockets { v6, count })?.1)
     }
 
+    /// Asks for sockets as [`Self::sandbox_sockets`] does, and waits for none: they come by [`Self::next_sockets`],
+    /// after [`Self::fd`] was readable and [`Self::next_event`] was taken. One wish a family is heard at a time.
+    /// Errors: the broker has died.
+    pub fn want_sockets(&mut self, v6: bool, count: usize) -> Result<()> {
+        if self.wishes.contains(&v6) {
+            return Ok(());
+        }
+        let channel = self.channel.as_ref().context("the broker has died")?;
+        channel
+            .send(&Request::Sockets { v6, count }, &[])
+            .context("the broker has died")?;
+        self.wishes.push_back(v6);
+        Ok(())
+    }
+
+    /// Sockets that have come, or why they have not. Never blocks.
+    pub fn next_sockets(&mut self) -> Option<Arrived> {
+        self.arrived.pop_front()
+    }
+
+    /// Keeps an answer that belongs to a wish, and gives any other back: answers come in the order of the requests.
+    fn keep_for_wish(
+        &mut self,
+        answer: Answer,
+        fds: Vec<OwnedFd>,
+    ) -> Option<(Answer, Vec<OwnedFd>)> {
+        let Some(v6) = self.wishes.pop_front() else {
+            return Some((answer, fds));
+        };
+        let result = match answer {
+            Answer::Refused(failure) => Err(failure.into()),
+            Answer::Descriptors
+            | Answer::Done
+            | Answer::Created { .. }
+            | Answer::Started { .. } => Ok(fds),
+        };
+        self.arrived.push_back((v6, result));
+        None
+    }
+
     /// The descriptor to poll for reading; readable when an event waits in the kernel.
     /// Events heard while an answer was awaited are not there: take [`Self::next_event`] until `None` before polling.
     #[must_use]
@@ -167,15 +215,20 @@ impl Broker {
 
     /// The next event, if one waits. Never blocks.
     pub fn next_event(&mut self) -> Option<Event> {
-        let event = match self.events.pop_front() {
-            Some(event) => event,
-            None => match self.channel.as_mut()?.try_receive() {
-                Ok(Some((FromBroker::Event(event), _))) => event,
-                Ok(Some((FromBroker::Answer(_), _))) => return None,
-                Ok(None) => self.lost("the broker has died"),
+        let event = loop {
+            if let Some(event) = self.events.pop_front() {
+                break event;
+            }
+            match self.channel.as_mut()?.try_receive() {
+                Ok(Some((FromBroker::Event(event), _))) => break event,
+                Ok(Some((FromBroker::Answer(answer), fds))) => {
+                    // One that nobody waits for any more goes.
+                    let _ = self.keep_for_wish(answer, fds);
+                }
+                Ok(None) => break self.lost("the broker has died"),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return None,
-                Err(e) => self.lost(&format!("the broker cannot be understood: {e}")),
-            },
+                Err(e) => break self.lost(&format!("the broker cannot be understood: {e}")),
+            }
         };
         if let Event::Resolvers(now) = &event {
             self.resolvers = now.clone();
@@ -199,9 +252,13 @@ impl Broker {
         let channel = self.channel.as_mut().context("the broker has died")?;
         channel.send(request, &[]).context("the broker has died")?;
         loop {
+            let channel = self.channel.as_mut().context("the broker has died")?;
             match channel.receive()?.context("the broker has died")? {
-                (FromBroker::Answer(Answer::Refused(failure)), _) => return Err(failure.into()),
-                (FromBroker::Answer(answer), fds) => return Ok((answer, fds)),
+                (FromBroker::Answer(answer), fds) => match self.keep_for_wish(answer, fds) {
+                    Some((Answer::Refused(failure), _)) => return Err(failure.into()),
+                    Some(mine) => return Ok(mine),
+                    None => {}
+                },
                 (FromBroker::Event(event), _) => self.events.push_back(event),
             }
         }

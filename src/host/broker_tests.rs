@@ -67,6 +67,22 @@ fn the_tap_comes_with_its_offloads_and_is_quiet() {
         }
         assert_eq!(broker.sandbox_sockets(false, 5).unwrap().len(), 5);
         assert_eq!(broker.sandbox_sockets(true, 1).unwrap().len(), 1);
+        // Asked for without waiting, they come between other answers and events, in order.
+        broker.want_sockets(true, 3).unwrap();
+        broker.want_sockets(true, 9).unwrap();
+        broker.want_sockets(false, 2).unwrap();
+        assert!(broker.next_sockets().is_none());
+        assert_eq!(broker.sandbox_sockets(false, 4).unwrap().len(), 4);
+        for expected in [(true, 3), (false, 2)] {
+            let (v6, sockets) = broker.next_sockets().unwrap();
+            assert_eq!((v6, sockets.unwrap().len()), expected);
+        }
+        broker.want_sockets(true, 6).unwrap();
+        wait_until("the sockets come", || {
+            assert_eq!(broker.next_event(), None);
+            let came = broker.next_sockets();
+            came.is_some_and(|(v6, sockets)| v6 && sockets.unwrap().len() == 6)
+        });
         let plain = SandboxSpec {
             vnet: false,
             ..spec()

@@ -27,6 +27,28 @@ fn a_server_sees_the_clients_true_address() {
 }
 
 #[test]
+fn what_was_spliced_is_told_on_request() {
+    netns::inside(|world| {
+        let sandbox = world.sandbox_with(&[("WEFT_LOG", "info")], &["-p", "8080:80"]);
+        servers::http(&sandbox.net, ([0, 0, 0, 0], 80));
+        let local = (IpAddr::from([127, 0, 0, 1]), 8080).into();
+        // More than are kept ready: more were asked for and came while connections did.
+        let mut own = 0_u64;
+        wait::value("more than the first stock", SOON, || {
+            let page = guest::fetch(&world.host, local);
+            own += u64::from(page == format!("hello {}", sandbox.v4));
+            (own == 100).then_some(())
+        });
+        let told = sandbox.weft.stop().stderr;
+        assert!(
+            told.contains(&format!("spliced: {own} connections, 0 of them reset")),
+            "{told}"
+        );
+        assert!(!told.contains(" 0 bytes"), "{told}");
+    });
+}
+
+#[test]
 fn the_clients_port_is_true_too() {
     netns::inside(|world| {
         let sandbox = world.sandbox(&["-p", "8080:80"]);

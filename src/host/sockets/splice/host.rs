@@ -16,22 +16,63 @@ use crate::host::sockets::{HostIo, Kind, Published, Slot};
 /// Pairs at once; more clients take the way through the switch, which bounds its flows by itself.
 const PAIRS: usize = 8192;
 
+/// What was spliced, and what could have been.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SpliceStats {
+    /// Connections joined.
+    pub joined: u64,
+    /// Of those, ones that were reset: their server refused, or an end failed.
+    pub lost: u64,
+    /// Bytes delivered, both ways.
+    pub bytes: u64,
+    /// Connections that took the way through the switch for want of a socket inside.
+    pub no_socket: u64,
+    /// The same because there were as many pairs as may be.
+    pub crowded: u64,
+}
+
 /// What splicing needs: for each endpoint that allows it a stock, and pipes.
 #[derive(Debug, Default)]
 pub struct Splices {
     stocks: Vec<(PortId, Arc<Stock>)>,
     pool: Pool,
     pairs: usize,
+    stats: SpliceStats,
+}
+
+impl Drop for Splices {
+    /// Says what it has done.
+    fn drop(&mut self) {
+        let SpliceStats {
+            joined,
+            lost,
+            bytes,
+            no_socket,
+            crowded,
+        } = self.stats;
+        if joined + no_socket + crowded > 0 {
+            tracing::info!(
+                "spliced: {joined} connections, {lost} of them reset, {bytes} bytes; {no_socket} for want of a socket and {crowded} for want of room through the switch"
+            );
+        }
+    }
 }
 
 impl Splices {
     /// A socket inside that connects to `to`, unless the way through the switch is to be taken.
     fn reach(&mut self, from: SocketAddr, to: Published) -> Option<Socket> {
-        if !from.ip().is_loopback() || self.pairs >= PAIRS {
+        if !from.ip().is_loopback() {
             return None;
         }
-        let stock = self.stocks.iter().find(|(port, _)| *port == to.port);
-        let inner = stock?.1.take(to.to.is_ipv6())?;
+        let (_, stock) = self.stocks.iter().find(|(port, _)| *port == to.port)?;
+        if self.pairs >= PAIRS {
+            self.stats.crowded += 1;
+            return None;
+        }
+        let Some(inner) = stock.take(to.to.is_ipv6()) else {
+            self.stats.no_socket += 1;
+            return None;
+        };
         match inner.connect(&to.to.into()) {
             Ok(()) => Some(inner),
             Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => Some(inner),
@@ -52,6 +93,12 @@ impl HostIo {
         self.splices.stocks.push((port, stock));
     }
 
+    /// What was spliced so far.
+    #[must_use]
+    pub const fn splice_stats(&self) -> SpliceStats {
+        self.splices.stats
+    }
+
     /// Splices an accepted connection, which does not block, or gives it back.
     pub(in crate::host::sockets) fn try_splice(
         &mut self,
@@ -70,6 +117,7 @@ impl HostIo {
             return None;
         };
         self.splices.pairs += 1;
+        self.splices.stats.joined += 1;
         match self.insert(inner_fd, both, Kind::SplicedTo(id)) {
             Ok(other) => {
                 if let Some(Kind::Splice(_, inner)) = self.kind_mut(id) {
@@ -108,7 +156,10 @@ impl HostIo {
         if let Some(event) = event {
             pair.hear(end, event);
         }
-        match pair.turn(&mut self.splices.pool) {
+        let before = pair.bytes();
+        let after = pair.turn(&mut self.splices.pool);
+        self.splices.stats.bytes += pair.bytes() - before;
+        match after {
             After::Wait => false,
             After::Again => true,
             After::Over => {
@@ -138,6 +189,7 @@ impl HostIo {
             self.close(inner);
         }
         self.splices.pairs -= 1;
+        self.splices.stats.lost += u64::from(reset);
         pair.close(reset, &mut self.splices.pool);
     }
 }

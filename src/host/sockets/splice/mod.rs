@@ -16,7 +16,7 @@ use socket2::Socket;
 
 use self::pipe::{Pool, Store};
 
-pub use self::host::Splices;
+pub use self::host::{SpliceStats, Splices};
 pub use self::stock::Stock;
 
 /// Bytes of one direction in one turn before others have theirs.
@@ -88,6 +88,8 @@ struct Way {
     failed: bool,
     /// Its target knows of its end.
     told: bool,
+    /// Bytes delivered.
+    bytes: u64,
 }
 
 impl Way {
@@ -143,7 +145,10 @@ impl Way {
         };
         to.before_send();
         match store.drain(&to.socket) {
-            Ok(n) => return n,
+            Ok(n) => {
+                self.bytes += n as u64;
+                return n;
+            }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => to.writable = false,
             Err(_) => to.broken = true,
         }
@@ -183,6 +188,11 @@ impl Pair {
             up: Way::default(),
             down: Way::default(),
         }
+    }
+
+    /// Bytes delivered, both ways.
+    fn bytes(&self) -> u64 {
+        self.up.bytes + self.down.bytes
     }
 
     /// Takes in what an event says of one end.

@@ -35,26 +35,23 @@ impl Stock {
         self.wanted.as_fd()
     }
 
-    /// Fills up with what `open` gives for a family (IPv6 or not) and a number. Never blocks by itself.
-    /// Errors: those of `open`, after all families have been tried.
-    pub fn fill<S: Into<Socket>, E>(
-        &self,
-        mut open: impl FnMut(bool, usize) -> Result<Vec<S>, E>,
-    ) -> Result<(), E> {
-        // Before the sockets are counted, so that a wish made from now on is heard later.
+    /// What is missing: a family (IPv6 or not) and how many. Wishes made from now on are heard later.
+    #[must_use]
+    pub fn missing(&self) -> Vec<(bool, usize)> {
+        // Before the sockets are counted.
         let _ = self.wanted.read();
-        let mut result = Ok(());
-        for (queue, v6) in self.ready.iter().zip([false, true]) {
-            let Some(queue) = queue.as_ref().filter(|q| !q.is_full()) else {
-                continue;
-            };
-            match open(v6, READY - queue.len()) {
-                // A surplus is closed again.
-                Ok(sockets) => sockets.into_iter().for_each(|s| drop(queue.push(s.into()))),
-                Err(e) => result = Err(e),
-            }
+        let families = self.ready.iter().zip([false, true]);
+        families
+            .filter_map(|(queue, v6)| Some((v6, READY - queue.as_ref()?.len())))
+            .filter(|(_, count)| *count > 0)
+            .collect()
+    }
+
+    /// Adds sockets of a family. A surplus is closed.
+    pub fn put<S: Into<Socket>>(&self, v6: bool, sockets: Vec<S>) {
+        if let Some(queue) = &self.ready[usize::from(v6)] {
+            sockets.into_iter().for_each(|s| drop(queue.push(s.into())));
         }
-        result
     }
 
     /// Takes one of a family, if there is one.
@@ -88,17 +85,23 @@ mod tests {
             .collect()
     }
 
+    fn fill(stock: &Stock) {
+        for (v6, count) in stock.missing() {
+            stock.put(v6, open(v6, count).unwrap());
+        }
+    }
+
     #[test]
     fn asks_for_more_before_it_is_empty() {
         let stock = Stock::new(true, false).unwrap();
-        stock.fill(open).unwrap();
+        fill(&stock);
         for _ in 0..READY - LOW {
             assert!(!wants(&stock));
             assert!(stock.take(false).is_some());
         }
         assert!(stock.take(false).is_some());
         assert!(wants(&stock), "below half");
-        stock.fill(open).unwrap();
+        fill(&stock);
         assert!(!wants(&stock));
         let all = std::iter::from_fn(|| stock.take(false)).count();
         assert_eq!(all, READY);
@@ -106,18 +109,15 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_told_and_the_wish_comes_again() {
+    fn a_surplus_goes_and_what_never_came_is_wished_for_again() {
         let stock = Stock::new(true, true).unwrap();
-        let refused = stock.fill(|v6, n| {
-            if v6 {
-                open(v6, n)
-            } else {
-                Err(std::io::ErrorKind::Other.into())
-            }
-        });
-        assert!(refused.is_err());
-        assert!(stock.take(true).is_some(), "the other family is filled");
-        assert!(stock.take(false).is_none());
-        assert!(wants(&stock));
+        assert_eq!(stock.missing(), [(false, READY), (true, READY)]);
+        stock.put(true, open(true, READY + 5).unwrap());
+        assert!(stock.take(false).is_none() && wants(&stock));
+        assert_eq!(stock.missing(), [(false, READY)]);
+        assert!(!wants(&stock));
+        // The other family was refused.
+        assert!(stock.take(true).is_some() && !wants(&stock));
+        assert!(stock.take(false).is_none() && wants(&stock));
     }
 }

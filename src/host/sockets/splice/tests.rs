@@ -28,7 +28,9 @@ fn io_with_stock(poll: &Poll, pool: Pool) -> HostIo {
     let registry = poll.registry().try_clone().unwrap();
     let mut io = HostIo::new(registry, Vec::new(), view, [None, None]);
     let stock = Arc::new(Stock::new(true, true).unwrap());
-    stock.fill(opened).unwrap();
+    for (v6, count) in stock.missing() {
+        stock.put(v6, opened(v6, count).unwrap());
+    }
     io.splice_to(PortId(0), stock);
     io.splices.use_pool(pool);
     io
@@ -325,4 +327,10 @@ fn only_clients_of_the_host_itself_and_only_from_stock() {
     assert!(!spliced(local, 1), "an endpoint without a stock");
     let taken = (0..100).filter(|_| spliced(local, 0)).count();
     assert_eq!(taken, 30, "what is left of the stock");
+    let expected = SpliceStats {
+        joined: 32,
+        no_socket: 70,
+        ..SpliceStats::default()
+    };
+    assert_eq!(io.splice_stats(), expected);
 }
