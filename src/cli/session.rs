@@ -353,6 +353,8 @@ impl Session {
                             ..HostView::clone(old)
                         });
                     }
+                    // Of sandboxes that only a daemon has.
+                    Event::SandboxEnded(_) | Event::LinkLost(..) => {}
                     Event::Resolvers(_) => {}
                 }
             }

@@ -100,6 +100,12 @@ impl Broker {
         })
     }
 
+    /// The broker's process.
+    #[must_use]
+    pub const fn pid(&self) -> Pid {
+        self.pid
+    }
+
     /// The host's resolvers as last heard of.
     #[must_use]
     pub const fn resolvers(&self) -> &Resolvers {
@@ -248,7 +254,7 @@ impl Broker {
             .context("the broker sent no descriptor")
     }
 
-    fn ask(&mut self, request: &Request) -> Result<(Answer, Vec<OwnedFd>)> {
+    pub(super) fn ask(&mut self, request: &Request) -> Result<(Answer, Vec<OwnedFd>)> {
         let channel = self.channel.as_mut().context("the broker has died")?;
         channel.send(request, &[]).context("the broker has died")?;
         loop {

@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use switch_core::addr::Mac;
 
+use super::fleet::{self, FleetError, SandboxId};
 use super::resolver::Resolvers;
 use crate::endpoint::tap::TapCaps;
 
@@ -105,21 +106,23 @@ impl Default for SandboxSpec {
     }
 }
 
-mod mac_bytes {
+pub(super) mod mac_bytes {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
     use switch_core::addr::Mac;
 
-    pub(super) fn serialize<S: Serializer>(mac: &Mac, to: S) -> Result<S::Ok, S::Error> {
+    pub(in crate::host) fn serialize<S: Serializer>(mac: &Mac, to: S) -> Result<S::Ok, S::Error> {
         mac.0.serialize(to)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Mac, D::Error> {
+    pub(in crate::host) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Mac, D::Error> {
         <[u8; 6]>::deserialize(from).map(Mac)
     }
 }
 
 /// A network namespace that exists.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Target {
     /// That of a process.
     Pid(i32),
@@ -143,8 +146,15 @@ pub(super) enum Request {
     Signal(i32),
     BindTcp(SocketAddr),
     BindUdp(SocketAddr),
-    RawIcmp { v6: bool },
-    Sockets { v6: bool, count: usize },
+    RawIcmp {
+        v6: bool,
+    },
+    Sockets {
+        v6: bool,
+        count: usize,
+    },
+    /// One of many sandboxes is meant.
+    Fleet(fleet::proto::Request),
 }
 
 /// A refusal, in one line, with the exit status that `run` should end with.
@@ -197,6 +207,7 @@ pub(super) enum Answer {
     /// With the descriptors asked for.
     Descriptors,
     Refused(Failure),
+    Fleet(Result<fleet::proto::Answer, FleetError>),
 }
 
 /// What happens without being asked for.
@@ -208,6 +219,10 @@ pub enum Event {
     Ended,
     /// The host's resolvers have changed.
     Resolvers(Resolvers),
+    /// One of many sandboxes has come to its end; it is to be left.
+    SandboxEnded(SandboxId),
+    /// An interface of ours, of this name, is gone from a sandbox that lives on.
+    LinkLost(SandboxId, String),
     /// The broker or the sandbox's helper has died.
     Lost(String),
 }

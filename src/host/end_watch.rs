@@ -125,7 +125,7 @@ fn identity(of: &fs::Metadata) -> (u64, u64) {
 }
 
 /// The process below whose directory in /proc a path lies or leads to, as `/run/netns/NAME` may link to /proc/PID/ns/net.
-fn process_of(path: &Path) -> Option<Pid> {
+pub(super) fn process_of(path: &Path) -> Option<Pid> {
     let mut path = path.to_owned();
     for _ in 0..LINKS_MAX {
         if let Some(pid) = below_proc(&path) {

@@ -328,7 +328,8 @@ fn take_back_terminal() {
     }
 }
 
-fn open_sockets(v6: bool, count: usize) -> Result<Vec<OwnedFd>> {
+/// Opens TCP sockets in the namespace of the calling thread, at most as many as a message carries.
+pub(super) fn open_sockets(v6: bool, count: usize) -> Result<Vec<OwnedFd>> {
     let family = if v6 {
         AddressFamily::Inet6
     } else {

@@ -29,19 +29,21 @@ pub fn index_of(name: &str) -> io::Result<u32> {
 
 /// What to set on a link at once; `None` leaves a property as it is.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct LinkChange {
+pub struct LinkChange<'a> {
     /// Hardware address.
     pub mac: Option<Mac>,
     /// Largest IP packet.
     pub mtu: Option<u16>,
     /// Largest super-frame that the stack may build, in bytes.
     pub gso_max_size: Option<u32>,
+    /// A text that the kernel keeps for whoever recognises the link by it, at most 255 bytes.
+    pub alias: Option<&'a str>,
     /// Bring it up.
     pub up: bool,
 }
 
 /// Changes the link of this index. Errors: the kernel's; `EBUSY` when a MAC is changed while the link is up.
-pub fn set_link(netlink: &mut Netlink, index: u32, change: &LinkChange) -> io::Result<()> {
+pub fn set_link(netlink: &mut Netlink, index: u32, change: &LinkChange<'_>) -> io::Result<()> {
     let mut message = LinkMessage::default();
     message.header.index = index;
     if let Some(mac) = change.mac {
@@ -55,6 +57,10 @@ pub fn set_link(netlink: &mut Netlink, index: u32, change: &LinkChange) -> io::R
     if let Some(size) = change.gso_max_size {
         let nla = DefaultNla::new(IFLA_GSO_MAX_SIZE, size.to_ne_bytes().to_vec());
         message.attributes.push(LinkAttribute::Other(nla));
+    }
+    if let Some(alias) = change.alias {
+        let alias = LinkAttribute::IfAlias(alias.to_owned());
+        message.attributes.push(alias);
     }
     if change.up {
         message.header.flags = LinkFlags::Up;

@@ -5,6 +5,7 @@ pub mod broker_proto;
 mod confined_tests;
 mod end_watch;
 mod etc;
+pub mod fleet;
 mod helper;
 mod init;
 pub mod link;

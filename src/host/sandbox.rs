@@ -14,7 +14,7 @@ use crate::endpoint::tap::{self, Tap, TapOptions};
 /// How long the kernel may take until it takes packets for a new address. Usually it is microseconds.
 const RECEPTION: Duration = Duration::from_secs(2);
 /// Index of the loopback link in every network namespace.
-const LOOPBACK: u32 = 1;
+pub(super) const LOOPBACK: u32 = 1;
 
 /// Sets up the network namespace of the calling process. Gives the TAP where the spec wants one, and warnings.
 /// `own`: the namespace is weft's, and the TAP ends with it; otherwise the TAP ends with its descriptor.
@@ -107,14 +107,14 @@ fn address(
     }
 }
 
-fn no_family(error: &io::Error) -> bool {
+pub(super) fn no_family(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
         Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP | libc::EACCES)
     )
 }
 
-fn explain_tap(error: &io::Error, name: &str) -> anyhow::Error {
+pub(super) fn explain_tap(error: &io::Error, name: &str) -> anyhow::Error {
     let device = tap::DEVICE;
     match error.raw_os_error() {
         Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => anyhow!(

@@ -15,6 +15,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::broker_proto::{
     Answer, Channel, Event, Failure, FromBroker, FromHelper, Request, SandboxSpec, ToHelper,
 };
+use super::fleet::FleetError;
+use super::fleet::server::Fleet;
 use super::helper::{self, Job};
 use super::resolver::{RESOLV_CONF, ResolverWatch, Resolvers};
 use super::{netns, sys};
@@ -42,6 +44,19 @@ struct Server {
     mask: SigSet,
     watch: Resolv,
     helper: Option<Helper>,
+    /// None until the first request that is about one of many sandboxes.
+    fleet: Option<Fleet>,
+}
+
+/// Which descriptors have something to say.
+#[derive(Debug, Default)]
+struct Ready {
+    main: bool,
+    watch: bool,
+    helper: bool,
+    fleet: bool,
+    /// The fleet's files, told by the kernel once for each poll.
+    files: bool,
 }
 
 /// The resolver files: what was known at the start, until they are watched.
@@ -70,6 +85,7 @@ pub(super) fn run(main: Channel, mask: SigSet, known: Resolvers) -> i32 {
         mask,
         watch,
         helper: None,
+        fleet: None,
     };
     let result = server.serve();
     server.end_helper();
@@ -79,12 +95,18 @@ pub(super) fn run(main: Channel, mask: SigSet, known: Resolvers) -> i32 {
 impl Server {
     fn serve(&mut self) -> Result<()> {
         loop {
-            let (from_main, from_watch, from_helper) = self.wait()?;
-            self.look_at_resolvers(from_watch)?;
-            if from_helper {
+            let ready = self.wait()?;
+            self.look_at_resolvers(ready.watch)?;
+            if ready.helper {
                 self.hear_helper()?;
             }
-            if from_main {
+            if ready.fleet || ready.files {
+                let told = self.fleet.as_mut().map(|fleet| fleet.hear(ready.files));
+                for event in told.unwrap_or_default() {
+                    self.tell(event)?;
+                }
+            }
+            if ready.main {
                 let Some((request, _)) = self.main.receive::<Request>()? else {
                     return Ok(());
                 };
@@ -98,13 +120,16 @@ impl Server {
         }
     }
 
-    fn wait(&self) -> Result<(bool, bool, bool)> {
+    fn wait(&self) -> Result<Ready> {
         let mut fds = vec![PollFd::new(self.main.fd(), PollFlags::POLLIN)];
         if let Some(watch) = self.watch.watch() {
             fds.push(PollFd::new(watch.fd(), PollFlags::POLLIN));
         }
         if let Some(helper) = &self.helper {
             fds.push(PollFd::new(helper.channel.fd(), PollFlags::POLLIN));
+        }
+        if let Some(fleet) = &self.fleet {
+            fds.extend(fleet.poll_fds());
         }
         let timeout = match &self.watch {
             Resolv::Later(at, _) => {
@@ -115,11 +140,15 @@ impl Server {
             Resolv::Now(_) | Resolv::Never => PollTimeout::NONE,
         };
         super::retry(|| poll(&mut fds, timeout))?;
-        let mut ready = fds.iter().map(|fd| fd.any().unwrap_or(false));
-        let from_main = ready.next().unwrap_or(false);
-        let from_watch = self.watch.watch().is_some() && ready.next().unwrap_or(false);
-        let from_helper = self.helper.is_some() && ready.next().unwrap_or(false);
-        Ok((from_main, from_watch, from_helper))
+        let mut flags = fds.iter().map(|fd| fd.any().unwrap_or(false));
+        let mut next = |there: bool| there && flags.next().unwrap_or(false);
+        Ok(Ready {
+            main: next(true),
+            watch: next(self.watch.watch().is_some()),
+            helper: next(self.helper.is_some()),
+            fleet: next(self.fleet.is_some()),
+            files: flags.any(|ready| ready),
+        })
     }
 
     fn look_at_resolvers(&mut self, readable: bool) -> Result<()> {
@@ -176,7 +205,19 @@ impl Server {
             Request::BindTcp(addr) => Ok((Answer::Descriptors, vec![bind(addr, Type::STREAM)?])),
             Request::BindUdp(addr) => Ok((Answer::Descriptors, vec![bind(addr, Type::DGRAM)?])),
             Request::RawIcmp { v6 } => Ok((Answer::Descriptors, vec![raw_icmp(v6)?])),
+            Request::Fleet(request) => Ok(match self.fleet().and_then(|f| f.handle(request)) {
+                Ok((answer, fds)) => (Answer::Fleet(Ok(answer)), fds),
+                Err(e) => (Answer::Fleet(Err(e)), Vec::new()),
+            }),
         }
+    }
+
+    fn fleet(&mut self) -> Result<&mut Fleet, FleetError> {
+        let fleet = match self.fleet.take() {
+            Some(fleet) => fleet,
+            None => Fleet::new()?,
+        };
+        Ok(self.fleet.insert(fleet))
     }
 
     fn make(&mut self, job: Job, spec: &SandboxSpec) -> Result<(Answer, Vec<OwnedFd>)> {
@@ -242,7 +283,8 @@ impl Server {
     }
 }
 
-fn bind(addr: SocketAddr, kind: Type) -> Result<OwnedFd> {
+/// Binds a port of the host. Errors: one line with the advice for it.
+pub(super) fn bind(addr: SocketAddr, kind: Type) -> Result<OwnedFd> {
     let what = if kind == Type::STREAM { "tcp" } else { "udp" };
     let bound = (|| {
         let socket = Socket::new(Domain::for_address(addr), kind.nonblocking(), None)?;

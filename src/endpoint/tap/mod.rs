@@ -104,9 +104,14 @@ impl Tap {
         check_name(name)?;
         let tap = Self::open_any(name, options)?;
         if options.persist {
-            sys::set_persist(&tap.fd)?;
+            tap.persist()?;
         }
         Ok(tap)
+    }
+
+    /// Lets the interface outlive its descriptors. Errors: those of the TUN driver.
+    pub fn persist(&self) -> io::Result<()> {
+        sys::set_persist(&self.fd)
     }
 
     fn open_any(name: &str, options: &TapOptions) -> io::Result<Self> {

@@ -1,0 +1,203 @@
+//! Sandboxes, interfaces and brokers that end, as root and as an ordinary user.
+
+use std::fs;
+use std::io::Read;
+use std::process::Command;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::geteuid;
+use switch_core::addr::Mac;
+
+use super::super::broker::{Broker, Event, Target};
+use super::super::testing::{alone, event};
+use super::testing::{Holder, joined, link_spec};
+use super::*;
+
+#[test]
+fn an_interface_outlives_the_broker_and_is_adopted() {
+    alone(|| {
+        let holder = Holder::new(true);
+        let state = "ip -d addr show eth0; ip route; ip -6 route";
+        // What the kernel says of the cable comes and goes with the descriptor, and some time later.
+        let carrier = |mut text: String| {
+            for part in [
+                "NO-CARRIER,",
+                "LOWER_UP",
+                " linkdown",
+                " UNKNOWN",
+                " DOWN",
+                " UP",
+            ] {
+                text = text.replace(part, "");
+            }
+            text
+        };
+        let mut broker = Broker::spawn().unwrap();
+        let id = joined(&mut broker, &holder);
+        let link = broker.add_link(id, &link_spec(5)).unwrap();
+        let index = link.ifindex;
+        let before = carrier(holder.sh(state));
+        kill(broker.pid(), Signal::SIGKILL).unwrap();
+        assert!(matches!(event(&mut broker), Event::Lost(_)));
+        let error = broker.leave(id).unwrap_err();
+        assert!(matches!(error, FleetError::Ended(_)), "{error:?}");
+
+        drop(link);
+        let mut broker = Broker::spawn().unwrap();
+        let id = joined(&mut broker, &holder);
+        for wrong in [
+            link_spec(6),
+            LinkSpec {
+                ifname: "eth1".to_owned(),
+                ..link_spec(5)
+            },
+        ] {
+            let error = broker.adopt_link(id, &wrong).unwrap_err();
+            assert_eq!(error, FleetError::InterfaceMissing(wrong.ifname));
+        }
+        let other = LinkSpec {
+            mac: Mac([2, 9, 9, 9, 9, 9]),
+            ..link_spec(5)
+        };
+        let link = broker.adopt_link(id, &other).unwrap();
+        assert!(link.tap.caps.tso());
+        assert_eq!((link.ifindex, link.mac), (index, link_spec(5).mac));
+        assert_eq!(carrier(holder.sh(state)), before);
+        let error = broker.adopt_link(id, &link_spec(5)).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                FleetError::Refused {
+                    errno: Some(libc::EBUSY),
+                    ..
+                }
+            ),
+            "{error:?}"
+        );
+        let mut tap = fs::File::from(link.tap.fd);
+        let mut frame = [0; 2048];
+        while tap.read(&mut frame).is_ok() {}
+        holder.sh("ping -c 1 -W 1 10.87.9.1 || true");
+        assert!(tap.read(&mut frame).unwrap() > 12, "frames come out again");
+        drop(tap);
+        broker.remove_link(id, "eth0", 5).unwrap();
+        assert!(!holder.has("eth0"));
+    });
+}
+
+#[test]
+fn another_process_of_the_same_number_is_not_the_sandbox() {
+    alone(|| {
+        let holder = Holder::new(true);
+        let mut broker = Broker::spawn().unwrap();
+        let identity = broker.identify(&holder.target()).unwrap();
+        assert_eq!(broker.identify(&holder.target()).unwrap(), identity);
+        let late = Identity {
+            start_time: identity.start_time.map(|ticks| ticks + 1),
+            ..identity.clone()
+        };
+        let elsewhere = Identity {
+            netns: (identity.netns.0, identity.netns.1 + 1),
+            ..identity.clone()
+        };
+        for wrong in [late, elsewhere] {
+            let error = broker.join(&wrong).unwrap_err();
+            assert!(matches!(error, FleetError::SandboxGone(_)), "{error:?}");
+        }
+        let id = broker.join(&identity).unwrap();
+        holder.end();
+        let error = broker.add_link(id, &link_spec(1)).unwrap_err();
+        assert!(matches!(error, FleetError::SandboxGone(_)), "{error:?}");
+        let error = broker.join(&identity).unwrap_err();
+        assert!(matches!(error, FleetError::SandboxGone(_)), "{error:?}");
+        assert_eq!(event(&mut broker), Event::SandboxEnded(id));
+        broker.leave(id).unwrap();
+        if !geteuid().is_root() {
+            let error = broker.identify(&Target::Pid(1)).unwrap_err();
+            assert!(matches!(error, FleetError::NotPermitted(_)), "{error:?}");
+        }
+    });
+}
+
+#[test]
+fn a_sandbox_named_by_a_file_ends_with_it() {
+    alone(|| {
+        let holder = Holder::new(true);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("net");
+        let process = format!("/proc/{}/ns/net", holder.0);
+        std::os::unix::fs::symlink(&process, &path).unwrap();
+        let mut broker = Broker::spawn().unwrap();
+        let by_file = broker.identify(&Target::Path(path.clone())).unwrap();
+        let by_process = broker.identify(&holder.target()).unwrap();
+        assert_eq!(by_file.netns, by_process.netns);
+        assert_eq!(by_file.start_time, by_process.start_time);
+        let file = broker.join(&by_file).unwrap();
+        let direct = broker.identify(&Target::Path(process.into())).unwrap();
+        let direct = broker.join(&direct).unwrap();
+        let link = broker.add_link(file, &link_spec(1)).unwrap();
+        fs::remove_file(&path).unwrap();
+        assert_eq!(event(&mut broker), Event::SandboxEnded(file));
+        broker.leave(file).unwrap();
+        drop(link);
+        broker.remove_link(direct, "eth0", 1).unwrap();
+        holder.end();
+        assert_eq!(event(&mut broker), Event::SandboxEnded(direct));
+    });
+}
+
+#[test]
+fn a_mounted_namespace_ends_with_its_mount() {
+    alone(|| {
+        if !geteuid().is_root() {
+            return;
+        }
+        let name = format!("weft-test-{}", std::process::id());
+        let ip = |verb: &str| {
+            let status = Command::new("ip").args(["netns", verb, &name]).status();
+            assert!(status.unwrap().success());
+        };
+        ip("add");
+        let mut broker = Broker::spawn().unwrap();
+        let target = Target::Path(format!("/run/netns/{name}").into());
+        let identity = broker.identify(&target);
+        let result = identity.and_then(|identity| {
+            let id = broker.join(&identity)?;
+            broker.add_link(id, &link_spec(1)).map(|link| (id, link))
+        });
+        ip("del");
+        let (id, _link) = result.unwrap();
+        assert_eq!(event(&mut broker), Event::SandboxEnded(id));
+    });
+}
+
+#[test]
+fn a_lost_interface_is_told_and_a_shared_sandbox_stays() {
+    alone(|| {
+        let holder = Holder::new(true);
+        let mut broker = Broker::spawn().unwrap();
+        let id = joined(&mut broker, &holder);
+        assert_eq!(joined(&mut broker, &holder), id);
+        let second = LinkSpec {
+            ifname: "eth1".to_owned(),
+            default_route: DefaultRoute::default(),
+            ..link_spec(2)
+        };
+        let _first = broker.add_link(id, &link_spec(1)).unwrap();
+        let _second = broker.add_link(id, &second).unwrap();
+        // What is not ours, and what only changes, is no news.
+        holder.sh("ip link add type dummy; ip link del dummy0; ip link set eth1 down");
+        holder.sh("ip link del eth0");
+        assert_eq!(event(&mut broker), Event::LinkLost(id, "eth0".to_owned()));
+        broker.leave(id).unwrap();
+        holder.sh("ip link set eth1 name other");
+        broker.remove_link(id, "eth1", 2).unwrap();
+        assert!(!holder.has("other"));
+        broker.leave(id).unwrap();
+        let error = broker.add_link(id, &second).unwrap_err();
+        assert!(matches!(error, FleetError::SandboxGone(_)), "{error:?}");
+        holder.end();
+        broker.identify(&holder.target()).unwrap_err();
+        assert_eq!(broker.next_event(), None);
+    });
+}

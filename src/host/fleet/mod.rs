@@ -1,0 +1,192 @@
+//! Many sandboxes by one broker, for the daemon: who a namespace is, its interfaces, sockets opened inside, and its end.
+//!
+//! No process stays in a sandbox. The broker holds its namespaces open and goes in for the length of one request: itself
+//! where it may come back (root), and otherwise in a forked child that joins the user namespace first and never could.
+//! So an idle sandbox costs three or four descriptors and some hundred bytes. What happens inside is told by descriptors
+//! too: one of the process, one of netlink's multicast, and a single inotify for all that are named by a file.
+//!
+//! Order: [`Broker::identify`] once, and the [`Identity`] is kept; [`Broker::join`] before anything else, once for each
+//! user of the sandbox; [`Broker::leave`] as often. A persistent interface outlives broker and daemon, and
+//! [`Broker::adopt_link`] takes it over.
+//!
+//! [`Broker::identify`]: super::broker::Broker::identify
+//! [`Broker::join`]: super::broker::Broker::join
+//! [`Broker::leave`]: super::broker::Broker::leave
+//! [`Broker::adopt_link`]: super::broker::Broker::adopt_link
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+use switch_core::addr::Mac;
+
+use super::broker_proto::{Target, mac_bytes};
+use crate::endpoint::tap::Tap;
+
+mod bind;
+mod client;
+mod ends;
+mod enter;
+mod identify;
+mod interface;
+#[cfg(test)]
+mod life_tests;
+mod link_watch;
+pub(super) mod proto;
+mod route;
+pub(super) mod server;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+/// A sandbox that the broker has joined. Never given out twice by one broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SandboxId(pub u32);
+
+/// A namespace, named so that another one which has taken its process id or its path is never mistaken for it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Identity {
+    /// How it was named.
+    pub target: Target,
+    /// When its process started, where a process is named or a path leads to one.
+    /// Units: clock ticks since boot. Source: proc_pid_stat(5), field 22.
+    pub start_time: Option<u64>,
+    /// The namespace's device and inode.
+    pub netns: (u64, u64),
+}
+
+/// The default routes through an interface.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct DefaultRoute {
+    /// The next hops, at most one of each family; none for no route.
+    pub gateways: Vec<IpAddr>,
+    /// The lower, the more preferred; the kernel's default where absent: 0 for IPv4, 1024 for IPv6.
+    pub metric: Option<u32>,
+}
+
+/// A route beside the default one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkRoute {
+    /// The first address of the destination.
+    pub to: IpAddr,
+    /// Length of its prefix.
+    pub prefix: u8,
+    /// The next hop, of the same family; none for a destination on the link.
+    pub via: Option<IpAddr>,
+}
+
+/// What an interface in a sandbox is to be like.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkSpec {
+    /// The endpoint's number, by which the interface is known for weft's: its alias is `weft:NUMBER`.
+    pub endpoint: u32,
+    /// Name inside, at most 15 bytes.
+    pub ifname: String,
+    /// Hardware address.
+    #[serde(with = "mac_bytes")]
+    pub mac: Mac,
+    /// Largest IP packet.
+    pub mtu: u16,
+    /// Largest super-frame that the sandbox may build, in bytes; the kernel's default where absent.
+    pub gso_max_size: Option<u32>,
+    /// Ask for the virtio header and offloads.
+    pub vnet: bool,
+    /// The interface outlives its descriptor.
+    pub persistent: bool,
+    /// Set addresses and routes directly; otherwise the sandbox asks by DHCP and router solicitation.
+    pub configure: bool,
+    /// Addresses, each with the length of its on-link prefix. IPv6 is switched off on the interface when it has none of
+    /// it and `configure` is set.
+    pub addresses: Vec<(IpAddr, u8)>,
+    /// Default routes, set when `configure` is.
+    pub default_route: DefaultRoute,
+    /// More routes, set when `configure` is.
+    pub routes: Vec<LinkRoute>,
+    /// Settings below /proc/sys/net, by dotted name without `net.`, with `IFNAME` for the interface's name.
+    pub sysctls: Vec<(String, String)>,
+}
+
+impl Default for LinkSpec {
+    fn default() -> Self {
+        Self {
+            endpoint: 0,
+            ifname: "eth0".to_owned(),
+            mac: Mac([2, 0, 0, 0, 0, 2]),
+            mtu: 1500,
+            gso_max_size: None,
+            vnet: true,
+            persistent: true,
+            configure: true,
+            addresses: Vec::new(),
+            default_route: DefaultRoute::default(),
+            routes: Vec::new(),
+            sysctls: Vec::new(),
+        }
+    }
+}
+
+/// An interface that was made or adopted.
+#[derive(Debug)]
+pub struct Link {
+    /// Its descriptor and what the kernel granted.
+    pub tap: Tap,
+    /// Its index inside.
+    pub ifindex: u32,
+    /// Its hardware address now.
+    pub mac: Mac,
+    /// What could not be had; each is one sentence.
+    pub warnings: Vec<String>,
+}
+
+/// A port of the host to bind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Port {
+    /// A TCP port; the socket listens.
+    Tcp(SocketAddr),
+    /// A UDP port.
+    Udp(SocketAddr),
+}
+
+/// Why the broker cannot do what it was asked for a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum FleetError {
+    /// The namespace does not exist, or not any more, or what goes by its name now is another.
+    #[error("the sandbox is gone: {0}")]
+    SandboxGone(String),
+    /// The namespace may not be entered: it is another user's, or the host's own.
+    #[error("{0}")]
+    NotPermitted(String),
+    /// An interface of that name is there already.
+    #[error("the sandbox has an interface {0} already")]
+    InterfaceExists(String),
+    /// There is no interface of that name, or it is not the endpoint's.
+    #[error("the sandbox has no interface {0} of weft's")]
+    InterfaceMissing(String),
+    /// The kernel has refused.
+    #[error("{message}")]
+    Refused {
+        /// What is wrong, where, and what to do, in one line.
+        message: String,
+        /// The kernel's error number, where it was one.
+        errno: Option<i32>,
+    },
+    /// The broker has gone.
+    #[error("{0}")]
+    Ended(String),
+}
+
+impl FleetError {
+    /// Makes a refusal of an error of the kernel; `what` has failed.
+    fn refused(what: impl std::fmt::Display, error: &io::Error) -> Self {
+        Self::Refused {
+            message: format!("{what}: {error}").replace('\n', " "),
+            errno: error.raw_os_error(),
+        }
+    }
+}
+
+/// The alias by which an interface is known for an endpoint's.
+fn alias(endpoint: u32) -> String {
+    format!("weft:{endpoint}")
+}
