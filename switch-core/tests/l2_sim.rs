@@ -9,6 +9,7 @@ use switch_core::addr::{Mac, PortId};
 use switch_core::testing::model::{Fate, Model};
 use switch_core::testing::net::{GATEWAY, Setup};
 use switch_core::testing::packets::{EXPERIMENT, Link};
+use switch_core::verdict::Verdict;
 use switch_core::wire::vnet_hdr::VnetHdr;
 
 const GUESTS: u8 = 4;
@@ -102,8 +103,10 @@ proptest! {
             }
             reached.sort_unstable();
             let what = match verdict {
-                switch_core::verdict::Verdict::Drop(reason) => Fate::Drop(reason),
-                _ => Fate::Reach(reached),
+                Verdict::Drop(reason) => Fate::Drop(reason),
+                Verdict::Forward(_) | Verdict::Flood | Verdict::Answer | Verdict::Translate => {
+                    Fate::Reach(reached)
+                }
             };
             prop_assert_eq!(what, fate);
         }
