@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use sd_notify::NotifyState;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -81,51 +81,55 @@ pub fn serve<P: Plane>(plane: P, options: Options) -> Result<()> {
 }
 
 async fn run<P: Plane>(plane: P, options: Options) -> Result<()> {
-    let Options {
-        socket,
-        store: store_path,
-        metrics_port,
-        config,
-        descriptors,
-    } = options;
-    private_dir(&store_path)?;
-    private_dir(&socket)?;
+    private_dir(&options.store)?;
+    private_dir(&options.socket)?;
     // Before the store: that the switch is up already says more than that its store is locked.
-    let listener = server::bind(&socket).context("the API's socket")?;
-    let (database, model) =
-        store::open(&store_path).with_context(|| format!("store {}", store_path.display()))?;
+    let listener = server::bind(&options.socket).context("the API's socket")?;
+    let served = serve_on(listener, plane, &options).await;
+    // A socket that is left behind would be replaced by the next start.
+    let _ = std::fs::remove_file(&options.socket);
+    served
+}
+
+async fn serve_on<P: Plane>(listener: Listener, plane: P, options: &Options) -> Result<()> {
+    let (database, model) = store::open(&options.store)
+        .with_context(|| format!("store {}", options.store.display()))?;
     let store = Store::start(database).context("starting the store's thread")?;
+    let metrics = match options.metrics_port {
+        None => None,
+        Some(port) => {
+            let bound = server::bind_metrics(port).await;
+            Some(bound.with_context(|| format!("metrics on 127.0.0.1:{port}"))?)
+        }
+    };
     let facts = Facts {
         routes: Vec::new(),
-        descriptors,
+        descriptors: options.descriptors,
     };
+    // From here on interfaces are in sandboxes: every way out leads past the engine's end.
     let mut engine = Engine::restore(plane, store, model, facts).await?;
     let (handle, jobs) = Handle::new();
     tokio::spawn(listener.serve(server::router(handle.clone())));
-    if let Some(port) = metrics_port {
-        let listener: Listener = server::bind_metrics(port)
-            .await
-            .with_context(|| format!("metrics on 127.0.0.1:{port}"))?;
-        tokio::spawn(listener.serve(server::metrics_router(handle.clone())));
+    if let Some(listener) = metrics {
+        tokio::spawn(listener.serve(server::metrics_router(handle)));
     }
-    let served = match apply(&mut engine, config).await {
+    let served = match apply(&mut engine, options.config.as_ref()).await {
         Ok(()) => {
             notify(NotifyState::Ready);
-            info!(socket = %socket.display(), "serving");
+            info!(socket = %options.socket.display(), "serving");
             turn(&mut engine, jobs).await
         }
         Err(e) => Err(e),
     };
     notify(NotifyState::Stopping);
     let ended = engine.shut_down().context("ending");
-    // A socket that is left behind would be replaced by the next start.
-    let _ = std::fs::remove_file(&socket);
     served.and(ended)
 }
 
-/// Makes the directory of a path, for this user only. Errors: it cannot be made.
+/// Makes the directory of a path, for this user only.
+/// Errors: it cannot be made; it is there and a third user's, who could put other files in the place of ours.
 fn private_dir(path: &std::path::Path) -> Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
+    use std::os::unix::fs::{DirBuilderExt, MetadataExt};
     let Some(dir) = path.parent().filter(|d| !d.as_os_str().is_empty()) else {
         return Ok(());
     };
@@ -133,7 +137,14 @@ fn private_dir(path: &std::path::Path) -> Result<()> {
         .recursive(true)
         .mode(0o700)
         .create(dir)
-        .with_context(|| format!("directory {}", dir.display()))
+        .with_context(|| format!("directory {}", dir.display()))?;
+    let owner = std::fs::metadata(dir)?.uid();
+    ensure!(
+        owner == 0 || owner == nix::unistd::geteuid().as_raw(),
+        "directory {} belongs to user {owner}; name a place of your own",
+        dir.display()
+    );
+    Ok(())
 }
 
 /// Tells the service manager; without one nobody is told.
@@ -144,7 +155,7 @@ fn notify(state: NotifyState<'_>) {
 }
 
 /// Applies the file that the daemon was started with. Errors: the refusal, with its place in the file.
-async fn apply<P: Plane>(engine: &mut Engine<P>, file: Option<TopologyFile>) -> Result<()> {
+async fn apply<P: Plane>(engine: &mut Engine<P>, file: Option<&TopologyFile>) -> Result<()> {
     let Some(file) = file else {
         return Ok(());
     };

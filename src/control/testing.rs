@@ -18,16 +18,25 @@ pub(crate) fn with_daemon<T: Send + 'static>(
     config: Option<TopologyFile>,
     ask: impl FnOnce(&Path) -> T + Send + 'static,
 ) -> (T, Rc<RefCell<World>>) {
+    with_daemon_of(|options| options.config = config, ask)
+}
+
+/// As [`with_daemon`], with options changed.
+pub(crate) fn with_daemon_of<T: Send + 'static>(
+    change: impl FnOnce(&mut Options),
+    ask: impl FnOnce(&Path) -> T + Send + 'static,
+) -> (T, Rc<RefCell<World>>) {
     let dir = tempfile::tempdir().unwrap();
-    let options = Options {
+    let mut options = Options {
         socket: dir.path().join("s/weft.sock"),
         store: dir.path().join("d/weft.redb"),
         metrics_port: None,
-        config,
+        config: None,
         descriptors: 20_000,
     };
+    change(&mut options);
     let world = World::new();
-    for pid in 1..=4 {
+    for pid in (1..=4).chain(1000..1300) {
         world
             .borrow_mut()
             .start(pid, 1, u64::try_from(pid).unwrap());

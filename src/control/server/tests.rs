@@ -16,7 +16,7 @@ use crate::config::wish::{
 };
 use crate::control::plane_fake::{FakePlane, World};
 use crate::control::serve::{Options, serve};
-use crate::control::testing::{call, raw, with_daemon};
+use crate::control::testing::{call, raw, with_daemon, with_daemon_of};
 
 fn document() -> Value {
     serde_json::from_str(OPENAPI).unwrap()
@@ -425,5 +425,58 @@ fn another_user_is_told() {
     assert!(
         answer.starts_with("HTTP/1.1 403") && answer.contains("other-user"),
         "{answer}"
+    );
+}
+
+#[test]
+fn metrics_have_a_port_and_nothing_else_has() {
+    use std::net::{TcpListener, TcpStream};
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let ask = move |path: &str| {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let text = format!("GET {path} HTTP/1.1\r\nHost: w\r\nConnection: close\r\n\r\n");
+        stream.write_all(text.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let change = move |options: &mut Options| options.metrics_port = Some(port);
+    let (answers, _) = with_daemon_of(change, move |socket| {
+        // Answered, and so served everywhere.
+        assert_eq!(call(socket, "GET", "/v1/info", "").0, 200);
+        [ask("/metrics"), ask("/v1/networks")]
+    });
+    assert!(answers[0].starts_with("HTTP/1.1 200") && answers[0].ends_with("# EOF\n"));
+    assert!(answers[1].starts_with("HTTP/1.1 404"), "{}", answers[1]);
+}
+
+/// Attaching stays quick with many, the disk's share included; the bound has room for a busy machine and no optimization.
+#[test]
+fn the_three_hundredth_sandbox_is_connected_as_quickly_as_the_first() {
+    let (times, _) = with_daemon(None, |socket| {
+        let made = call(
+            socket,
+            "POST",
+            "/v1/networks",
+            r#"{"name":"web","subnet":"10.0.0.0/16"}"#,
+        );
+        assert_eq!(made.0, 201);
+        let connect = |n: u32| {
+            let begin = Instant::now();
+            let body = format!(r#"{{"network":"web","sandbox":"{n}","name":"s{n}"}}"#);
+            assert_eq!(call(socket, "POST", "/v1/endpoints", &body).0, 201);
+            begin.elapsed()
+        };
+        (1000..1300).map(connect).collect::<Vec<_>>()
+    });
+    let sum = |part: &[Duration]| part.iter().sum::<Duration>() / 50;
+    let (first, last) = (sum(&times[..50]), sum(&times[250..]));
+    assert!(
+        last < first * 4 + Duration::from_millis(20),
+        "{first:?} at first, {last:?} at last"
     );
 }
