@@ -206,7 +206,8 @@ impl Broker {
             Answer::Descriptors
             | Answer::Done
             | Answer::Created { .. }
-            | Answer::Started { .. } => Ok(fds),
+            | Answer::Started { .. }
+            | Answer::Fleet(_) => Ok(fds),
         };
         self.arrived.push_back((v6, result));
         None
