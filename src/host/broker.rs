@@ -19,6 +19,7 @@ pub use super::broker_proto::{
     Address, Command, Event, Failure, MAX_FDS, Network, SandboxSpec, Target,
 };
 use super::broker_proto::{Answer, Channel, FromBroker, Request};
+use super::fleet::{self, SandboxId};
 use super::resolver::Resolvers;
 use super::{serve, sys};
 use crate::endpoint::tap::Tap;
@@ -44,6 +45,13 @@ pub struct Started {
     pub warnings: Vec<String>,
 }
 
+/// Sockets that were asked for and not waited for: for IPv6 or not, of the one sandbox or of one of many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wish {
+    Own(bool),
+    In(SandboxId, bool),
+}
+
 /// The broker process and the channel to it. Dropping it ends the sandbox and waits for every process of it.
 #[derive(Debug)]
 pub struct Broker {
@@ -51,8 +59,9 @@ pub struct Broker {
     channel: Option<Channel>,
     events: VecDeque<Event>,
     /// Families of sockets that are asked for and have not come.
-    wishes: VecDeque<bool>,
+    wishes: VecDeque<Wish>,
     arrived: VecDeque<Arrived>,
+    arrived_in: VecDeque<fleet::Arrived>,
     resolvers: Resolvers,
 }
 
@@ -96,6 +105,7 @@ impl Broker {
             events: VecDeque::new(),
             wishes: VecDeque::new(),
             arrived: VecDeque::new(),
+            arrived_in: VecDeque::new(),
             resolvers,
         })
     }
@@ -176,14 +186,16 @@ impl Broker {
     /// after [`Self::fd`] was readable and [`Self::next_event`] was taken. One wish a family is heard at a time.
     /// Errors: the broker has died.
     pub fn want_sockets(&mut self, v6: bool, count: usize) -> Result<()> {
-        if self.wishes.contains(&v6) {
+        self.wish(Wish::Own(v6), &Request::Sockets { v6, count })
+    }
+
+    pub(super) fn wish(&mut self, wish: Wish, request: &Request) -> Result<()> {
+        if self.wishes.contains(&wish) {
             return Ok(());
         }
         let channel = self.channel.as_ref().context("the broker has died")?;
-        channel
-            .send(&Request::Sockets { v6, count }, &[])
-            .context("the broker has died")?;
-        self.wishes.push_back(v6);
+        channel.send(request, &[]).context("the broker has died")?;
+        self.wishes.push_back(wish);
         Ok(())
     }
 
@@ -192,24 +204,42 @@ impl Broker {
         self.arrived.pop_front()
     }
 
+    /// As [`Self::next_sockets`], of one of many sandboxes.
+    pub fn next_sockets_in(&mut self) -> Option<fleet::Arrived> {
+        self.arrived_in.pop_front()
+    }
+
     /// Keeps an answer that belongs to a wish, and gives any other back: answers come in the order of the requests.
     fn keep_for_wish(
         &mut self,
         answer: Answer,
         fds: Vec<OwnedFd>,
     ) -> Option<(Answer, Vec<OwnedFd>)> {
-        let Some(v6) = self.wishes.pop_front() else {
-            return Some((answer, fds));
-        };
-        let result = match answer {
-            Answer::Refused(failure) => Err(failure.into()),
-            Answer::Descriptors
-            | Answer::Done
-            | Answer::Created { .. }
-            | Answer::Started { .. }
-            | Answer::Fleet(_) => Ok(fds),
-        };
-        self.arrived.push_back((v6, result));
+        match self.wishes.pop_front() {
+            None => return Some((answer, fds)),
+            Some(Wish::Own(v6)) => {
+                let result = match answer {
+                    Answer::Refused(failure) => Err(failure.into()),
+                    Answer::Descriptors
+                    | Answer::Done
+                    | Answer::Created { .. }
+                    | Answer::Started { .. }
+                    | Answer::Fleet(_) => Ok(fds),
+                };
+                self.arrived.push_back((v6, result));
+            }
+            Some(Wish::In(id, v6)) => {
+                let result = match answer {
+                    Answer::Fleet(result) => result.map(|_| fds),
+                    Answer::Refused(_)
+                    | Answer::Descriptors
+                    | Answer::Done
+                    | Answer::Created { .. }
+                    | Answer::Started { .. } => Ok(fds),
+                };
+                self.arrived_in.push_back((id, v6, result));
+            }
+        }
         None
     }
 

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -9,6 +10,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -60,31 +62,69 @@ impl Place {
     where
         T: Serialize + DeserializeOwned,
     {
-        let Some(user) = &self.user else {
-            setns(&self.net, CloneFlags::CLONE_NEWNET).map_err(|e| refuse_entry(&e.into()))?;
-            let result = body();
-            come_back(home);
-            return result;
-        };
-        let cannot = |e: io::Error| FleetError::refused("cannot fork into the sandbox", &e);
-        let (mut ours, theirs) = Channel::pair().map_err(cannot)?;
+        if self.user.is_some() {
+            return self.start(body)?.finish();
+        }
+        setns(&self.net, CloneFlags::CLONE_NEWNET).map_err(|e| refuse_entry(&e.into()))?;
+        let result = body();
+        come_back(home);
+        result
+    }
+
+    /// Runs `body` inside in a forked child, beside whatever comes next.
+    /// Errors: `Refused` when there can be none; the others come with [`Pending::finish`].
+    pub(super) fn start<T>(
+        &self,
+        body: impl FnOnce() -> Inside<T>,
+    ) -> Result<Pending<T>, FleetError>
+    where
+        T: Serialize,
+    {
+        let (ours, theirs) = Channel::pair().map_err(|e| cannot_fork(&e))?;
         let listening = ours.fd().as_raw_fd();
         let child = sys::fork_child_in(CloneFlags::empty(), || {
             sys::close_inherited(listening);
-            let result = self.join(user).and_then(|()| body());
+            let result = self.join().and_then(|()| body());
             let (said, fds) = match result {
                 Ok((value, fds)) => (Said(Ok(value)), fds),
                 Err(e) => (Said(Err(e)), Vec::new()),
             };
             let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
             i32::from(theirs.send(&said, &fds).is_err())
+        });
+        Ok(Pending {
+            child: child.map_err(|e| cannot_fork(&e))?,
+            channel: ours,
+            result: PhantomData,
         })
-        .map_err(cannot)?;
-        // The child has its own copy: with ours open its end would not be seen.
-        drop(theirs);
-        let heard = ours.receive::<Said<T>>();
-        let how = super::super::retry(|| waitpid(child, None));
-        match heard.map_err(cannot)? {
+    }
+
+    /// In the child. The kernel forgets the signal for the parent's death when credentials change.
+    fn join(&self) -> Result<(), FleetError> {
+        let user = match &self.user {
+            Some(user) => setns(user, CloneFlags::CLONE_NEWUSER),
+            None => Ok(()),
+        };
+        user.and_then(|()| setns(&self.net, CloneFlags::CLONE_NEWNET))
+            .and_then(|()| prctl::set_pdeathsig(Signal::SIGKILL))
+            .map_err(|e| refuse_entry(&e.into()))
+    }
+}
+
+/// A child that is inside, and will say what came of it.
+#[derive(Debug)]
+pub(super) struct Pending<T> {
+    child: Pid,
+    channel: Channel,
+    result: PhantomData<T>,
+}
+
+impl<T: DeserializeOwned> Pending<T> {
+    /// Waits for the child. Errors: those of its body; `Refused` when it has died.
+    pub(super) fn finish(mut self) -> Inside<T> {
+        let heard = self.channel.receive::<Said<T>>();
+        let how = super::super::retry(|| waitpid(self.child, None));
+        match heard.map_err(|e| cannot_fork(&e))? {
             Some((Said(result), fds)) => Ok((result?, fds)),
             None => Err(FleetError::Refused {
                 message: format!("the process in the sandbox has died ({how:?})"),
@@ -92,14 +132,10 @@ impl Place {
             }),
         }
     }
+}
 
-    /// In the child. The kernel forgets the signal for the parent's death when credentials change.
-    fn join(&self, user: &OwnedFd) -> Result<(), FleetError> {
-        setns(user, CloneFlags::CLONE_NEWUSER)
-            .and_then(|()| setns(&self.net, CloneFlags::CLONE_NEWNET))
-            .and_then(|()| prctl::set_pdeathsig(Signal::SIGKILL))
-            .map_err(|e| refuse_entry(&e.into()))
-    }
+fn cannot_fork(error: &io::Error) -> FleetError {
+    FleetError::refused("cannot fork into the sandbox", error)
 }
 
 /// Whatever was done in the wrong namespace from now on would hit a sandbox in place of the host.

@@ -10,7 +10,7 @@ use switch_core::addr::Mac;
 
 use super::super::broker::{Broker, Event, Target};
 use super::super::testing::{alone, event};
-use super::testing::{Holder, joined, link_spec};
+use super::testing::{Holder, joined, link_spec, old};
 use super::*;
 
 #[test]
@@ -80,7 +80,7 @@ fn an_interface_outlives_the_broker_and_is_adopted() {
         holder.sh("ping -c 1 -W 1 10.87.9.1 || true");
         assert!(tap.read(&mut frame).unwrap() > 12, "frames come out again");
         drop(tap);
-        broker.remove_link(id, "eth0", 5).unwrap();
+        broker.remove_link(&old(id, "eth0", 5)).unwrap();
         assert!(!holder.has("eth0"));
     });
 }
@@ -140,7 +140,7 @@ fn a_sandbox_named_by_a_file_ends_with_it() {
         assert_eq!(event(&mut broker), Event::SandboxEnded(file));
         broker.leave(file).unwrap();
         drop(link);
-        broker.remove_link(direct, "eth0", 1).unwrap();
+        broker.remove_link(&old(direct, "eth0", 1)).unwrap();
         holder.end();
         assert_eq!(event(&mut broker), Event::SandboxEnded(direct));
     });
@@ -191,7 +191,7 @@ fn a_lost_interface_is_told_and_a_shared_sandbox_stays() {
         assert_eq!(event(&mut broker), Event::LinkLost(id, "eth0".to_owned()));
         broker.leave(id).unwrap();
         holder.sh("ip link set eth1 name other");
-        broker.remove_link(id, "eth1", 2).unwrap();
+        broker.remove_link(&old(id, "eth1", 2)).unwrap();
         assert!(!holder.has("other"));
         broker.leave(id).unwrap();
         let error = broker.add_link(id, &second).unwrap_err();

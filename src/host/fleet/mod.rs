@@ -16,6 +16,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 
 use serde::{Deserialize, Serialize};
 use switch_core::addr::Mac;
@@ -32,6 +33,7 @@ mod interface;
 #[cfg(test)]
 mod life_tests;
 mod link_watch;
+mod members;
 pub(super) mod proto;
 mod route;
 pub(super) mod server;
@@ -138,6 +140,20 @@ pub struct Link {
     /// What could not be had; each is one sentence.
     pub warnings: Vec<String>,
 }
+
+/// An interface that is to go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OldLink {
+    /// Where it is.
+    pub sandbox: SandboxId,
+    /// The name it was given; it is found under another as well.
+    pub ifname: String,
+    /// The endpoint's number.
+    pub endpoint: u32,
+}
+
+/// Sockets that were wished for, and are here now: where they were opened, whether for IPv6, and they themselves.
+pub type Arrived = (SandboxId, bool, Result<Vec<OwnedFd>, FleetError>);
 
 /// A port of the host to bind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use switch_core::addr::Mac;
 
 use super::super::broker_proto::{Failure, Target, mac_bytes};
-use super::{DefaultRoute, Identity, LinkSpec, Port, SandboxId};
+use super::{DefaultRoute, FleetError, Identity, LinkSpec, OldLink, Port, SandboxId};
 use crate::endpoint::tap::TapCaps;
 
 /// The closed set of what may be asked.
@@ -15,11 +15,7 @@ pub(in super::super) enum Request {
     Leave(SandboxId),
     AddLink(SandboxId, Box<LinkSpec>),
     AdoptLink(SandboxId, Box<LinkSpec>),
-    RemoveLink {
-        id: SandboxId,
-        ifname: String,
-        endpoint: u32,
-    },
+    RemoveLinks(Vec<OldLink>),
     SetDefaultRoute {
         id: SandboxId,
         ifname: String,
@@ -42,6 +38,8 @@ pub(in super::super) enum Answer {
     Joined(SandboxId),
     /// With the TAP's descriptor.
     Link(Made),
+    /// What kept each interface from being removed.
+    Removed(Vec<Option<FleetError>>),
     /// With the sockets.
     Sockets,
     /// What kept each port from being bound; with the sockets of the others, in order.

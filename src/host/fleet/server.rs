@@ -5,63 +5,40 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::poll::{PollFd, PollFlags};
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollTimeout};
 
-use super::super::broker_proto::{Event, Target};
+use super::super::broker_proto::Event;
 use super::super::helper::open_sockets;
 use super::super::netlink;
 use super::super::privileges;
 use super::ends::{FileEnds, Watched};
-use super::enter::Place;
+use super::enter::{Inside, Pending};
 use super::link_watch::{self, Heard};
+use super::members::Sandbox;
 use super::proto::{Answer, Made, Request};
-use super::{FleetError, Identity, LinkSpec, SandboxId, bind, identify, interface, route};
+use super::{FleetError, Identity, LinkSpec, OldLink, SandboxId, bind, identify, interface, route};
 
 type Got = Result<(Answer, Vec<OwnedFd>), FleetError>;
 
 /// Events taken from the kernel at once.
 const AT_ONCE: usize = 64;
 
+/// Children that remove interfaces at the same time.
+const BESIDE: usize = 64;
+
 /// Which descriptor of a sandbox an epoll event is about: the lowest bit of its number.
-const LINKS: u64 = 1;
+pub(super) const LINKS: u64 = 1;
 
 /// All sandboxes of a broker.
 #[derive(Debug)]
 pub(in super::super) struct Fleet {
-    home: File,
-    epoll: Epoll,
-    files: FileEnds,
-    sandboxes: HashMap<SandboxId, Sandbox>,
-    known: HashMap<Identity, SandboxId>,
-    next: u32,
+    pub(super) home: File,
+    pub(super) epoll: Epoll,
+    pub(super) files: FileEnds,
+    pub(super) sandboxes: HashMap<SandboxId, Sandbox>,
+    pub(super) known: HashMap<Identity, SandboxId>,
+    pub(super) next: u32,
     buffer: Vec<u8>,
-}
-
-#[derive(Debug)]
-struct Sandbox {
-    identity: Identity,
-    /// How often it was joined and not left.
-    users: usize,
-    /// None once it has ended.
-    live: Option<Live>,
-}
-
-#[derive(Debug)]
-struct Live {
-    place: Place,
-    process: Option<OwnedFd>,
-    file: Option<Watched>,
-    /// Hears of removed links.
-    links: OwnedFd,
-    /// Index and name of each interface of ours.
-    ours: Vec<(u32, String)>,
-}
-
-impl Live {
-    fn has_ended(&self) -> bool {
-        self.process.as_ref().is_some_and(identify::has_ended)
-            || self.file.as_ref().is_some_and(Watched::is_gone)
-    }
 }
 
 impl Fleet {
@@ -126,32 +103,6 @@ impl Fleet {
         events
     }
 
-    fn end(&mut self, id: SandboxId, events: &mut Vec<Event>) {
-        if self.let_go(id) {
-            events.push(Event::SandboxEnded(id));
-        }
-    }
-
-    /// Closes everything of a sandbox; gives whether there was anything.
-    fn let_go(&mut self, id: SandboxId) -> bool {
-        let Some(sandbox) = self.sandboxes.get_mut(&id) else {
-            return false;
-        };
-        let Some(live) = sandbox.live.take() else {
-            return false;
-        };
-        // A child that is in a sandbox just now has copies of them: closing would not take them out.
-        let _ = self.epoll.delete(&live.links);
-        if let Some(process) = &live.process {
-            let _ = self.epoll.delete(process);
-        }
-        if let Some(file) = &live.file {
-            self.files.remove(file);
-        }
-        self.known.remove(&sandbox.identity);
-        true
-    }
-
     fn hear_links(&mut self, id: SandboxId, events: &mut Vec<Event>) {
         let live = self.sandboxes.get_mut(&id).and_then(|s| s.live.as_mut());
         let Some(live) = live else {
@@ -194,18 +145,9 @@ impl Fleet {
             }
             Request::AddLink(id, spec) => self.link(id, &spec, interface::add),
             Request::AdoptLink(id, spec) => self.link(id, &spec, interface::adopt),
-            Request::RemoveLink {
-                id,
-                ifname,
-                endpoint,
-            } => {
-                let (live, home) = self.live(id)?;
-                live.place.run(home, || {
-                    interface::remove(&ifname, endpoint).map(|()| ((), Vec::new()))
-                })?;
-                // Its loss waits to be heard, and is no news.
-                live.ours.retain(|(_, name)| *name != ifname);
-                Ok(done)
+            Request::RemoveLinks(links) => {
+                let results = links.chunks(BESIDE).flat_map(|some| self.remove(some));
+                Ok((Answer::Removed(results.collect()), Vec::new()))
             }
             Request::SetDefaultRoute {
                 id,
@@ -240,20 +182,11 @@ impl Fleet {
         }
     }
 
-    fn live(&mut self, id: SandboxId) -> Result<(&mut Live, &File), FleetError> {
-        let live = self.sandboxes.get_mut(&id).and_then(|s| s.live.as_mut());
-        match live {
-            Some(live) if !live.has_ended() => Ok((live, &self.home)),
-            // The event of its end may still be on its way.
-            _ => Err(FleetError::SandboxGone("it has come to its end".to_owned())),
-        }
-    }
-
     fn link(
         &mut self,
         id: SandboxId,
         spec: &LinkSpec,
-        make: impl FnOnce(&LinkSpec) -> super::enter::Inside<Made>,
+        make: impl FnOnce(&LinkSpec) -> Inside<Made>,
     ) -> Got {
         let (live, home) = self.live(id)?;
         let (made, fds) = live.place.run(home, || make(spec))?;
@@ -261,76 +194,24 @@ impl Fleet {
         Ok((Answer::Link(made), fds))
     }
 
-    fn join(&mut self, identity: &Identity) -> Result<SandboxId, FleetError> {
-        let known = self.known.get(identity).copied();
-        if let Some(id) = known
-            && self.live(id).is_ok()
-            && let Some(sandbox) = self.sandboxes.get_mut(&id)
-        {
-            sandbox.users += 1;
-            return Ok(id);
-        }
-        let opened = identify::open_again(identity)?;
-        let place = Place::new(opened.net, &self.home)?;
-        let ((), mut fds) = place.run(&self.home, || {
-            let cannot = |e| FleetError::refused("cannot watch the sandbox's interfaces", &e);
-            Ok(((), vec![link_watch::open().map_err(cannot)?]))
-        })?;
-        let cannot = |e: std::io::Error| FleetError::refused("cannot watch the sandbox", &e);
-        let links = fds
-            .pop()
-            .ok_or_else(|| cannot(std::io::ErrorKind::Other.into()))?;
-        let file = match &identity.target {
-            Target::Path(path) => Some(self.files.add(path, identity.netns).map_err(cannot)?),
-            Target::Pid(_) => None,
+    /// Removes interfaces beside each other: the kernel waits long for each of them, and no longer for many.
+    fn remove(&mut self, links: &[OldLink]) -> Vec<Option<FleetError>> {
+        let start = |link: &OldLink| {
+            let (live, _) = self.live(link.sandbox)?;
+            let gone = || interface::remove(&link.ifname, link.endpoint);
+            live.place.start(|| gone().map(|()| ((), Vec::new())))
         };
-        let live = Live {
-            place,
-            process: opened.process,
-            file,
-            links,
-            ours: Vec::new(),
+        let started: Vec<_> = links.iter().map(start).collect();
+        let finish = |(link, pending): (&OldLink, Result<Pending<()>, FleetError>)| {
+            if let Err(e) = pending.and_then(Pending::finish) {
+                return Some(e);
+            }
+            if let Ok((live, _)) = self.live(link.sandbox) {
+                // Its loss waits to be heard, and is no news.
+                live.ours.retain(|(_, name)| *name != link.ifname);
+            }
+            None
         };
-        let id = SandboxId(self.next);
-        let ended = live.has_ended();
-        let watched = self.watch(id, &live);
-        // Kept already, so that letting go undoes all of it.
-        self.sandboxes.insert(
-            id,
-            Sandbox {
-                identity: identity.clone(),
-                users: 1,
-                live: Some(live),
-            },
-        );
-        self.known.insert(identity.clone(), id);
-        self.next += 1;
-        if ended || watched.is_err() {
-            self.leave(id);
-            watched.map_err(cannot)?;
-            let why = "it has ended while it was joined".to_owned();
-            return Err(FleetError::SandboxGone(why));
-        }
-        Ok(id)
-    }
-
-    fn watch(&self, id: SandboxId, live: &Live) -> std::io::Result<()> {
-        let event = |kind| EpollEvent::new(EpollFlags::EPOLLIN, u64::from(id.0) << 1 | kind);
-        self.epoll.add(&live.links, event(LINKS))?;
-        if let Some(process) = &live.process {
-            self.epoll.add(process, event(0))?;
-        }
-        Ok(())
-    }
-
-    fn leave(&mut self, id: SandboxId) {
-        let Some(sandbox) = self.sandboxes.get_mut(&id) else {
-            return;
-        };
-        sandbox.users -= 1;
-        if sandbox.users == 0 {
-            self.let_go(id);
-            self.sandboxes.remove(&id);
-        }
+        links.iter().zip(started).map(finish).collect()
     }
 }

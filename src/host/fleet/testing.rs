@@ -13,7 +13,7 @@ use switch_core::addr::Mac;
 
 use super::super::broker::{Broker, Target};
 use super::super::{netns, sys};
-use super::{DefaultRoute, LinkSpec, SandboxId};
+use super::{DefaultRoute, LinkSpec, OldLink, SandboxId};
 
 /// A process with namespaces of its own, which ends with the test.
 pub(super) struct Holder(pub(super) Pid, bool);
@@ -98,4 +98,12 @@ pub(super) fn link_spec(endpoint: u32) -> LinkSpec {
 pub(super) fn joined(broker: &mut Broker, holder: &Holder) -> SandboxId {
     let identity = broker.identify(&holder.target()).unwrap();
     broker.join(&identity).unwrap()
+}
+
+pub(super) fn old(sandbox: SandboxId, ifname: &str, endpoint: u32) -> OldLink {
+    OldLink {
+        sandbox,
+        ifname: ifname.to_owned(),
+        endpoint,
+    }
 }

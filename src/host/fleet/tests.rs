@@ -9,7 +9,7 @@ use nix::unistd::{Pid, geteuid};
 use super::super::broker::{Broker, Event};
 use super::super::privileges;
 use super::super::testing::{alone, event, wait_until};
-use super::testing::{Holder, joined, link_spec};
+use super::testing::{Holder, joined, link_spec, old};
 use super::*;
 
 /// The memory of a process that is of no file. Units: KiB.
@@ -61,9 +61,17 @@ fn many_sandboxes_come_and_go() {
             }
             assert!(!text.contains("tentative"), "{text}");
         }
-        for (endpoint, (holder, id, _)) in (0..MANY).zip(&all).step_by(9) {
-            broker.remove_link(*id, "eth0", endpoint).unwrap();
-            assert!(!holder.has("eth0"));
+        let mut going: Vec<_> = (0..MANY)
+            .zip(&all)
+            .map(|(endpoint, (_, id, _))| old(*id, "eth0", endpoint))
+            .collect();
+        let wrong = old(all[3].1, "eth0", 4);
+        going[3] = wrong;
+        for (at, result) in broker.remove_links(&going).unwrap().into_iter().enumerate() {
+            let missing = FleetError::InterfaceMissing("eth0".to_owned());
+            let expected = if at == 3 { Err(missing) } else { Ok(()) };
+            assert_eq!(result, expected, "{at}");
+            assert_eq!(all[at].0.has("eth0"), at == 3);
         }
         // Of what it has removed itself the broker says nothing.
         assert_eq!(broker.next_event(), None);
@@ -117,7 +125,7 @@ fn what_fails_leaves_no_interface() {
         assert!(text.ends_with("1\n"), "{text}");
         let error = broker.add_link(id, &good).unwrap_err();
         assert_eq!(error, FleetError::InterfaceExists("eth0".to_owned()));
-        let error = broker.remove_link(id, "eth0", 2).unwrap_err();
+        let error = broker.remove_link(&old(id, "eth0", 2)).unwrap_err();
         assert_eq!(error, FleetError::InterfaceMissing("eth0".to_owned()));
         drop(link);
         wait_until("it ends with its descriptor", || !holder.has("eth0"));
@@ -184,6 +192,25 @@ fn sockets_are_opened_inside() {
             socket.bind(&inside.into()).unwrap();
         }
         assert_eq!(broker.sockets_in(id, true, 1).unwrap().len(), 1);
+        broker.want_sockets_in(id, false, 7).unwrap();
+        broker.want_sockets_in(id, false, 70).unwrap();
+        broker.want_sockets_in(id, true, 8).unwrap();
+        // Another answer is not taken for theirs.
+        broker
+            .set_default_route(id, "eth0", &DefaultRoute::default(), true)
+            .unwrap();
+        let mut came = std::iter::from_fn(|| broker.next_sockets_in());
+        let of = |(from, v6, fds): Arrived| (from, v6, fds.unwrap().len());
+        assert_eq!(came.next().map(of), Some((id, false, 7)));
+        assert_eq!(came.next().map(of), Some((id, true, 8)));
+        assert!(came.next().is_none() && broker.next_sockets().is_none());
+        broker.want_sockets_in(SandboxId(99), false, 7).unwrap();
+        wait_until("the refusal comes", || {
+            let _ = broker.next_event();
+            broker
+                .next_sockets_in()
+                .is_some_and(|(_, _, fds)| fds.is_err())
+        });
         let outside = broker.bind(&[Port::Tcp(inside)]).unwrap();
         let failure = outside[0].as_ref().unwrap_err();
         assert_eq!(failure.errno, Some(libc::EADDRNOTAVAIL), "still outside");
