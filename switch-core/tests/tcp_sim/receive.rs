@@ -44,6 +44,7 @@ fn a_buffer_of_few_segments_is_kept_open() {
     for rate in [0, 20_000_000] {
         let faults = Faults {
             rate,
+            queue: Duration::from_secs(1),
             ..Faults::default()
         };
         for limit in [32, 64, 128, 256] {

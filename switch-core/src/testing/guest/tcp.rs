@@ -123,6 +123,9 @@ impl Tcp {
             End::Second => self.peer_ended && !socket.can_recv(),
             End::Never => false,
         };
+        // In LAST-ACK this stack heeds no window update, and what waits for one would never go.
+        let clear = socket.state() != State::CloseWait || socket.send_queue() == 0;
+        let end = end && (clear || self.script.end == End::Reset);
         if end && self.established && !self.closing && self.sent == self.script.send {
             self.closing = true;
             if self.script.end == End::Reset {
