@@ -355,12 +355,18 @@ impl Channel {
             let mut pieces = [IoSliceMut::new(&mut self.buffer)];
             match recvmsg::<()>(self.fd.as_raw_fd(), &mut pieces, Some(&mut space), flags) {
                 Ok(message) => {
-                    for control in message.cmsgs()? {
-                        if let ControlMessageOwned::ScmRights(raws) = control {
-                            fds.extend(raws.into_iter().map(super::sys::received));
+                    let len = message.bytes;
+                    if let Ok(controls) = message.cmsgs() {
+                        for control in controls {
+                            if let ControlMessageOwned::ScmRights(raws) = control {
+                                fds.extend(raws.into_iter().map(super::sys::received));
+                            }
                         }
+                    } else {
+                        // This process had no room for all of them.
+                        fds.extend(first_descriptors(&space).map(super::sys::received));
                     }
-                    break message.bytes;
+                    break len;
                 }
                 Err(Errno::EINTR) => {}
                 // The other end was killed with messages of ours unread.
@@ -382,6 +388,26 @@ impl Channel {
         };
         Ok(Some((message, fds)))
     }
+}
+
+/// The descriptors at the head of control data that the kernel has cut short. Source: cmsg(3), SCM_RIGHTS.
+fn first_descriptors(space: &[u8]) -> impl Iterator<Item = RawFd> {
+    let number = |at: usize| {
+        let bytes = space.get(at..at + 4).and_then(|b| b.first_chunk().copied());
+        bytes.map_or(0, i32::from_ne_bytes)
+    };
+    let head = size_of::<libc::cmsghdr>();
+    let len = space.first_chunk().map_or(0, |b| usize::from_ne_bytes(*b));
+    let kind = (number(size_of::<usize>()), number(size_of::<usize>() + 4));
+    let end = if kind == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+        len
+    } else {
+        head
+    };
+    (head..end)
+        .step_by(4)
+        .take_while(move |at| at + 4 <= end)
+        .map(number)
 }
 
 #[cfg(test)]

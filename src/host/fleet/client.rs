@@ -24,7 +24,8 @@ impl Broker {
     }
 
     /// Holds a namespace and watches for its end. The same one again gives the same id, to be left once more.
-    /// Errors: `SandboxGone`, also when its process id or path is another's by now; `NotPermitted`; `Refused`.
+    /// Errors: `SandboxGone`, also when its process id or path is another's by now; `NotPermitted`, which may also come
+    /// only when something is done in it; `Refused`.
     pub fn join(&mut self, sandbox: &Identity) -> Result<SandboxId, FleetError> {
         match self.ask_fleet(Request::Join(sandbox.clone()))? {
             (Answer::Joined(id), _) => Ok(id),
@@ -41,7 +42,16 @@ impl Broker {
     /// Makes an interface in a sandbox, configures it and brings it up; an error leaves nothing behind.
     /// Errors: `InterfaceExists`, `SandboxGone`, `NotPermitted`, `Refused`.
     pub fn add_link(&mut self, id: SandboxId, spec: &LinkSpec) -> Result<Link, FleetError> {
-        self.link(Request::AddLink(id, Box::new(spec.clone())))
+        let result = self.link(Request::AddLink(id, Box::new(spec.clone())));
+        if result.as_ref().is_err_and(|e| *e == no_descriptor()) {
+            // It was made, but this process had no room for its descriptor.
+            let _ = self.remove_link(&OldLink {
+                sandbox: id,
+                ifname: spec.ifname.clone(),
+                endpoint: spec.endpoint,
+            });
+        }
+        result
     }
 
     /// Takes over the persistent interface that an earlier daemon has left for the endpoint of `spec`. Its addresses,

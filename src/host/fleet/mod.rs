@@ -195,9 +195,14 @@ pub enum FleetError {
 impl FleetError {
     /// Makes a refusal of an error of the kernel; `what` has failed.
     fn refused(what: impl std::fmt::Display, error: &io::Error) -> Self {
+        let errno = error.raw_os_error();
+        let advice = match errno {
+            Some(libc::EMFILE | libc::ENFILE) => ": raise the limit of open files (ulimit -n)",
+            _ => "",
+        };
         Self::Refused {
-            message: format!("{what}: {error}").replace('\n', " "),
-            errno: error.raw_os_error(),
+            message: format!("{what}: {error}{advice}").replace('\n', " "),
+            errno,
         }
     }
 }

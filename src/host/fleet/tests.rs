@@ -2,8 +2,10 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::time::Instant;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{Pid, geteuid};
 
 use super::super::broker::{Broker, Event};
@@ -247,5 +249,29 @@ fn ten_thousand_ports_are_bound_at_once() {
             assert_eq!(socket.local_addr().unwrap().as_socket(), Some(addr));
             assert_eq!(socket.is_listener().unwrap(), is_tcp);
         }
+    });
+}
+
+#[test]
+fn without_room_for_its_descriptor_there_is_no_interface() {
+    alone(|| {
+        let holder = Holder::new(true);
+        let mut broker = Broker::spawn().unwrap();
+        let id = joined(&mut broker, &holder);
+        let limit = Resource::RLIMIT_NOFILE;
+        let (soft, hard) = getrlimit(limit).unwrap();
+        let next = || fs::File::open("/dev/null").unwrap().as_raw_fd();
+        let free = next();
+        setrlimit(limit, free.try_into().unwrap(), hard).unwrap();
+        let error = broker.add_link(id, &link_spec(1)).unwrap_err();
+        assert!(error.to_string().contains("ulimit"), "{error}");
+        // Those that had room are not kept either.
+        setrlimit(limit, (free + 5).try_into().unwrap(), hard).unwrap();
+        let error = broker.sockets_in(id, false, 20).unwrap_err();
+        assert!(error.to_string().contains("ulimit"), "{error}");
+        assert_eq!(next(), free);
+        setrlimit(limit, soft, hard).unwrap();
+        assert!(!holder.has("eth0"));
+        broker.add_link(id, &link_spec(1)).unwrap();
     });
 }
