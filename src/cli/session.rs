@@ -354,7 +354,7 @@ impl Session {
                         });
                     }
                     // Of sandboxes that only a daemon has.
-                    Event::SandboxEnded(_) | Event::LinkLost(..) => {}
+                    Event::SandboxEnded(_) => {}
                     Event::Resolvers(_) => {}
                 }
             }

@@ -221,8 +221,6 @@ pub enum Event {
     Resolvers(Resolvers),
     /// One of many sandboxes has come to its end; it is to be left.
     SandboxEnded(SandboxId),
-    /// An interface of ours, of this name, is gone from a sandbox that lives on.
-    LinkLost(SandboxId, String),
     /// The broker or the sandbox's helper has died.
     Lost(String),
 }

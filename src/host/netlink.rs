@@ -14,7 +14,7 @@ use nix::sys::socket::{
 };
 
 /// Room for one datagram of a dump: the kernel fills at most 32 KiB.
-pub(super) const BUFFER: usize = 64 * 1024;
+const BUFFER: usize = 64 * 1024;
 
 /// A netlink socket of the network namespace in which it was opened.
 #[derive(Debug)]
@@ -130,43 +130,28 @@ impl Netlink {
     /// Errors: `WouldBlock` when none waits on a subscription; `ENOBUFS` when the kernel dropped some.
     pub fn receive(
         &mut self,
-        each: impl FnMut(&NetlinkHeader, NetlinkPayload<RouteNetlinkMessage>),
+        mut each: impl FnMut(&NetlinkHeader, NetlinkPayload<RouteNetlinkMessage>),
     ) -> io::Result<()> {
-        receive_from(self.fd.as_fd(), &mut self.buffer, each)
-    }
-
-    /// Gives up the buffer and keeps the socket, for whoever has thousands of them.
-    pub(super) fn into_fd(self) -> OwnedFd {
-        self.fd
-    }
-}
-
-/// As [`Netlink::receive`], from a socket whose buffer is elsewhere.
-/// Errors: as there.
-pub(super) fn receive_from(
-    fd: BorrowedFd<'_>,
-    buffer: &mut [u8],
-    mut each: impl FnMut(&NetlinkHeader, NetlinkPayload<RouteNetlinkMessage>),
-) -> io::Result<()> {
-    let len = loop {
-        match recv(fd.as_raw_fd(), buffer, MsgFlags::empty()) {
-            Ok(len) => break len,
-            Err(Errno::EINTR) => {}
-            Err(e) => return Err(e.into()),
-        }
-    };
-    let mut rest = buffer.get(..len).unwrap_or_default();
-    // The length field leads each message, in native order; messages are aligned to four bytes.
-    while let Some(size) = rest.first_chunk::<4>() {
-        let size = usize::try_from(u32::from_ne_bytes(*size)).unwrap_or(usize::MAX);
-        let Some(one) = rest.get(..size).filter(|one| one.len() >= 16) else {
-            break;
+        let len = loop {
+            match recv(self.fd.as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {
+                Ok(len) => break len,
+                Err(Errno::EINTR) => {}
+                Err(e) => return Err(e.into()),
+            }
         };
-        if let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(one) {
-            let (header, payload) = message.into_parts();
-            each(&header, payload);
+        let mut rest = self.buffer.get(..len).unwrap_or_default();
+        // The length field leads each message, in native order; messages are aligned to four bytes.
+        while let Some(size) = rest.first_chunk::<4>() {
+            let size = usize::try_from(u32::from_ne_bytes(*size)).unwrap_or(usize::MAX);
+            let Some(one) = rest.get(..size).filter(|one| one.len() >= 16) else {
+                break;
+            };
+            if let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(one) {
+                let (header, payload) = message.into_parts();
+                each(&header, payload);
+            }
+            rest = rest.get(size.next_multiple_of(4)..).unwrap_or_default();
         }
-        rest = rest.get(size.next_multiple_of(4)..).unwrap_or_default();
+        Ok(())
     }
-    Ok(())
 }

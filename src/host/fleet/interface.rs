@@ -1,7 +1,6 @@
 //! The interfaces of weft's in a sandbox. Everything here runs inside it.
 
 use std::io;
-use std::os::fd::OwnedFd;
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
@@ -95,12 +94,6 @@ pub(super) fn remove(ifname: &str, endpoint: u32) -> Result<(), FleetError> {
 /// The index of an interface. Errors: `InterfaceMissing`.
 pub(super) fn index(ifname: &str) -> Result<u32, FleetError> {
     link::index_of(ifname).map_err(|_| FleetError::InterfaceMissing(ifname.to_owned()))
-}
-
-/// The indices of all links. Errors: `Refused`.
-pub(super) fn indices() -> Inside<Vec<u32>> {
-    let all = list()?.into_iter().map(|found| found.index).collect();
-    Ok((all, Vec::<OwnedFd>::new()))
 }
 
 /// Opens a netlink socket here. Errors: `Refused`.

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Read;
 use std::process::Command;
 
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::geteuid;
 use switch_core::addr::Mac;
@@ -172,7 +173,7 @@ fn a_mounted_namespace_ends_with_its_mount() {
 }
 
 #[test]
-fn a_lost_interface_is_told_and_a_shared_sandbox_stays() {
+fn a_lost_interface_tells_itself_and_a_shared_sandbox_stays() {
     alone(|| {
         let holder = Holder::new(true);
         let mut broker = Broker::spawn().unwrap();
@@ -183,12 +184,22 @@ fn a_lost_interface_is_told_and_a_shared_sandbox_stays() {
             default_route: DefaultRoute::default(),
             ..link_spec(2)
         };
-        let _first = broker.add_link(id, &link_spec(1)).unwrap();
+        let first = broker.add_link(id, &link_spec(1)).unwrap();
         let _second = broker.add_link(id, &second).unwrap();
-        // What is not ours, and what only changes, is no news.
-        holder.sh("ip link add type dummy; ip link del dummy0; ip link set eth1 down");
+        let mut tap = fs::File::from(first.tap.fd);
+        let mut frame = [0; 2048];
+        while tap.read(&mut frame).is_ok() {}
+        // As a worker waits: for a change, and then it reads.
+        let epoll = Epoll::new(EpollCreateFlags::empty()).unwrap();
+        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
+        epoll.add(&tap, EpollEvent::new(flags, 1)).unwrap();
+        let mut events = [EpollEvent::empty()];
         holder.sh("ip link del eth0");
-        assert_eq!(event(&mut broker), Event::LinkLost(id, "eth0".to_owned()));
+        let told = epoll.wait(&mut events, EpollTimeout::from(5_000_u16));
+        assert_eq!(told, Ok(1));
+        while tap.read(&mut frame).is_ok() {}
+        let error = tap.read(&mut frame).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EBADFD));
         broker.leave(id).unwrap();
         holder.sh("ip link set eth1 name other");
         broker.remove_link(&old(id, "eth1", 2)).unwrap();

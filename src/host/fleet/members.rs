@@ -8,8 +8,8 @@ use nix::sys::epoll::{EpollEvent, EpollFlags};
 use super::super::broker_proto::{Event, Target};
 use super::ends::Watched;
 use super::enter::Place;
-use super::server::{Fleet, LINKS};
-use super::{FleetError, Identity, SandboxId, identify, link_watch};
+use super::server::Fleet;
+use super::{FleetError, Identity, SandboxId, identify};
 
 #[derive(Debug)]
 pub(super) struct Sandbox {
@@ -25,10 +25,6 @@ pub(super) struct Live {
     pub(super) place: Place,
     process: Option<OwnedFd>,
     pub(super) file: Option<Watched>,
-    /// Hears of removed links.
-    pub(super) links: OwnedFd,
-    /// Index and name of each interface of ours.
-    pub(super) ours: Vec<(u32, String)>,
 }
 
 impl Live {
@@ -51,14 +47,7 @@ impl Fleet {
         }
         let opened = identify::open_again(identity)?;
         let place = Place::new(opened.net, &self.home)?;
-        let ((), mut fds) = place.run(&self.home, || {
-            let cannot = |e| FleetError::refused("cannot watch the sandbox's interfaces", &e);
-            Ok(((), vec![link_watch::open().map_err(cannot)?]))
-        })?;
         let cannot = |e: std::io::Error| FleetError::refused("cannot watch the sandbox", &e);
-        let links = fds
-            .pop()
-            .ok_or_else(|| cannot(std::io::ErrorKind::Other.into()))?;
         let file = match &identity.target {
             Target::Path(path) => Some(self.files.add(path, identity.netns).map_err(cannot)?),
             Target::Pid(_) => None,
@@ -67,8 +56,6 @@ impl Fleet {
             place,
             process: opened.process,
             file,
-            links,
-            ours: Vec::new(),
         };
         let id = SandboxId(self.next);
         let ended = live.has_ended();
@@ -94,10 +81,9 @@ impl Fleet {
     }
 
     fn watch(&self, id: SandboxId, live: &Live) -> std::io::Result<()> {
-        let event = |kind| EpollEvent::new(EpollFlags::EPOLLIN, u64::from(id.0) << 1 | kind);
-        self.epoll.add(&live.links, event(LINKS))?;
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, id.0.into());
         if let Some(process) = &live.process {
-            self.epoll.add(process, event(0))?;
+            self.epoll.add(process, event)?;
         }
         Ok(())
     }
@@ -128,15 +114,16 @@ impl Fleet {
         let Some(live) = sandbox.live.take() else {
             return false;
         };
-        // A child that is in a sandbox just now has copies of them: closing would not take them out.
-        let _ = self.epoll.delete(&live.links);
         if let Some(process) = &live.process {
+            // A child that is in a sandbox just now has a copy of it: closing would not take it out.
             let _ = self.epoll.delete(process);
         }
         if let Some(file) = &live.file {
             self.files.remove(file);
         }
-        self.known.remove(&sandbox.identity);
+        if self.known.get(&sandbox.identity) == Some(&id) {
+            self.known.remove(&sandbox.identity);
+        }
         true
     }
 

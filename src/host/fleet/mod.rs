@@ -2,8 +2,10 @@
 //!
 //! No process stays in a sandbox. The broker holds its namespaces open and goes in for the length of one request: itself
 //! where it may come back (root), and otherwise in a forked child that joins the user namespace first and never could.
-//! So an idle sandbox costs three or four descriptors and some hundred bytes. What happens inside is told by descriptors
-//! too: one of the process, one of netlink's multicast, and a single inotify for all that are named by a file.
+//! So an idle sandbox costs two or three descriptors and some hundred bytes. Its end is told by a descriptor of its process,
+//! or by the one inotify for all that are named by a file. That someone has removed an interface is told by the interface's
+//! own descriptor, which has an error then and cannot be read. It is not asked of netlink: each message of that goes by
+//! every listener on the machine, so a thousand listeners would make any change of any link or route slow.
 //!
 //! Order: [`Broker::identify`] once, and the [`Identity`] is kept; [`Broker::join`] before anything else, once for each
 //! user of the sandbox; [`Broker::leave`] as often. A persistent interface outlives broker and daemon, and
@@ -32,7 +34,6 @@ mod identify;
 mod interface;
 #[cfg(test)]
 mod life_tests;
-mod link_watch;
 mod members;
 pub(super) mod proto;
 mod route;

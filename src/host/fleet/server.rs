@@ -9,11 +9,9 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollTimeout};
 
 use super::super::broker_proto::Event;
 use super::super::helper::open_sockets;
-use super::super::netlink;
 use super::super::privileges;
 use super::ends::{FileEnds, Watched};
 use super::enter::{Inside, Pending};
-use super::link_watch::{self, Heard};
 use super::members::Sandbox;
 use super::proto::{Answer, Made, Request};
 use super::{FleetError, Identity, LinkSpec, OldLink, SandboxId, bind, identify, interface, route};
@@ -26,9 +24,6 @@ const AT_ONCE: usize = 64;
 /// Children that remove interfaces at the same time.
 const BESIDE: usize = 64;
 
-/// Which descriptor of a sandbox an epoll event is about: the lowest bit of its number.
-pub(super) const LINKS: u64 = 1;
-
 /// All sandboxes of a broker.
 #[derive(Debug)]
 pub(in super::super) struct Fleet {
@@ -38,14 +33,13 @@ pub(in super::super) struct Fleet {
     pub(super) sandboxes: HashMap<SandboxId, Sandbox>,
     pub(super) known: HashMap<Identity, SandboxId>,
     pub(super) next: u32,
-    buffer: Vec<u8>,
 }
 
 impl Fleet {
     /// Errors: `Refused` when out of descriptors, or /proc is not readable.
     pub(in super::super) fn new() -> Result<Self, FleetError> {
         let cannot = |e: std::io::Error| FleetError::refused("cannot watch sandboxes", &e);
-        // A sandbox takes three or four; with a low hard limit there are fewer sandboxes.
+        // A sandbox takes two or three; with a low hard limit there are fewer sandboxes.
         if let Err(error) = privileges::raise_descriptor_limit() {
             tracing::debug!(%error, "the limit of descriptors stays");
         }
@@ -56,7 +50,6 @@ impl Fleet {
             sandboxes: HashMap::new(),
             known: HashMap::new(),
             next: 0,
-            buffer: vec![0; netlink::BUFFER],
         })
     }
 
@@ -73,13 +66,8 @@ impl Fleet {
         let mut ready = [EpollEvent::empty(); AT_ONCE];
         let count = self.epoll.wait(&mut ready, EpollTimeout::ZERO).unwrap_or(0);
         for one in ready.iter().take(count) {
-            let Ok(id) = u32::try_from(one.data() >> 1).map(SandboxId) else {
-                continue;
-            };
-            if one.data() & 1 == LINKS {
-                self.hear_links(id, &mut events);
-            } else {
-                self.end(id, &mut events);
+            if let Ok(id) = u32::try_from(one.data()) {
+                self.end(SandboxId(id), &mut events);
             }
         }
         if files {
@@ -101,33 +89,6 @@ impl Fleet {
             }
         }
         events
-    }
-
-    fn hear_links(&mut self, id: SandboxId, events: &mut Vec<Event>) {
-        let live = self.sandboxes.get_mut(&id).and_then(|s| s.live.as_mut());
-        let Some(live) = live else {
-            return;
-        };
-        let mut lost = Vec::new();
-        let mut sort = |is_gone: &dyn Fn(u32) -> bool| {
-            live.ours.retain(|(index, name)| {
-                let gone = is_gone(*index);
-                if gone {
-                    lost.push(name.clone());
-                }
-                !gone
-            });
-        };
-        match link_watch::read(&live.links, &mut self.buffer) {
-            Heard::Removed(removed) => sort(&|index| removed.contains(&index)),
-            Heard::Unknown => {
-                // What cannot be looked up now is told when it is used.
-                if let Ok((there, _)) = live.place.run(&self.home, interface::indices) {
-                    sort(&|index| !there.contains(&index));
-                }
-            }
-        }
-        events.extend(lost.into_iter().map(|name| Event::LinkLost(id, name)));
     }
 
     /// Does what was asked.
@@ -190,7 +151,6 @@ impl Fleet {
     ) -> Got {
         let (live, home) = self.live(id)?;
         let (made, fds) = live.place.run(home, || make(spec))?;
-        live.ours.push((made.ifindex, spec.ifname.clone()));
         Ok((Answer::Link(made), fds))
     }
 
@@ -202,16 +162,7 @@ impl Fleet {
             live.place.start(|| gone().map(|()| ((), Vec::new())))
         };
         let started: Vec<_> = links.iter().map(start).collect();
-        let finish = |(link, pending): (&OldLink, Result<Pending<()>, FleetError>)| {
-            if let Err(e) = pending.and_then(Pending::finish) {
-                return Some(e);
-            }
-            if let Ok((live, _)) = self.live(link.sandbox) {
-                // Its loss waits to be heard, and is no news.
-                live.ours.retain(|(_, name)| *name != link.ifname);
-            }
-            None
-        };
-        links.iter().zip(started).map(finish).collect()
+        let finish = |pending: Result<Pending<()>, _>| pending.and_then(Pending::finish).err();
+        started.into_iter().map(finish).collect()
     }
 }
