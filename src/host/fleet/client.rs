@@ -15,7 +15,8 @@ type Got = Result<(Answer, Vec<OwnedFd>), FleetError>;
 
 impl Broker {
     /// Settles who a namespace is, so that it is known again later.
-    /// Errors: `SandboxGone` when there is none; `NotPermitted` when it is another user's, or the host's own.
+    /// Errors: `SandboxGone` when there is none; `NotPermitted` when it is another user's, or the host's own; `Refused` for
+    /// a path that is not absolute.
     pub fn identify(&mut self, target: &Target) -> Result<Identity, FleetError> {
         match self.ask_fleet(Request::Identify(target.clone()))? {
             (Answer::Identity(identity), _) => Ok(identity),

@@ -24,8 +24,16 @@ pub(super) struct Opened {
 }
 
 /// Opens what `target` names now. Everything is of one process: had it ended meanwhile, that would be seen at the end.
-/// Errors: `SandboxGone`, `NotPermitted`.
+/// Errors: `SandboxGone`, `NotPermitted`; `Refused` for a path that is not absolute.
 pub(super) fn open(target: &Target) -> Result<Opened, FleetError> {
+    if let Target::Path(path) = target
+        && path.is_relative()
+    {
+        return Err(FleetError::Refused {
+            message: format!("{} is no absolute path", path.display()),
+            errno: Some(libc::EINVAL),
+        });
+    }
     let (path, pid, what) = match target {
         Target::Pid(pid) => (
             PathBuf::from(format!("/proc/{pid}/ns/net")),
@@ -156,6 +164,8 @@ mod tests {
             none.to_string().contains("is not a network namespace"),
             "{none}"
         );
+        let relative = of(Target::Path("net".into()));
+        assert!(matches!(relative, FleetError::Refused { .. }), "{relative}");
         let host = of(Target::Pid(Pid::this().as_raw()));
         assert!(matches!(host, FleetError::NotPermitted(_)), "{host:?}");
     }

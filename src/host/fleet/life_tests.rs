@@ -162,13 +162,21 @@ fn a_mounted_namespace_ends_with_its_mount() {
         let mut broker = Broker::spawn().unwrap();
         let target = Target::Path(format!("/run/netns/{name}").into());
         let identity = broker.identify(&target);
-        let result = identity.and_then(|identity| {
+        let result = identity.clone().and_then(|identity| {
             let id = broker.join(&identity)?;
             broker.add_link(id, &link_spec(1)).map(|link| (id, link))
         });
         ip("del");
         let (id, _link) = result.unwrap();
         assert_eq!(event(&mut broker), Event::SandboxEnded(id));
+        // Another one of the same name.
+        ip("add");
+        let again = broker.join(&identity.unwrap());
+        ip("del");
+        assert!(
+            matches!(again, Err(FleetError::SandboxGone(_))),
+            "{again:?}"
+        );
     });
 }
 
