@@ -49,15 +49,11 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Demo(args) => demo::demo(args.part.as_deref()),
         Command::Completions(args) => shell::completions(&args).map(|()| ExitCode::SUCCESS),
         Command::Man(args) => shell::man(&args).map(|()| ExitCode::SUCCESS),
-        Command::Up(_)
-        | Command::Network(_)
-        | Command::Endpoint(_)
-        | Command::Publish(_)
-        | Command::Show(_)
-        | Command::Trace(_)
-        | Command::Capture(_)
-        | Command::Top(_)
-        | Command::Replay(_) => bail!("'weft {name}' comes with {}", resolve::DAEMON_RELEASE),
+        Command::Up(args) => daemon::up(&args),
+        Command::Daemon(command) => daemon::run(&command, &mut std::io::stdout().lock()),
+        Command::Trace(_) | Command::Capture(_) | Command::Top(_) | Command::Replay(_) => {
+            bail!("'weft {name}' comes with {}", resolve::DAEMON_RELEASE)
+        }
     }
 }
 

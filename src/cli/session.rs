@@ -41,6 +41,7 @@ use crate::host::privileges;
 use crate::host::sockets::splice::Stock;
 use crate::host::sockets::udp::UdpSock;
 use crate::host::sockets::{HostIo, HostView};
+use crate::host::start;
 use crate::worker::{Signals, Worker};
 
 /// Stations that the table has room for: one sandbox, and what it may bridge.
@@ -163,7 +164,10 @@ impl Session {
                 .with_context(|| format!("--pcap: cannot write {}", path.display()))
         });
         let capture = capture.transpose()?;
-        let raw_icmp = [raw(&mut broker, false), raw(&mut broker, true)];
+        let raw_icmp = [
+            start::raw_icmp(&mut broker, false),
+            start::raw_icmp(&mut broker, true),
+        ];
         let watch = NetWatch::open().ok();
         let mask: SigSet = PASSED_ON.into_iter().collect();
         mask.thread_block().context("blocking signals")?;
@@ -292,9 +296,9 @@ impl Session {
                 UdpFilter::AddressDependent => Filter::AddressDependent,
                 UdpFilter::AddressAndPortDependent => Filter::AddressAndPortDependent,
             },
-            ephemeral: ephemeral(),
+            ephemeral: start::local_port_range(),
             limits: Limits::default(),
-            seeds: sys::seeds(),
+            seeds: start::random_seeds(),
         }
     }
 
@@ -448,24 +452,4 @@ fn restock(stock: &Stock, (v6, opened): Arrived) {
         Ok(sockets) => stock.put(v6, sockets),
         Err(e) => tracing::debug!("sockets inside: {e:#}"),
     }
-}
-
-/// A raw ICMP socket where ping sockets are closed to us and the start context may open one.
-fn raw(broker: &mut Broker, v6: bool) -> Option<Socket> {
-    use crate::host::sockets::ping::PingSock;
-    if PingSock::open(v6, None, 0).is_ok() {
-        return None;
-    }
-    broker.raw_icmp(v6).ok().map(Socket::from)
-}
-
-/// The host's range of outgoing ports; the kernel's default where it cannot be read.
-fn ephemeral() -> (u16, u16) {
-    let text =
-        std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
-    let mut numbers = text.split_whitespace().filter_map(|n| n.parse().ok());
-    numbers
-        .next()
-        .zip(numbers.next())
-        .unwrap_or((32_768, 60_999))
 }

@@ -1,8 +1,5 @@
 //! What the command line needs of the kernel that has no safe wrapper.
-#![allow(
-    unsafe_code,
-    reason = "a descriptor that was passed by number, and random bytes"
-)]
+#![allow(unsafe_code, reason = "a descriptor that was passed by number")]
 
 use std::os::fd::{FromRawFd, OwnedFd};
 
@@ -16,13 +13,4 @@ pub(super) fn take_fd(fd: i32) -> Result<OwnedFd> {
     }
     // SAFETY: it is open, was passed to us for this use alone, and nothing else here knows its number.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// Random numbers for hashes and initial sequence numbers.
-pub(super) fn seeds() -> [u64; 4] {
-    let mut bytes = [[0u8; 8]; 4];
-    // SAFETY: the buffer is 32 bytes long and writable; up to 256 bytes come whole (getrandom(2)).
-    let n = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), 32, 0) };
-    assert_eq!(n, 32, "the kernel has no random numbers");
-    bytes.map(u64::from_ne_bytes)
 }

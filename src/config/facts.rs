@@ -23,19 +23,25 @@ impl HostFacts {
     /// Asks the host. A host without IPv6, or without /proc, has no such routes.
     /// Errors: the limit on descriptors cannot be read.
     pub fn gather() -> Result<Self> {
-        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-        let mut routes = routes_v4(&read("/proc/net/route"));
-        routes.extend(routes_v6(&read("/proc/net/ipv6_route")));
-        routes.extend(addresses());
         let (_, descriptors) =
             getrlimit(Resource::RLIMIT_NOFILE).context("reading the limit on descriptors")?;
         Ok(Self {
-            routes,
+            routes: routes(),
             descriptors,
             uid: nix::unistd::geteuid().as_raw(),
             random: random(),
         })
     }
+}
+
+/// Destinations that the host has routes or addresses in now: address and length of the prefix.
+#[must_use]
+pub fn routes() -> Vec<(IpAddr, u8)> {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let mut routes = routes_v4(&read("/proc/net/route"));
+    routes.extend(routes_v6(&read("/proc/net/ipv6_route")));
+    routes.extend(addresses());
+    routes
 }
 
 /// Random enough for addresses that must differ between two runs: the keys that the standard library draws from the kernel.

@@ -96,6 +96,7 @@ pub struct Sandbox {
     /// When the process started, where it is named by one. Units: clock ticks since boot, field 22 of /proc/PID/stat.
     pub start_time: Option<u64>,
     /// The namespace's device and inode.
+    #[serde(rename = "namespace")]
     pub netns: (u64, u64),
 }
 
@@ -282,4 +283,22 @@ pub struct ServiceSpec {
     pub ports: Vec<ServicePort>,
     /// Who serves now.
     pub backends: Vec<Backend>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_sandbox_survives_as_text() {
+        for at in [SandboxRef::Pid(7), SandboxRef::Netns("/run/netns/a".into())] {
+            let sandbox = Sandbox {
+                at,
+                start_time: Some(9),
+                netns: (4, 4_026_531_840),
+            };
+            let text = serde_json::to_string(&sandbox).unwrap();
+            assert_eq!(serde_json::from_str::<Sandbox>(&text).unwrap(), sandbox);
+        }
+    }
 }

@@ -17,6 +17,7 @@ pub mod resolver;
 mod sandbox;
 mod serve;
 pub mod sockets;
+pub mod start;
 mod sys;
 #[cfg(test)]
 mod testing;

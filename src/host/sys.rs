@@ -134,3 +134,13 @@ pub(super) fn same_file(a: &impl AsFd, b: &impl AsFd) -> io::Result<bool> {
     let (a, b) = (nix::sys::stat::fstat(a)?, nix::sys::stat::fstat(b)?);
     Ok(a.st_dev == b.st_dev && a.st_ino == b.st_ino)
 }
+
+/// Random numbers for hashes and initial sequence numbers.
+#[must_use]
+pub fn random_seeds() -> [u64; 4] {
+    let mut bytes = [[0u8; 8]; 4];
+    // SAFETY: the buffer is 32 bytes long and writable; up to 256 bytes come whole (getrandom(2)).
+    let n = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), 32, 0) };
+    assert_eq!(n, 32, "the kernel has no random numbers");
+    bytes.map(u64::from_ne_bytes)
+}

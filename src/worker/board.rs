@@ -40,7 +40,7 @@ pub struct Board {
     held: Vec<PortId>,
     buffer: Vec<u8>,
     /// Frames received, and turns taken.
-    pub(super) counts: (u64, u64),
+    counts: (u64, u64),
 }
 
 impl Board {
@@ -223,6 +223,12 @@ impl Board {
             switch.host_changed(own, view.v6_route);
             switch.advertise(io);
         });
+    }
+
+    /// Frames received, and turns taken.
+    #[must_use]
+    pub fn counts(&self) -> (u64, u64) {
+        self.counts
     }
 
     /// Does something with every network.

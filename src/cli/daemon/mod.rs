@@ -6,6 +6,7 @@ mod check;
 mod table;
 #[cfg(test)]
 mod tests;
+mod up;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -29,6 +30,7 @@ pub use args::{
     PolicyScopeArgs, PublishCommand, ServiceCommand, ShowCommand,
 };
 pub use check::check;
+pub use up::{UpArgs, up};
 
 /// Does what a command says, on `out`. Errors: the daemon's refusals, or that none listens.
 pub fn run(command: &DaemonCommand, out: &mut dyn Write) -> Result<ExitCode> {

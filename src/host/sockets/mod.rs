@@ -88,6 +88,8 @@ pub struct HostIo {
     generation: u32,
     /// Endpoints by port number.
     pub links: Links,
+    /// Resolvers of networks that do not ask the host's.
+    resolvers_of: Vec<Vec<SocketAddr>>,
     /// The place of the network that acts now: what it opens is its own.
     pub net: u32,
     /// What is known of the host.
@@ -126,6 +128,7 @@ impl HostIo {
             slots: Slab::new(),
             generation: 0,
             links,
+            resolvers_of: Vec::new(),
             net: 0,
             view,
             peek: [tcp::probe_peek(false), tcp::probe_peek(true)],
@@ -193,6 +196,20 @@ impl HostIo {
     pub fn net_of(&self, token: Token) -> Option<u32> {
         let slot = self.slots.get(self.find(token)? as usize)?;
         Some(slot.net)
+    }
+
+    /// Sets the resolvers of a network, in place of the host's; none for the host's.
+    pub fn set_resolvers(&mut self, net: u32, resolvers: Vec<SocketAddr>) {
+        let at = net as usize;
+        if self.resolvers_of.len() <= at {
+            self.resolvers_of.resize_with(at + 1, Vec::new);
+        }
+        self.resolvers_of[at] = resolvers;
+    }
+
+    fn own_resolvers(&self) -> &[SocketAddr] {
+        let own = self.resolvers_of.get(self.net as usize);
+        own.map_or(&[], Vec::as_slice)
     }
 
     /// Takes an endpoint in. One of another worker may only be sent to.
@@ -384,11 +401,17 @@ impl EchoHost for HostIo {
 
 impl DnsHost for HostIo {
     fn resolvers(&self) -> usize {
-        self.view.load().resolvers.len()
+        match self.own_resolvers() {
+            [] => self.view.load().resolvers.len(),
+            own => own.len(),
+        }
     }
 
     fn resolver(&self, index: usize) -> Option<SocketAddr> {
-        self.view.load().resolvers.get(index).copied()
+        match self.own_resolvers() {
+            [] => self.view.load().resolvers.get(index).copied(),
+            own => own.get(index).copied(),
+        }
     }
 
     fn dns_send(

@@ -9,6 +9,8 @@ use slab::Slab;
 
 use super::event::IcmpReport;
 use super::host::{DatagramMeta, EchoHost, HostError, Tx};
+use super::row::FlowRow;
+use super::tcp::Key;
 use crate::addr::{Mac, PortId, SockId};
 use crate::frag;
 use crate::respond::Gateway;
@@ -34,6 +36,8 @@ struct Session {
     used: Tick,
     /// As the sandbox knows the other side, and as the host does.
     remote: (IpAddr, IpAddr),
+    /// Payload from the sandbox, and to it.
+    bytes: (u64, u64),
 }
 
 /// The sessions of one owner.
@@ -83,6 +87,7 @@ impl EchoFlows {
                     sock,
                     used: now,
                     remote: (ip.dst, real),
+                    bytes: (0, 0),
                 });
                 self.index.insert(key, id);
                 id
@@ -93,6 +98,7 @@ impl EchoFlows {
         };
         session.used = now;
         session.remote = (ip.dst, real);
+        session.bytes.0 += icmp.len().saturating_sub(8) as u64;
         let meta = DatagramMeta {
             ttl: (ip.ttl <= 32).then(|| ip.ttl.saturating_sub(1).max(1)),
             tos: ip.tos,
@@ -119,9 +125,10 @@ impl EchoFlows {
         seq: u16,
         payload: &[u8],
     ) {
-        let Some(s) = self.sessions.get(mapping as usize) else {
+        let Some(s) = self.sessions.get_mut(mapping as usize) else {
             return;
         };
+        s.bytes.1 += payload.len() as u64;
         let shown = if from == s.remote.1 { s.remote.0 } else { from };
         let [i0, i1] = s.ident.to_be_bytes();
         let [s0, s1] = seq.to_be_bytes();
@@ -196,6 +203,23 @@ impl EchoFlows {
             }
             keep
         });
+    }
+
+    /// The sessions as they are now.
+    pub fn rows(&self, now: Tick) -> impl Iterator<Item = FlowRow> + '_ {
+        self.sessions.iter().map(move |(_, s)| FlowRow {
+            port: s.port,
+            protocol: "icmp",
+            key: Key {
+                guest: s.guest,
+                guest_port: s.ident,
+                remote: s.remote.0,
+                remote_port: s.ident,
+            },
+            state: "open",
+            bytes: s.bytes,
+            idle: now.since(s.used),
+        })
     }
 
     /// Ends an endpoint's sessions.

@@ -4,5 +4,6 @@ pub mod echo;
 pub mod event;
 pub mod host;
 mod large;
+pub mod row;
 pub mod tcp;
 pub mod udp;

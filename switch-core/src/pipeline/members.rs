@@ -3,11 +3,13 @@
 use std::net::IpAddr;
 
 use super::{Port, Switch};
-use crate::addr::PortId;
+use crate::addr::{PortId, SockId};
 use crate::flow::host::Host;
+use crate::flow::row::FlowRow;
 use crate::policy::host_rule::HostRule;
 use crate::respond::Guest;
 use crate::respond::directory::Owner;
+use crate::time::Tick;
 
 /// What of a network may change while its endpoints stay.
 #[derive(Debug, Clone)]
@@ -58,6 +60,17 @@ impl Switch {
     /// Every endpoint, in the order of their numbers.
     pub fn ports(&self) -> impl Iterator<Item = &Port> {
         self.ports.iter()
+    }
+
+    /// Takes a published UDP port back.
+    pub fn unpublish_udp<H: Host>(&mut self, host: &mut H, sock: SockId) {
+        self.udp.unpublish(host, sock);
+    }
+
+    /// The flows as they are now.
+    pub fn flow_rows(&self, now: Tick) -> impl Iterator<Item = FlowRow> + '_ {
+        let tcp = self.tcp.rows(now);
+        tcp.chain(self.udp.rows(now)).chain(self.echo.rows(now))
     }
 
     /// Makes names known, in place of those that the owner had.

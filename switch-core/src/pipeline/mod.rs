@@ -241,6 +241,7 @@ fn is_tagged(packet: &Packet) -> bool {
 }
 
 /// Seconds for the station table.
-pub(crate) fn seconds(now: Tick) -> u32 {
+#[must_use]
+pub fn seconds(now: Tick) -> u32 {
     u32::try_from(now.as_nanos() / 1_000_000_000).unwrap_or(u32::MAX)
 }

@@ -283,6 +283,9 @@ impl TcpFlows {
                     if !again && flow.control.timed.is_none() {
                         flow.control.timed = Some((seq.wrapping_add(dist(n)), cx.now));
                     }
+                    if !again {
+                        flow.bytes.1 += n as u64;
+                    }
                     flow.sent(n + usize::from(last));
                     if flow.rto_at == Tick::NEVER {
                         flow.rto_at = cx.now + flow.control.rto();

@@ -25,6 +25,7 @@ use slab::Slab;
 
 use self::ring::Rings;
 use super::host::{TcpHost, Tx};
+use super::row::FlowRow;
 use crate::addr::{Mac, PortId};
 use crate::conntrack::expiry::Wheel;
 use crate::frame::Pool;
@@ -153,6 +154,18 @@ impl TcpFlows {
     /// The connections, with their keys and states.
     pub fn iter(&self) -> impl Iterator<Item = (Key, State)> + '_ {
         self.flows.iter().map(|(_, f)| (f.key, f.state))
+    }
+
+    /// The connections as they are now.
+    pub fn rows(&self, now: Tick) -> impl Iterator<Item = FlowRow> + '_ {
+        self.flows.iter().map(move |(_, f)| FlowRow {
+            port: f.port,
+            protocol: "tcp",
+            key: f.key,
+            state: f.state.name(),
+            bytes: f.bytes,
+            idle: now.since(f.seen),
+        })
     }
 
     /// Finds the connection of a segment.

@@ -37,6 +37,20 @@ pub enum State {
     TimeWait,
 }
 
+impl State {
+    /// The name by which it is shown.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Connecting => "connecting",
+            Self::SynReceived => "syn-received",
+            Self::SynSent => "syn-sent",
+            Self::Established => "established",
+            Self::TimeWait => "time-wait",
+        }
+    }
+}
+
 /// What the end of a batch has to do for a flow.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Todo {
@@ -177,7 +191,12 @@ pub struct Flow {
     pub(super) sacked: Option<Box<Ranges>>,
     pub(super) control: Control,
 
+    /// Payload from the sandbox, and to it.
+    pub(super) bytes: (u64, u64),
+
     // Time.
+    /// The last packet.
+    pub(super) seen: Tick,
     pub(super) rto_at: Tick,
     pub(super) ack_at: Tick,
     pub(super) idle_at: Tick,
@@ -224,6 +243,8 @@ impl Flow {
             eof_at: None,
             sacked: None,
             control: Control::new(),
+            bytes: (0, 0),
+            seen: Tick::ZERO,
             rto_at: Tick::NEVER,
             ack_at: Tick::NEVER,
             idle_at: Tick::NEVER,

@@ -146,6 +146,7 @@ impl TcpFlows {
         if let Some(flow) = self.flows.get_mut(id as usize)
             && flow.state == State::Established
         {
+            flow.seen = cx.now;
             flow.idle_at = if flow.spent() > 0 {
                 // Not moved by traffic the other way.
                 flow.idle_at.min(cx.now + TIDY)

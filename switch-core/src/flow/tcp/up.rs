@@ -94,6 +94,7 @@ impl TcpFlows {
                 Ok(n) => {
                     flow.blocked = n < payload.len();
                     flow.rcv_nxt = flow.rcv_nxt.wrapping_add(dist(n));
+                    flow.bytes.0 += n as u64;
                     rest = payload.get(n..).unwrap_or_default();
                     if let Some(ring) = flow.ring.as_mut() {
                         ring.consume(n, &mut self.pool);
@@ -115,12 +116,14 @@ impl TcpFlows {
             let ring = flow.ring.get_or_insert_with(|| self.rings.take(nxt));
             let n = ring.write(nxt, rest, &mut self.pool);
             flow.rcv_nxt = nxt.wrapping_add(dist(n));
+            flow.bytes.0 += n as u64;
             if n < rest.len() {
                 // The pool is empty: what was not stored is not acknowledged, and comes again.
                 flow.fin_at = None;
             }
         }
         if let Some(end) = flow.ahead.as_mut().and_then(|a| a.join(flow.rcv_nxt)) {
+            flow.bytes.0 += u64::from(end.wrapping_sub(flow.rcv_nxt));
             flow.rcv_nxt = end;
             flow.todo.ack = true;
         }

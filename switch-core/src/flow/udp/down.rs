@@ -59,6 +59,8 @@ impl UdpFlows {
             }
             mapping.used = cx.now;
         }
+        let bytes: usize = event.pieces.iter().map(|p| p.len()).sum();
+        mapping.bytes.1 += bytes as u64;
         let (port, to) = (mapping.port, (mapping.mac, mapping.guest));
         let room = usize::from(cx.mtu).saturating_sub(if shown.is_ipv4() { 28 } else { 48 });
         let first = event.pieces.first().map_or(0, |p| p.len());

@@ -13,7 +13,8 @@ use arrayvec::ArrayVec;
 use slab::Slab;
 
 use super::host::{DatagramMeta, HostError, UdpHost};
-use super::tcp::Cx;
+use super::row::FlowRow;
+use super::tcp::{Cx, Key};
 use crate::addr::{Mac, PortId, SockId};
 use crate::conntrack::expiry::Wheel;
 use crate::time::Tick;
@@ -71,6 +72,8 @@ struct Mapping {
     published: bool,
     only_dns: bool,
     used: Tick,
+    /// Payload from the sandbox, and to it.
+    bytes: (u64, u64),
 }
 
 impl Mapping {
@@ -204,6 +207,7 @@ impl UdpFlows {
             return Err(DropReason::NoFlow);
         };
         mapping.used = cx.now;
+        mapping.bytes.0 += payload.len() as u64;
         mapping.only_dns &= shown.port() == 53;
         mapping.select(Remote {
             shown,
@@ -348,6 +352,7 @@ impl UdpFlows {
                 published: false,
                 only_dns: true,
                 used: now,
+                bytes: (0, 0),
             },
         );
         Ok(id)
@@ -387,6 +392,7 @@ impl UdpFlows {
                 published: true,
                 only_dns: false,
                 used: now,
+                bytes: (0, 0),
             },
         );
     }
@@ -414,6 +420,33 @@ impl UdpFlows {
             self.wheel.cancel(id);
             host.udp_close(mapping.sock);
         }
+    }
+
+    /// The mappings as they are now, each with the remote that it spoke with last.
+    pub fn rows(&self, now: Tick) -> impl Iterator<Item = FlowRow> + '_ {
+        self.mappings.iter().map(move |(_, m)| {
+            let any = SocketAddr::new(
+                match m.guest.ip() {
+                    IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                    IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+                },
+                0,
+            );
+            let remote = m.remotes.get(m.last).map_or(any, |r| r.shown);
+            FlowRow {
+                port: m.port,
+                protocol: "udp",
+                key: Key {
+                    guest: m.guest.ip(),
+                    guest_port: m.guest.port(),
+                    remote: remote.ip(),
+                    remote_port: remote.port(),
+                },
+                state: if m.published { "published" } else { "open" },
+                bytes: m.bytes,
+                idle: now.since(m.used),
+            }
+        })
     }
 
     /// Ends an endpoint's mappings, published ones too.

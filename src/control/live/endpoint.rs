@@ -1,0 +1,287 @@
+//! Endpoints: made by the broker, received by one worker, sent to by all.
+
+use std::net::IpAddr;
+
+use switch_core::addr::PortId;
+use switch_core::pipeline::Port;
+use switch_core::policy::guard::{Guard, Trust};
+use switch_core::respond::Guest;
+
+use super::{End, LivePlane};
+use crate::control::ids::EndpointId;
+use crate::control::plane::PlaneError;
+use crate::control::spec::{EndpointKind, EndpointSpec, Interface, Sandbox, SandboxRef, Vlan};
+use crate::endpoint::Caps;
+use crate::endpoint::tap_io::TapEndpoint;
+use crate::host::broker_proto::Target;
+use crate::host::fleet::{DefaultRoute, Identity, LinkRoute, LinkSpec, OldLink, SandboxId};
+use crate::host::sockets::links::Link;
+
+impl LivePlane {
+    pub(super) fn who(&mut self, at: &SandboxRef) -> Result<Sandbox, PlaneError> {
+        let identity = self.broker.identify(&target(at))?;
+        Ok(Sandbox {
+            at: at.clone(),
+            start_time: identity.start_time,
+            netns: identity.netns,
+        })
+    }
+
+    pub(super) fn make_endpoint(
+        &mut self,
+        spec: &EndpointSpec,
+        adopt: bool,
+    ) -> Result<Interface, PlaneError> {
+        self.net(spec.network)?;
+        if spec.kind == EndpointKind::Packet {
+            return Err(PlaneError::Unsupported("a packet endpoint"));
+        }
+        if spec.vlan != Vlan::None {
+            return Err(PlaneError::Unsupported("a tagged endpoint"));
+        }
+        let number = self.ports.take("endpoints")?;
+        let made = self.join_and_make(spec, PortId(number), adopt);
+        if made.is_err() {
+            self.ports.give_back(number);
+        }
+        made
+    }
+
+    fn join_and_make(
+        &mut self,
+        spec: &EndpointSpec,
+        port: PortId,
+        adopt: bool,
+    ) -> Result<Interface, PlaneError> {
+        let sandbox = self.broker.join(&Identity {
+            target: target(&spec.sandbox.at),
+            start_time: spec.sandbox.start_time,
+            netns: spec.sandbox.netns,
+        })?;
+        let made = self.make(spec, port, sandbox, adopt);
+        if made.is_err() {
+            self.broker.leave(sandbox)?;
+        }
+        made
+    }
+
+    fn make(
+        &mut self,
+        spec: &EndpointSpec,
+        port: PortId,
+        sandbox: SandboxId,
+        adopt: bool,
+    ) -> Result<Interface, PlaneError> {
+        let wanted = self.link_spec(spec)?;
+        let link = if adopt {
+            self.broker.adopt_link(sandbox, &wanted)?
+        } else {
+            self.broker.add_link(sandbox, &wanted)?
+        };
+        let caps = Caps {
+            csum: link.tap.caps.csum(),
+            tso: link.tap.caps.tso(),
+            uso: link.tap.caps.uso(),
+        };
+        let end = End {
+            spec: spec.clone(),
+            port,
+            owner: self.least_busy(),
+            sandbox,
+            uso: caps.uso,
+            policy: None,
+        };
+        let (owner, vnet) = (end.owner, link.tap.caps.vnet);
+        self.ends.insert(spec.id, end);
+        let joined = self.put_on_boards(
+            spec.id,
+            owner,
+            |fd| TapEndpoint::new(fd, vnet, caps),
+            &link.tap.fd,
+        );
+        if let Err(e) = joined {
+            self.ends.remove(&spec.id);
+            // The error that is told is the first one.
+            let _ = self.broker.remove_link(&old(sandbox, spec));
+            return Err(e);
+        }
+        Ok(Interface {
+            ifname: spec.ifname.clone(),
+            ifindex: link.ifindex,
+            warnings: link.warnings,
+        })
+    }
+
+    /// Gives an endpoint to its owner to receive from, and to the others to send to.
+    fn put_on_boards(
+        &mut self,
+        id: EndpointId,
+        owner: usize,
+        endpoint: impl Fn(std::os::fd::OwnedFd) -> TapEndpoint,
+        fd: &std::os::fd::OwnedFd,
+    ) -> Result<(), PlaneError> {
+        let (slot, port, guest) = self.member(id)?;
+        for worker in 0..self.hands.len() {
+            let copy = fd.try_clone().map_err(|e| refused("a descriptor", &e))?;
+            let link = Link::new(Box::new(endpoint(copy)), slot, worker == owner);
+            let (port, guest) = (port.clone(), guest.clone());
+            self.on(worker, move |board| {
+                let at = port.id;
+                board.with(slot, |switch, _| switch.add_port(port, guest));
+                board.attach(at, link)
+            })?
+            .map_err(|e| refused("polling the endpoint", &e))?;
+        }
+        Ok(())
+    }
+
+    /// An endpoint as the switch of its network sees it.
+    pub(super) fn member(&self, id: EndpointId) -> Result<(u32, Port, Guest), PlaneError> {
+        let end = self.end(id)?;
+        let net = self.net(end.spec.network)?;
+        let spec = &end.spec;
+        let policy = end.policy.as_ref().or(net.policy.as_ref());
+        let guarded = policy.is_none_or(|p| p.spoof_guard);
+        let all = !guarded;
+        let trust = Trust {
+            mac: all,
+            address: all,
+            dhcp: all,
+            router: all,
+        };
+        let addresses = spec.v4.map(IpAddr::V4).into_iter();
+        let addresses = addresses.chain(spec.v6.map(IpAddr::V6));
+        let slaac = net.spec.v6.map(|s| (s.network, s.prefix));
+        let port = Port {
+            isolated: policy.is_some_and(|p| p.isolated),
+            guard: Some(Guard::new(spec.mac, addresses, slaac, trust)),
+            ..Port::new(end.port, spec.mac, spec.mtu, end.uso)
+        };
+        let guest = Guest {
+            mac: spec.mac,
+            // Names come by records of their own.
+            name: String::new(),
+            v4: spec.v4,
+            v6: spec.v6,
+        };
+        Ok((net.slot, port, guest))
+    }
+
+    pub(super) fn drop_endpoint(&mut self, id: EndpointId, keep: bool) -> Result<(), PlaneError> {
+        self.end(id)?;
+        let rules: Vec<_> = self
+            .rules
+            .values()
+            .map(|r| (r.spec.id, r.spec.endpoint))
+            .collect();
+        for (rule, of) in rules {
+            if of == id {
+                self.unpublish(rule)?;
+            }
+        }
+        let Some(end) = self.ends.remove(&id) else {
+            return Ok(());
+        };
+        let port = end.port;
+        // The descriptors come back, and are closed here: that takes the kernel a while.
+        let links = self.on_all(move |board| board.detach(port))?;
+        self.macs.forget(port);
+        self.ports.give_back(port.0);
+        drop(links);
+        if !keep {
+            match self.broker.remove_link(&old(end.sandbox, &end.spec)) {
+                Ok(()) => {}
+                // It went with the sandbox, or someone was faster.
+                Err(e) => tracing::debug!("removing {}: {e}", end.spec.ifname),
+            }
+        }
+        Ok(self.broker.leave(end.sandbox)?)
+    }
+
+    pub(super) fn move_default_route(
+        &mut self,
+        id: EndpointId,
+        on: bool,
+    ) -> Result<(), PlaneError> {
+        let end = self.end(id)?;
+        let (sandbox, ifname) = (end.sandbox, end.spec.ifname.clone());
+        let mut spec = end.spec.clone();
+        spec.default_route = true;
+        let route = self.link_spec(&spec)?.default_route;
+        self.broker
+            .set_default_route(sandbox, &ifname, &route, on)?;
+        if let Some(end) = self.ends.get_mut(&id) {
+            end.spec.default_route = on;
+        }
+        Ok(())
+    }
+
+    fn link_spec(&self, spec: &EndpointSpec) -> Result<LinkSpec, PlaneError> {
+        let net = &self.net(spec.network)?.spec;
+        let v4 = spec.v4.zip(net.v4);
+        let v6 = spec.v6.zip(net.v6);
+        let four = v4.map(|(a, s)| ((IpAddr::V4(a), s.prefix), IpAddr::V4(s.gateway)));
+        let six = v6.map(|(a, s)| ((IpAddr::V6(a), s.prefix), IpAddr::V6(s.gateway)));
+        let both: Vec<_> = four.into_iter().chain(six).collect();
+        let gateways = both.iter().filter(|_| spec.default_route).map(|b| b.1);
+        Ok(LinkSpec {
+            endpoint: spec.id.0,
+            ifname: spec.ifname.clone(),
+            mac: spec.mac,
+            mtu: spec.mtu,
+            gso_max_size: None,
+            vnet: true,
+            persistent: spec.persistent,
+            configure: spec.configure,
+            addresses: both.iter().map(|b| b.0).collect(),
+            default_route: DefaultRoute {
+                gateways: gateways.collect(),
+                metric: None,
+            },
+            routes: spec
+                .routes
+                .iter()
+                .map(|r| LinkRoute {
+                    to: r.to,
+                    prefix: r.prefix,
+                    via: r.via,
+                })
+                .collect(),
+            sysctls: spec.sysctls.clone(),
+        })
+    }
+
+    /// The worker with the fewest endpoints.
+    fn least_busy(&self) -> usize {
+        let count = |worker: &usize| self.ends.values().filter(|e| e.owner == *worker).count();
+        (0..self.hands.len()).min_by_key(count).unwrap_or(0)
+    }
+
+    /// The endpoint in a place.
+    pub(super) fn at_port(&self, port: PortId) -> Option<EndpointId> {
+        let mut ends = self.ends.iter();
+        ends.find(|(_, e)| e.port == port).map(|(&id, _)| id)
+    }
+}
+
+fn target(at: &SandboxRef) -> Target {
+    match at {
+        SandboxRef::Pid(pid) => Target::Pid(*pid),
+        SandboxRef::Netns(path) => Target::Path(path.clone()),
+    }
+}
+
+fn old(sandbox: SandboxId, spec: &EndpointSpec) -> OldLink {
+    OldLink {
+        sandbox,
+        ifname: spec.ifname.clone(),
+        endpoint: spec.id.0,
+    }
+}
+
+pub(super) fn refused(what: &str, error: &std::io::Error) -> PlaneError {
+    PlaneError::Refused {
+        message: format!("{what}: {error}"),
+        errno: error.raw_os_error(),
+    }
+}

@@ -1,0 +1,199 @@
+//! Networks and their names.
+
+use std::sync::Arc;
+
+use switch_core::flow::tcp::Limits;
+use switch_core::flow::udp::Filter;
+use switch_core::pipeline::{Config, Settings, Switch};
+use switch_core::policy::host_rule::HostRule;
+use switch_core::respond::Gateway;
+use switch_core::respond::directory::{Directory, Owner};
+
+use super::{LivePlane, Net};
+use crate::config::UdpFilter;
+use crate::control::ids::NetworkId;
+use crate::control::plane::PlaneError;
+use crate::control::spec::{Driver, NameOwner, NameRecord, NetworkSpec, Uplink};
+use crate::host::start;
+
+/// Windows that the connections of one network may offer on one worker, in bytes.
+const WINDOWS: usize = 64 << 20;
+
+impl LivePlane {
+    pub(super) fn make_network(&mut self, spec: &NetworkSpec) -> Result<(), PlaneError> {
+        supported(spec)?;
+        let slot = self.slots.take("networks")?;
+        let config = self.switch_config(spec, slot);
+        let (macs, begun, dns) = (Arc::clone(&self.macs), self.start, spec.dns.clone());
+        let made = self.on_all(move |board| {
+            let now = super::start::now(begun);
+            let mut switch = Switch::new(now, config.clone(), Arc::clone(&macs));
+            let view = board.io.view.load_full();
+            switch.host_changed(view.addresses.clone(), view.v6_route);
+            board.io.set_resolvers(slot, dns.clone());
+            board.add_net(slot, switch);
+        });
+        if let Err(e) = made {
+            self.slots.give_back(slot);
+            return Err(e);
+        }
+        let spec = spec.clone();
+        let net = Net {
+            spec: spec.clone(),
+            slot,
+            policy: None,
+        };
+        self.nets.insert(spec.id, net);
+        Ok(())
+    }
+
+    pub(super) fn alter_network(&mut self, spec: &NetworkSpec) -> Result<(), PlaneError> {
+        supported(spec)?;
+        let before = self.net(spec.id)?;
+        let (slot, old) = (before.slot, &before.spec);
+        let same = (old.v4, old.v6, old.gateway_mac, old.mtu, old.udp_filter)
+            == (
+                spec.v4,
+                spec.v6,
+                spec.gateway_mac,
+                spec.mtu,
+                spec.udp_filter,
+            );
+        if !same {
+            return Err(PlaneError::Unsupported(
+                "another subnet, MTU, MAC or filter for a network that is in use",
+            ));
+        }
+        if let Some(net) = self.nets.get_mut(&spec.id) {
+            net.spec = spec.clone();
+        }
+        let dns = spec.dns.clone();
+        self.on_all(move |board| board.io.set_resolvers(slot, dns.clone()))?;
+        self.configure(spec.id)
+    }
+
+    pub(super) fn drop_network(&mut self, id: NetworkId) -> Result<(), PlaneError> {
+        let slot = self.net(id)?.slot;
+        self.on_all(move |board| {
+            board.remove_net(slot);
+            board.io.set_resolvers(slot, Vec::new());
+        })?;
+        self.nets.remove(&id);
+        self.slots.give_back(slot);
+        Ok(())
+    }
+
+    /// Tells every worker what of a network may change while it is in use.
+    pub(super) fn configure(&self, id: NetworkId) -> Result<(), PlaneError> {
+        let net = self.net(id)?;
+        let (slot, settings) = (net.slot, self.settings(&net.spec));
+        self.on_all(move |board| {
+            board.with(slot, |switch, _| switch.configure(settings.clone()));
+        })?;
+        Ok(())
+    }
+
+    /// The same for every network, as when what is published has changed.
+    pub(super) fn configure_all(&self) -> Result<(), PlaneError> {
+        self.nets.keys().try_for_each(|&id| self.configure(id))
+    }
+
+    pub(super) fn give_names(&mut self, record: &NameRecord) -> Result<(), PlaneError> {
+        let slot = self.net(record.network)?.slot;
+        let (owner, record) = (owner(record.owner), record.clone());
+        self.on_all(move |board| {
+            board.with(slot, |switch, _| {
+                switch.set_names(owner, &record.names, &record.addrs);
+            });
+        })?;
+        Ok(())
+    }
+
+    pub(super) fn take_names(
+        &mut self,
+        network: NetworkId,
+        of: NameOwner,
+    ) -> Result<(), PlaneError> {
+        let (slot, owner) = (self.net(network)?.slot, owner(of));
+        self.on_all(move |board| {
+            board.with(slot, |switch, _| switch.remove_names(owner));
+        })?;
+        Ok(())
+    }
+
+    fn settings(&self, spec: &NetworkSpec) -> Settings {
+        let loopback = |v6: bool| {
+            let mut of_family = spec.host_loopback.iter().filter(|a| a.is_ipv6() == v6);
+            of_family.next().copied()
+        };
+        let rules = self.rules.values();
+        Settings {
+            icc: spec.icc,
+            uplink: spec.uplink == Uplink::Sockets,
+            search: spec.search.clone(),
+            rule: HostRule {
+                loopback_v4: loopback(false).and_then(|a| match a {
+                    std::net::IpAddr::V4(a) => Some(a),
+                    std::net::IpAddr::V6(_) => None,
+                }),
+                loopback_v6: loopback(true).and_then(|a| match a {
+                    std::net::IpAddr::V6(a) => Some(a),
+                    std::net::IpAddr::V4(_) => None,
+                }),
+                host_access: spec.host_access,
+                published: rules.flat_map(|r| r.ranges.iter().copied()).collect(),
+            },
+        }
+    }
+
+    fn switch_config(&self, spec: &NetworkSpec, slot: u32) -> Config {
+        let settings = self.settings(spec);
+        Config {
+            network: switch_core::addr::NetworkId(slot),
+            gateway: Gateway {
+                mac: spec.gateway_mac,
+                v4: spec.v4.map(|s| (s.gateway, s.prefix)),
+                v6: spec.v6.map(|s| (s.gateway, s.prefix)),
+                mtu: spec.mtu,
+                v6_default_route: self.view.load().v6_route,
+                search: settings.search,
+                guests: Directory::default(),
+                hosts: Vec::new(),
+            },
+            ports: Vec::new(),
+            icc: settings.icc,
+            uplink: settings.uplink,
+            rule: settings.rule,
+            filter: match spec.udp_filter {
+                UdpFilter::EndpointIndependent => Filter::EndpointIndependent,
+                UdpFilter::AddressDependent => Filter::AddressDependent,
+                UdpFilter::AddressAndPortDependent => Filter::AddressAndPortDependent,
+            },
+            ephemeral: start::local_port_range(),
+            limits: Limits {
+                window_budget: WINDOWS,
+                ..Limits::default()
+            },
+            seeds: start::random_seeds(),
+        }
+    }
+}
+
+/// Refuses what this plane has not.
+fn supported(spec: &NetworkSpec) -> Result<(), PlaneError> {
+    match (spec.driver, &spec.uplink) {
+        (Driver::Bridge, Uplink::Sockets | Uplink::None) => Ok(()),
+        (Driver::Bridge, Uplink::Packet(_)) => Err(PlaneError::Unsupported("a packet uplink")),
+        (Driver::Overlay, _) => Err(PlaneError::Unsupported("the overlay driver")),
+        (Driver::Macvlan, _) => Err(PlaneError::Unsupported("the macvlan driver")),
+        (Driver::Ipvlan, _) => Err(PlaneError::Unsupported("the ipvlan driver")),
+    }
+}
+
+/// A number of its own for every owner of names.
+fn owner(of: NameOwner) -> Owner {
+    match of {
+        NameOwner::Endpoint(id) => Owner(u64::from(id.0) << 1),
+        NameOwner::Service(id) => Owner(u64::from(id.0) << 1 | 1),
+    }
+}

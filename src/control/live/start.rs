@@ -1,0 +1,120 @@
+//! The start, in the order of design: the broker before any thread, everything opened, what is not needed dropped,
+//! then the workers.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use arc_swap::ArcSwap;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use socket2::Socket;
+use switch_core::l2::table::{MAX_NETWORKS, MacTable};
+use switch_core::time::Tick;
+
+use super::numbers::Numbers;
+use super::{Hand, LivePlane};
+use crate::host::broker::Broker;
+use crate::host::netwatch::NetWatch;
+use crate::host::sockets::{FIRST_TOKEN, HostIo, HostView};
+use crate::host::{privileges, start};
+use crate::worker::{Lost, Worker};
+
+/// Stations behind endpoints that the table has room for, and how many of one endpoint.
+const STATIONS: usize = 1 << 16;
+const STATIONS_OF_ONE: usize = 1 << 10;
+/// Workers at most, whatever the machine has.
+const WORKERS: usize = 8;
+
+/// How the plane is to be.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Threads that carry packets; half the cores, at least one, where it is not said.
+    pub workers: Option<usize>,
+    /// Become this user, as root.
+    pub user: Option<String>,
+}
+
+impl LivePlane {
+    /// Starts broker and workers. Must be called while the process has one thread; afterwards it has no capability.
+    /// Errors: one line.
+    pub fn start(options: &Options) -> Result<Self> {
+        let mut broker = Broker::spawn()?;
+        let limit = privileges::raise_descriptor_limit()?;
+        tracing::debug!(limit, "descriptors");
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let count = options.workers.unwrap_or(cores / 2).clamp(1, WORKERS);
+        let raw: Vec<[Option<Socket>; 2]> = (0..count)
+            .map(|_| {
+                [
+                    start::raw_icmp(&mut broker, false),
+                    start::raw_icmp(&mut broker, true),
+                ]
+            })
+            .collect();
+        let watch = NetWatch::open().ok();
+        privileges::lock_down(options.user.as_deref())?;
+        let view = HostView {
+            resolvers: broker.resolvers().servers.clone(),
+            ..HostView::default()
+        };
+        let ports = FIRST_TOKEN - 2;
+        let macs = MacTable::with_limit(STATIONS, ports, STATIONS_OF_ONE);
+        let mut plane = Self {
+            broker,
+            start: Instant::now(),
+            hands: Vec::new(),
+            lost: Arc::new(Lost::new().context("an event descriptor")?),
+            view: Arc::new(ArcSwap::from_pointee(view)),
+            watch,
+            macs: Arc::new(macs),
+            nets: std::collections::BTreeMap::new(),
+            ends: std::collections::BTreeMap::new(),
+            rules: std::collections::BTreeMap::new(),
+            slots: Numbers::new(MAX_NETWORKS),
+            ports: Numbers::new(u32::try_from(ports).unwrap_or(u32::MAX)),
+            sources: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
+            told: std::collections::VecDeque::new(),
+        };
+        plane.look_at_host();
+        plane.listen().context("watching for events")?;
+        for (index, raw) in raw.into_iter().enumerate() {
+            plane.hire(index, raw).context("starting a worker")?;
+        }
+        Ok(plane)
+    }
+
+    /// Has one descriptor stand for all that tell of something.
+    fn listen(&self) -> nix::Result<()> {
+        let readable = || EpollEvent::new(EpollFlags::EPOLLIN, 0);
+        self.sources.add(self.lost.fd(), readable())?;
+        if let Some(fd) = self.broker.fd() {
+            self.sources.add(fd, readable())?;
+        }
+        if let Some(watch) = &self.watch {
+            self.sources.add(watch.fd(), readable())?;
+        }
+        Ok(())
+    }
+
+    fn hire(&mut self, index: usize, raw: [Option<Socket>; 2]) -> Result<()> {
+        let view = Arc::clone(&self.view);
+        let lost = Some(Arc::clone(&self.lost));
+        let worker = Worker::new(self.start, None, lost, |registry| {
+            HostIo::new(registry, Vec::new(), view, raw)
+        })?;
+        let signals = worker.signals();
+        let thread = std::thread::Builder::new()
+            .name(format!("weft-worker-{index}"))
+            .spawn(move || worker.run())?;
+        self.hands.push(Hand {
+            signals,
+            thread: Some(thread),
+        });
+        Ok(())
+    }
+}
+
+/// The time on the workers' clock.
+pub(super) fn now(start: Instant) -> Tick {
+    Tick::from_nanos(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX))
+}
