@@ -17,6 +17,7 @@ use crate::respond::Gateway;
 use crate::respond::icmp::{self, IcmpError};
 use crate::time::Tick;
 use crate::verdict::DropReason;
+use crate::wire::be16;
 use crate::wire::emit::HeaderBuf;
 use crate::wire::packet::{Ip, PROTO_ICMP, PROTO_ICMPV6};
 use crate::wire::vnet_hdr::VnetHdr;
@@ -51,6 +52,14 @@ pub struct EchoFlows {
 }
 
 impl EchoFlows {
+    /// True if a request goes on with what its sandbox asked this remote before. Shape: `icmp` starts at its header.
+    #[must_use]
+    pub fn knows(&self, ip: &Ip, icmp: &[u8]) -> bool {
+        let id = be16(icmp, 4).and_then(|ident| self.index.get(&(ip.src, ident)));
+        let session = id.and_then(|&id| self.sessions.get(id as usize));
+        session.is_some_and(|s| s.remote.0 == ip.dst)
+    }
+
     /// Takes an echo request of a sandbox to `real`. Shape: `icmp` starts at the ICMP header.
     /// Errors: `Host` errors as drop reasons; `Refused` where the host has neither ping nor raw sockets for us.
     pub fn from_guest<H: EchoHost>(

@@ -194,7 +194,7 @@ impl Switch {
         let cx = self.cx(now, None);
         self.tcp.flush(host, &cx);
         self.flush_names(host, now);
-        self.run_floods(host);
+        self.run_floods(host, now);
         if let Some((reason, count)) = self.udp.flush(host) {
             for _ in 0..count {
                 self.drops.count(reason);
@@ -206,7 +206,7 @@ impl Switch {
     pub fn run_ready<H: Host>(&mut self, host: &mut H, now: Tick) -> bool {
         let cx = self.cx(now, None);
         let names = self.ready_names(host, now);
-        let floods = self.run_floods(host);
+        let floods = self.run_floods(host, now);
         self.tcp.run_ready(host, &cx) || names || floods
     }
 

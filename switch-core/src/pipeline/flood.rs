@@ -8,6 +8,7 @@ use super::{Switch, egress};
 use crate::addr::PortId;
 use crate::flow::host::Host;
 use crate::l2::flood::Rest;
+use crate::time::Tick;
 use crate::verdict::{DropReason, Drops, Verdict};
 use crate::wire::packet::Packet;
 use crate::wire::vnet_hdr::VnetHdr;
@@ -54,6 +55,7 @@ impl Switch {
     pub(super) fn flood<H: Host>(
         &mut self,
         host: &mut H,
+        now: Tick,
         from: PortId,
         packet: &Packet,
         vnet: &VnetHdr,
@@ -63,7 +65,7 @@ impl Switch {
             return Err(DropReason::Isolated);
         }
         let Self { ports, drops, .. } = self;
-        let mut each = |to| send(ports, drops, host, (from, to), packet, vnet, frame);
+        let mut each = |to| send(ports, drops, host, (now, from, to), packet, vnet, frame);
         let rest = ports.list().flood(from, &mut each);
         if let Some(rest) = rest {
             self.floods.push(Pending {
@@ -76,7 +78,7 @@ impl Switch {
     }
 
     /// Goes on with the oldest flood, for one turn. True if there is more to do.
-    pub(super) fn run_floods<H: Host>(&mut self, host: &mut H) -> bool {
+    pub(super) fn run_floods<H: Host>(&mut self, host: &mut H, now: Tick) -> bool {
         let Some(mut pending) = self.floods.pending.pop_front() else {
             return false;
         };
@@ -84,7 +86,7 @@ impl Switch {
         let from = pending.rest.from();
         let rest = Packet::parse(&pending.frame).ok().and_then(|packet| {
             let (vnet, frame) = (&pending.vnet, &pending.frame);
-            let mut each = |to| send(ports, drops, host, (from, to), &packet, vnet, frame);
+            let mut each = |to| send(ports, drops, host, (now, from, to), &packet, vnet, frame);
             ports.list().go_on(pending.rest, &mut each)
         });
         match rest {
@@ -103,7 +105,7 @@ fn send<H: Host>(
     ports: &Ports,
     drops: &mut Drops,
     host: &mut H,
-    (from, to): (PortId, PortId),
+    (now, from, to): (Tick, PortId, PortId),
     packet: &Packet,
     vnet: &VnetHdr,
     frame: &[u8],
@@ -112,9 +114,11 @@ fn send<H: Host>(
     if port.isolated && ports.get(from).is_some_and(|p| p.isolated) {
         return;
     }
-    if egress::fits(frame, packet, vnet, port.mtu) {
-        host.tx(to, vnet, &[IoSlice::new(frame)]);
-    } else {
+    if !egress::fits(frame, packet, vnet, port.mtu) {
         drops.count(DropReason::TooBig);
+    } else if !port.has_room(now, frame, packet, vnet) {
+        drops.count(DropReason::RateLimited);
+    } else {
+        host.tx(to, vnet, &[IoSlice::new(frame)]);
     }
 }

@@ -171,6 +171,7 @@ impl Switch {
                 return Err(reason);
             }
         };
+        self.opens(cx.now, port)?;
         let options = segment
             .get(20..hdr.len)
             .map(TcpOptions::parse)
@@ -200,6 +201,12 @@ impl Switch {
                 self.refuse(host, port, frame, what, DropReason::HostError)
             }
         }
+    }
+
+    /// Charges an endpoint for a flow that it opens. Errors: `NewFlowLimit`.
+    fn opens(&self, now: Tick, port: PortId) -> Result<(), DropReason> {
+        let limits = self.ports.get(port).and_then(|p| p.limits.as_ref());
+        limits.map_or(Ok(()), |l| l.opens(now))
     }
 
     /// Where a conversation with `to` really goes. At the gateway's own address there is name service only, which
@@ -296,6 +303,9 @@ impl Switch {
             }
             Err(reason) => return Err(reason),
         };
+        if client.is_none() && !self.udp.knows(guest, shown) {
+            self.opens(cx.now, port)?;
+        }
         self.udp.from_guest(
             host,
             cx,
@@ -372,6 +382,9 @@ impl Switch {
             }
             Err(reason) => return Err(reason),
         };
+        if !self.echo.knows(ip, message) {
+            self.opens(cx.now, port)?;
+        }
         match self
             .echo
             .from_guest(host, cx.now, (port, packet.src), (ip, real), message)

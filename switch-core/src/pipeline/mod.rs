@@ -4,6 +4,8 @@ mod egress;
 mod events;
 mod flood;
 mod gateway;
+#[cfg(test)]
+mod limit_tests;
 mod members;
 mod names;
 mod pieces;
@@ -26,6 +28,7 @@ use crate::flow::udp::{Filter, UdpFlows};
 use crate::frag::Reassembly;
 use crate::l2::table::MacTable;
 use crate::policy::host_rule::HostRule;
+use crate::policy::limit::Load;
 use crate::respond::dns::Dns;
 use crate::respond::{Gateway, arp, dhcp, dhcp6, icmp, nd};
 use crate::time::Tick;
@@ -165,6 +168,9 @@ impl Switch {
             return Err(DropReason::Reserved);
         }
         let partial = check_offload(frame.len(), &packet, vnet)?;
+        if let Some(limits) = &port.limits {
+            limits.sent(now, &packet, || Load::of(frame, &packet, vnet))?;
+        }
         if packet.src != port.mac {
             self.macs
                 .learn(self.config.network, packet.src, from, seconds(now));
@@ -179,7 +185,7 @@ impl Switch {
             if self.answer(host, from, &packet, frame)? {
                 return Ok(Verdict::Answer);
             }
-            return self.flood(host, from, &packet, vnet, frame);
+            return self.flood(host, now, from, &packet, vnet, frame);
         }
         if !self.config.icc {
             return Err(DropReason::Isolated);
@@ -193,9 +199,15 @@ impl Switch {
             Some(to) if to.id == from => Err(DropReason::Hairpin),
             Some(to) if to.isolated && port.isolated => Err(DropReason::Isolated),
             Some(to) if !egress::fits(frame, &packet, vnet, to.mtu) => Err(DropReason::TooBig),
+            Some(to) if !to.has_room(now, frame, &packet, vnet) => Err(DropReason::RateLimited),
             Some(to) if host.tx(to.id, vnet, &[IoSlice::new(frame)]) => Ok(Verdict::Forward(to.id)),
             Some(_) => Err(DropReason::TxFailed),
-            None => self.flood(host, from, &packet, vnet, frame),
+            None => {
+                if let Some(limits) = &port.limits {
+                    limits.spread(now, || Load::of(frame, &packet, vnet))?;
+                }
+                self.flood(host, now, from, &packet, vnet, frame)
+            }
         }
     }
 

@@ -1,12 +1,17 @@
 //! Stage 1, 8: The endpoints of one network, by number and by MAC.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use ahash::RandomState;
 
 use crate::addr::{Mac, PortId};
 use crate::l2::flood::PortList;
 use crate::policy::guard::Guard;
+use crate::policy::limit::{Limits, Load};
+use crate::time::Tick;
+use crate::wire::packet::Packet;
+use crate::wire::vnet_hdr::VnetHdr;
 
 /// An endpoint, as the switch sees it.
 #[derive(Debug, Clone)]
@@ -23,6 +28,8 @@ pub struct Port {
     pub isolated: bool,
     /// What it may send, beyond the check of its MAC.
     pub guard: Option<Guard>,
+    /// How much it may send and receive. One for all workers.
+    pub limits: Option<Arc<Limits>>,
 }
 
 impl Port {
@@ -36,7 +43,21 @@ impl Port {
             uso,
             isolated: false,
             guard: None,
+            limits: None,
         }
+    }
+
+    /// Charges a frame to the endpoint. False if it may have no more now.
+    #[inline]
+    pub(super) fn has_room(
+        &self,
+        now: Tick,
+        frame: &[u8],
+        packet: &Packet,
+        vnet: &VnetHdr,
+    ) -> bool {
+        let load = || Load::of(frame, packet, vnet);
+        self.limits.as_ref().is_none_or(|l| l.receives(now, load))
     }
 }
 

@@ -24,17 +24,17 @@ use crate::wire::emit::HeaderBuf;
 use crate::wire::packet::{Kind, PROTO_TCP, PROTO_UDP, Packet};
 use crate::wire::vnet_hdr::{GSO_TCPV4, GSO_UDP_L4, VnetHdr};
 
-const GATEWAY: Mac = Mac([2, 0, 0, 0, 0, 1]);
-const A: Mac = Mac([2, 0, 0, 0, 0, 2]);
-const B: Mac = Mac([2, 0, 0, 0, 0, 3]);
-const ENDS4: [&str; 2] = ["10.0.0.2", "192.0.2.9"];
+pub(super) const GATEWAY: Mac = Mac([2, 0, 0, 0, 0, 1]);
+pub(super) const A: Mac = Mac([2, 0, 0, 0, 0, 2]);
+pub(super) const B: Mac = Mac([2, 0, 0, 0, 0, 3]);
+pub(super) const ENDS4: [&str; 2] = ["10.0.0.2", "192.0.2.9"];
 const ENDS6: [&str; 2] = ["fd00::2", "2001:db8::9"];
 
 /// What was sent: frames to endpoints, datagrams to the world.
 #[derive(Debug, Default)]
-struct World {
-    frames: Vec<(PortId, VnetHdr, Vec<u8>)>,
-    datagrams: Vec<(SocketAddr, DatagramMeta, Vec<u8>)>,
+pub(super) struct World {
+    pub(super) frames: Vec<(PortId, VnetHdr, Vec<u8>)>,
+    pub(super) datagrams: Vec<(SocketAddr, DatagramMeta, Vec<u8>)>,
 }
 
 impl Tx for World {
@@ -121,7 +121,7 @@ impl DnsHost for World {
 }
 
 /// A switch of two endpoints, the second with an MTU of its own.
-fn switch(mtu_of_b: u16) -> Switch {
+pub(super) fn switch(mtu_of_b: u16) -> Switch {
     let port = |id, mac, mtu| Port::new(PortId(id), mac, mtu, true);
     let guest = |mac, last: u8| Guest {
         mac,
@@ -154,7 +154,7 @@ fn switch(mtu_of_b: u16) -> Switch {
 }
 
 /// A frame from A, its checksum partial, and what its virtio header says of it.
-fn frame(to: Mac, ends: [&str; 2], proto: u8, payload: &[u8]) -> (VnetHdr, Vec<u8>) {
+pub(super) fn frame(to: Mac, ends: [&str; 2], proto: u8, payload: &[u8]) -> (VnetHdr, Vec<u8>) {
     let [src, dst] = ends.map(|a| a.parse::<IpAddr>().unwrap());
     let mut h = HeaderBuf::new();
     let (l4, ethertype) = if src.is_ipv4() {

@@ -2,3 +2,4 @@
 
 pub mod guard;
 pub mod host_rule;
+pub mod limit;

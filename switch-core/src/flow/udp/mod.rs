@@ -2,6 +2,7 @@
 //! other endpoint; what may come back is a choice. Source: RFC 4787.
 
 mod down;
+mod known;
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use core::time::Duration;
@@ -173,17 +174,6 @@ impl UdpFlows {
     #[must_use]
     pub fn port_of(&self, mapping: u32) -> Option<PortId> {
         self.mappings.get(mapping as usize).map(|m| m.port)
-    }
-
-    /// Finds the client of a published port that a sandbox answers, by the address it was shown as. The rule on
-    /// the host's own addresses is not asked about it: it spoke first, and may well be the host itself.
-    #[must_use]
-    pub fn client(&self, guest: SocketAddr, shown: SocketAddr) -> Option<SocketAddr> {
-        let id = *self.index.get(&guest)?;
-        let mapping = self.mappings.get(id as usize)?;
-        let mut remotes = mapping.remotes.iter();
-        let known = remotes.find(|r| mapping.published && r.shown == shown)?;
-        Some(known.real)
     }
 
     /// Takes a datagram, or a super-frame of them, from a sandbox to `real`.
