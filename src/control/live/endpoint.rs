@@ -1,10 +1,12 @@
 //! Endpoints: made by the broker, received by one worker, sent to by all.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use switch_core::addr::PortId;
 use switch_core::pipeline::Port;
 use switch_core::policy::guard::{Guard, Trust};
+use switch_core::policy::limit::{Limits, Rates};
 use switch_core::respond::Guest;
 
 use super::{End, LivePlane};
@@ -90,9 +92,11 @@ impl LivePlane {
             sandbox,
             uso: caps.uso,
             policy: None,
+            limits: Arc::new(Limits::new(Rates::DEFAULT)),
         };
         let (owner, vnet) = (end.owner, link.tap.caps.vnet);
         self.ends.insert(spec.id, end);
+        self.enact(spec.id)?;
         let joined = self.put_on_boards(
             spec.id,
             owner,
@@ -140,7 +144,8 @@ impl LivePlane {
         let end = self.end(id)?;
         let net = self.net(end.spec.network)?;
         let spec = &end.spec;
-        let policy = end.policy.as_ref().or(net.policy.as_ref());
+        let both = || end.policy.iter().chain(&net.policy);
+        let policy = both().next();
         let guarded = policy.is_none_or(|p| p.spoof_guard);
         let all = !guarded;
         let trust = Trust {
@@ -153,7 +158,8 @@ impl LivePlane {
         let addresses = addresses.chain(spec.v6.map(IpAddr::V6));
         let slaac = net.spec.v6.map(|s| (s.network, s.prefix));
         let port = Port {
-            isolated: policy.is_some_and(|p| p.isolated),
+            isolated: both().any(|p| p.isolated),
+            limits: Some(Arc::clone(&end.limits)),
             guard: Some(Guard::new(spec.mac, addresses, slaac, trust)),
             ..Port::new(end.port, spec.mac, spec.mtu, end.uso)
         };

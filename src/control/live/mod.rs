@@ -29,6 +29,7 @@ use arc_swap::ArcSwap;
 use nix::sys::epoll::Epoll;
 use switch_core::addr::{PortId, SockId};
 use switch_core::l2::table::MacTable;
+use switch_core::policy::limit::Limits;
 
 use self::numbers::Numbers;
 pub use self::start::Options;
@@ -77,6 +78,7 @@ struct End {
     /// It takes UDP super-frames.
     uso: bool,
     policy: Option<PolicySpec>,
+    limits: Arc<Limits>,
 }
 
 /// A publish rule and its sockets, all on the owner of its endpoint.
