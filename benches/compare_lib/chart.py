@@ -5,15 +5,8 @@ from html import escape
 from .measures import unit
 from .report import figure
 
-PANELS = {
-    "tcp up x1": "TCP up", "tcp down x1": "TCP down", "tcp both x1": "TCP both ways, sum",
-    "tcp up x64": "TCP up, 64 connections", "tcp down x64": "TCP down, 64 connections", "crr x8 rst": "Connections, 8 clients",
-    "udp up 64": "UDP up, 64 bytes", "udp down 64": "UDP down, 64 bytes", "crr x1 rst": "Connections, 1 client",
-    "tcp_rr p50": "TCP round trip, p50", "udp_rr p50": "UDP round trip, p50", "loopback up x1": "Published port, from loopback",
-    "cpu tcp up": "CPU, TCP up", "cpu tcp down": "CPU, TCP down", "run true": "A sandbox for true",
-    "pss idle": "Memory, idle", "pss 10000 flows": "Memory, 10,000 idle flows", "flows x10000": "Exchanges over 10,000 flows",
-}
-COLOURS = {"none": "#9aa0a6", "taploop": "#5f6368", "pasta": "#e69f00", "slirp": "#56b4e9", "weft": "#009e73"}
+COLOURS = {"none": "#9aa0a6", "taploop": "#5f6368", "pasta": "#e69f00", "slirp": "#56b4e9", "weft": "#009e73",
+           "bridge": "#9aa0a6", "ovs": "#e69f00", "vde": "#56b4e9"}
 COLUMNS, WIDTH, LABEL, BAR, GAP, MARGIN, HEAD = 3, 330, 88, 14, 4, 14, 22
 FIGURE = 60
 
@@ -46,13 +39,13 @@ def panel(results, row, title, x, y):
 
 def svg(results):
     """Every panel that was measured."""
-    rows = [(row, title) for row, title in PANELS.items() if row in results.values]
+    rows = [(row, title) for row, title in results.group.panels.items() if row in results.values]
     height = HEAD + len(results.rigs) * (BAR + GAP) + MARGIN
     width = COLUMNS * WIDTH + MARGIN
     total = (len(rows) + COLUMNS - 1) // COLUMNS * height + MARGIN
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {total}" width="{width}" height="{total}" role="img">',
-        "<title>weft beside its peers</title>",
+        f"<title>{escape(results.group.title)}</title>",
         "<style>text{font:11px sans-serif;fill:#202124}.t{font-weight:bold}path{stroke:#202124;fill:none}</style>",
         f'<rect width="{width}" height="{total}" fill="#fff"/>',
     ]

@@ -48,15 +48,27 @@ def call(argv, check=True, timeout=20):
 def remove(name, spaces):
     """Ends every process that a run left and removes its namespaces."""
     procs.end([pid for pid in procs.marked(f"{MARK}={name}\0") if pid != os.getpid()])
-    for space in spaces:
-        subprocess.run(["ip", "netns", "del", space], capture_output=True)
+    delete(spaces)
+
+
+def delete(spaces):
+    """Removes those of the namespaces that are there."""
+    batch("".join(f"netns del {space}\n" for space in spaces), check=False)
+
+
+def batch(commands, check=True):
+    """Runs many commands of ip by one process: each would take longer to start than to do."""
+    force = [] if check else ["-force"]
+    done = subprocess.run(["ip", *force, "-batch", "-"], input=commands, capture_output=True, text=True)
+    if check and done.returncode:
+        raise Failed(f"ip -batch: {done.stderr.strip()[-300:]}")
 
 
 def sweep():
     """Removes what runs left that were killed before they could."""
     left = {}
     for space in pathlib.Path("/run/netns").glob("wb*"):
-        if (match := re.fullmatch(r"(wb(\d+))[A-Z]", space.name)) and not procs.command(int(match[2])):
+        if (match := re.fullmatch(r"(wb(\d+))[A-Z]\w*", space.name)) and not procs.command(int(match[2])):
             left.setdefault(match[1], []).append(space.name)
     for name, spaces in left.items():
         remove(name, spaces)
@@ -126,14 +138,25 @@ class Lab:
         call(["ip", "-n", space, "link", "set", "lo", "up"])
         self.sysctl(space=space, settings=TCP_SYSCTLS)
 
+    def add_bare_spaces(self, spaces):
+        """Makes many namespaces as the kernel gives them."""
+        self.spaces += spaces
+        batch("".join(f"netns add {space}\n" for space in spaces))
+
+    def drop_spaces(self, spaces):
+        """Removes namespaces before the run ends."""
+        delete(spaces)
+        gone = set(spaces)
+        self.spaces = [space for space in self.spaces if space not in gone]
+
     def join(self, a, a_link, a_address, b, b_link, b_address):
         """Joins two namespaces by a veth with an address at each end."""
         call(["ip", "link", "add", a_link, "netns", a, "type", "veth", "peer", "name", b_link, "netns", b])
         self.address(a, a_link, a_address)
         self.address(b, b_link, b_address)
 
-    def address(self, space, link, address):
-        call(["ip", "-n", space, "addr", "add", f"{address}/24", "dev", link])
+    def address(self, space, link, address, length=24):
+        call(["ip", "-n", space, "addr", "add", f"{address}/{length}", "dev", link])
         call(["ip", "-n", space, "link", "set", link, "up"])
 
     def sysctl(self, settings, space=None, pid=None):

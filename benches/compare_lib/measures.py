@@ -268,9 +268,10 @@ def unit(row):
         return "ratio", True
     if row.endswith("failed"):
         return "count", False
-    if row == "pss each flow":
+    if row.startswith("pss each"):
         return "kB", False
     units = {"tcp": ("Gbit/s", True), "loopback": ("Gbit/s", True), "udp": ("kpkt/s", True), "crr": ("conn/s", True),
              "cpu": ("s/GB", False), "pss": ("MB", False), "run": ("ms", False),
+             "idle": ("ms/s", False), "kernel": ("kB", False), "attach": ("ms", False), "broadcast": ("1/s", True),
              "flows": ("exch/s", True), "calls": ("calls/conn" if "crr" in row else "calls/MB", False)}
     return units.get(first, ("us", False))

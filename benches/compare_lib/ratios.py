@@ -7,37 +7,18 @@ nearly the same time, and shown as the median of the rounds with the least and t
 import statistics
 import typing
 
+from .groups import BEST, OWN, WEFT
 from .measures import unit
 from .report import figure, spread
 
-WEFT, PEERS = "weft", ("pasta", "slirp")
-# weft at the MTU of most networks, and what it is held against there.
-USUAL = "weft-1500"
-BESIDE = ("none", "taploop", "pasta-1500", "slirp-1500")
-BEST, OWN = "best", "x1"
-# At least so much is aimed at, by the row's first words and what it is held against.
-AIMS = {
-    ("tcp up x1", "none"): 0.40, ("tcp down x1", "none"): 0.52,
-    ("tcp up x1", "taploop"): 0.7, ("tcp down x1", "taploop"): 0.7, ("tcp both x1", "taploop"): 0.8,
-    ("tcp up x1", "pasta-1500"): 10, ("tcp down x1", "pasta-1500"): 10,
-    ("tcp up x1", "slirp-1500"): 5, ("tcp down x1", "slirp-1500"): 5,
-    ("tcp up x1", BEST): 1, ("tcp down x1", BEST): 1,
-    ("tcp both x1 weaker way", None): 1 / 3,
-    ("tcp up x64", OWN): 1, ("tcp down x64", OWN): 1,
-    ("tcp up x64 min/max share", None): 0.5, ("tcp down x64 min/max share", None): 0.5,
-    ("udp up 64", BEST): 1, ("udp down 64", BEST): 1, ("udp up 1400", BEST): 1, ("udp down 1400", BEST): 1,
-    ("tcp_rr p50", BEST): 1, ("udp_rr p50", BEST): 1,
-    ("crr x1 rst", BEST): 1.5, ("crr x8 rst", BEST): 1.5, ("crr x1 fin", BEST): 1.5, ("crr x8 fin", BEST): 1.5,
-    ("loopback up x1", "pasta-1500"): 1, ("loopback down x1", "pasta-1500"): 1,
-    ("run true", "pasta-1500"): 1,
-    ("flows x10000 share of x10", None): 0.9,
-}
+LIMIT = "limit"
 
 
 class Ratio(typing.NamedTuple):
     """One line: `ours` of a row held against `against`, which is nothing for a row that is a share itself.
 
-    `kind` is the column of `against`, or BEST, or OWN.
+    `kind` is the column of `against`, or BEST, or OWN, or LIMIT: then the values are the row's own, and `aim` is the most that they
+    may be. Elsewhere it is the least that is wanted; None where nothing is.
     """
 
     row: str
@@ -45,11 +26,7 @@ class Ratio(typing.NamedTuple):
     kind: str | None
     against: str
     values: list
-
-    @property
-    def aim(self):
-        """The least that is wanted of weft, None where nothing is."""
-        return AIMS.get((self.row, self.kind)) if self.ours.startswith(WEFT) else None
+    aim: float | None
 
     @property
     def median(self):
@@ -58,6 +35,8 @@ class Ratio(typing.NamedTuple):
     def verdict(self):
         if self.aim is None:
             return ""
+        if self.kind == LIMIT:
+            return f"{'within' if self.median <= self.aim else 'above'} {figure(self.aim)} {unit(self.row)[0]}"
         return f"{'reached' if self.median >= self.aim else 'below'} {figure(self.aim)}"
 
 
@@ -73,17 +52,26 @@ def best(results, row, names, more):
     return (max if more else min)(medians, key=medians.get) if medians else None
 
 
-def held_against(results, row, more):
+def held(results, row, ours, theirs, kind, against):
+    """One column's row held against another's, if some round has both."""
+    values = paired(results.by_round(row, ours), results.by_round(row, theirs), unit(row)[1])
+    if values:
+        yield Ratio(row, ours, kind, against, values, results.group.aim(row, ours, kind))
+
+
+def held_against(results, row):
     """weft beside every other in one row: at MTU 1500, then each side at whatever MTU it is best at."""
-    for other in BESIDE:
-        values = paired(results.by_round(row, USUAL), results.by_round(row, other), more)
-        if values:
-            yield Ratio(row, USUAL, other, other, values)
-    ours, theirs = best(results, row, WEFT, more), best(results, row, PEERS, more)
+    group = results.group
+    for other in group.beside:
+        yield from held(results, row, group.usual, other, other, other)
+    for ours, other in group.also:
+        yield from held(results, row, ours, other, other, other)
+    if not group.rivals:
+        return
+    more = unit(row)[1]
+    ours, theirs = best(results, row, WEFT, more), best(results, row, group.rivals, more)
     if ours and theirs:
-        values = paired(results.by_round(row, ours), results.by_round(row, theirs), more)
-        if values:
-            yield Ratio(row, ours, BEST, f"{theirs}, the better peer at its best MTU", values)
+        yield from held(results, row, ours, theirs, BEST, f"{theirs}, the better peer at its best MTU")
 
 
 def against_one(results, row, rig):
@@ -91,21 +79,31 @@ def against_one(results, row, rig):
     head, _, many = row.rpartition(" x")
     values = paired(results.by_round(row, rig), results.by_round(f"{head} x1", rig), True) if many == "64" else []
     if values:
-        yield Ratio(row, rig, OWN, "its own x1", values)
+        yield Ratio(row, rig, OWN, "its own x1", values, results.group.aim(row, rig, OWN))
+
+
+def alone(results, row):
+    """The figures of a row that is held against nothing but a bound: a share, or what weft may take at most."""
+    share, limit = unit(row)[0] == "ratio", results.group.limits.get(row)
+    for rig in results.rigs:
+        values = list(results.by_round(row, rig).values())
+        if values and share:
+            yield Ratio(row, rig, None, "", values, results.group.aim(row, rig, None))
+        elif values and limit is not None and rig.startswith(WEFT):
+            yield Ratio(row, rig, LIMIT, "", values, limit)
 
 
 def ratios(results):
     """Every ratio that the results hold."""
     found = []
     for row in results.rows():
-        name, more = unit(row)
         # System calls explain a figure; they are none that a user would notice.
         if row.startswith("calls"):
             continue
-        if name == "ratio":
-            found += [Ratio(row, rig, None, "", list(values.values())) for rig in results.rigs if (values := results.by_round(row, rig))]
+        found += alone(results, row)
+        if unit(row)[0] == "ratio":
             continue
-        found += held_against(results, row, more)
+        found += held_against(results, row)
         if row.startswith("tcp "):
             found += [ratio for rig in results.rigs for ratio in against_one(results, row, rig)]
     return found
@@ -113,12 +111,14 @@ def ratios(results):
 
 def text(results):
     """A line for each ratio, with its spread and whether it is what is aimed at."""
-    lines = []
-    for ratio in ratios(results):
+    lines, found = [], ratios(results)
+    first = max((len(ratio.row) for ratio in found), default=0) + 2
+    for ratio in found:
         name = f"{ratio.ours} / {ratio.against}" if ratio.against else ratio.ours
-        cells = [ratio.row.ljust(30), name.ljust(64), figure(ratio.median).rjust(7), spread(ratio.values).rjust(15)]
+        cells = [ratio.row.ljust(first), name.ljust(64), figure(ratio.median).rjust(7), spread(ratio.values).rjust(15)]
         lines.append(("".join(cells) + "   " + ratio.verdict()).rstrip())
-    return "\n".join(["Ratios within each round; above 1 is weft's favour:", *lines]) if lines else ""
+    head = "Ratios within each round, where above 1 is weft's favour; shares, and figures that are bounded:"
+    return "\n".join([head, *lines]) if lines else ""
 
 
 def records(results):

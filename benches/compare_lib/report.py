@@ -5,20 +5,23 @@ import os
 import pathlib
 import statistics
 
+from . import groups
 from .lab import Failed
 from .measures import unit
 
 # Rows that only the JSON has.
 QUIET = (" sent", " failed")
 # What a session's plan must agree in for its figures to be comparable with another's.
-SAME_PLAN = ("seconds", "warm", "flows")
-ORDER = ("tcp", "loopback", "udp", "tcp_rr", "udp_rr", "crr", "flows", "cpu", "pss", "run", "calls")
+SAME_PLAN = ("seconds", "warm", "flows", "crowd")
+ORDER = ("tcp", "loopback", "udp", "tcp_rr", "udp_rr", "crr", "flows", "broadcast", "cpu", "idle", "pss", "kernel",
+         "attach", "run", "calls")
 
 
 class Results:
     """Values by row, rig and round, and the reasons of those that are missing. `sessions` says when and how they came."""
 
-    def __init__(self, rigs, session=None):
+    def __init__(self, group, rigs, session=None):
+        self.group = group
         self.rigs = rigs
         self.sessions = [session] if session else []
         self.rounds = 0
@@ -59,7 +62,7 @@ class Results:
             name, more_is_better = unit(row)
             cells = {rig: self._cell(values) for rig, values in by_rig.items()}
             rows[row] = {"unit": name, "more_is_better": more_is_better, "rigs": cells}
-        return {"sessions": self.sessions, "rigs": self.rigs, "rounds": self.rounds, "rows": rows, **(more or {}),
+        return {"group": self.group.name, "sessions": self.sessions, "rigs": self.rigs, "rounds": self.rounds, "rows": rows, **(more or {}),
                 "missing": self.reasons}
 
     def _cell(self, values):
@@ -72,7 +75,7 @@ class Results:
         """The results that an earlier run wrote. Raises Failed where the file is none of ours."""
         try:
             document = json.loads(pathlib.Path(path).read_text())
-            results = cls(document["rigs"])
+            results = cls(groups.by_name()[document.get("group", "relay")], document["rigs"])
             results.sessions, results.rounds = document["sessions"], document["rounds"]
             results.reasons = document["missing"]
             for row, content in document["rows"].items():
@@ -83,14 +86,19 @@ class Results:
             raise Failed(f"{path}: not results of compare: {error}") from error
         return results
 
-    def join(self, other, order):
-        """Takes another session's rounds as further rounds of its own. `order` is that of the rigs."""
+    def join(self, other):
+        """Takes another session's rounds as further rounds of its own.
+
+        Raises Failed where that was another rotation.
+        """
+        if other.group.name != self.group.name:
+            raise Failed(f"rotations of {self.group.name} and of {other.group.name} have nothing to join")
         for row, by_rig in other.values.items():
             for rig, values in by_rig.items():
                 later = {self.rounds + number: value for number, value in values.items()}
                 self.values.setdefault(row, {}).setdefault(rig, {}).update(later)
         self.rounds += other.rounds
-        self.rigs = [rig for rig in order if rig in self.rigs or rig in other.rigs]
+        self.rigs = [rig for rig in self.group.rigs if rig in self.rigs or rig in other.rigs]
         self.sessions += other.sessions
         for measure, by_rig in other.reasons.items():
             for rig, reasons in by_rig.items():

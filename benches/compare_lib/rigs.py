@@ -53,7 +53,8 @@ class Rig:
 
     def spawn(self, argv, **more):
         env = {**os.environ, "WEFT_BENCH_RIG": self.marker}
-        return subprocess.Popen(argv, env=env, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, cwd="/", **more)
+        more.setdefault("stdin", subprocess.DEVNULL)
+        return subprocess.Popen(argv, env=env, stdout=self.log, stderr=self.log, cwd="/", **more)
 
     def wait_for(self, what, condition):
         deadline = time.monotonic() + PATIENCE

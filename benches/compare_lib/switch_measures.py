@@ -1,0 +1,183 @@
+"""What is measured of a switch. Each measure says how many sandboxes it wants; traffic goes from sandbox 0 to sandbox 1."""
+
+import contextlib
+import statistics
+import time
+
+from . import procs
+from .lab import Failed
+from .measures import GRACE, PORTS, Traffic, bulk, gigabits, per_gigabyte, serving
+from .switch_rigs import NETWORK, PAIR
+
+PAIRS = 4
+# A sandbox of the crowd that broadcasts, and one where it is counted what arrives.
+LOUD, LISTENING = 2, 3
+# Broadcasts a second as on a network with many neighbours; 0 is as many as one sandbox can send.
+STEADY, FLOOD = 100, 0
+BROADCAST_SIZE = 64
+# The time that joining takes is the median of so many, the last of them all.
+LAST_JOINED = 50
+# What a switch does for new endpoints is over when it takes less than this part of a core, or after so many seconds.
+CALM, CALM_WINDOW, CALM_PATIENCE = 0.03, 0.5, 20
+PAUSE = 0.3
+
+
+def between(lab, rig, plan, connections=1, client=0, server=1):
+    """Bulk TCP from one sandbox to another; returns what arrived."""
+    return bulk(lab, rig.inside(server), rig.inside(client), rig.address(server), next(PORTS), "up", connections, plan)["up"]
+
+
+def tcp(connections):
+    def measure(lab, rig, plan):
+        rig.sized(PAIR)
+        relays = rig.relays()
+        before = procs.cpu_seconds(relays)
+        result = between(lab, rig, plan, connections)
+        spent = procs.cpu_seconds(relays) - before
+        row = f"tcp x{connections}"
+        values = {row: gigabits(result)}
+        if connections > 1:
+            values[f"{row} min/max share"] = min(result["received"]) / max(*result["received"], 1)
+        elif relays:
+            values["cpu tcp"] = per_gigabyte(spent, result["total"])
+        return values
+
+    return measure
+
+
+def udp(size):
+    def measure(lab, rig, plan):
+        rig.sized(PAIR)
+        port, tool = next(PORTS), lab.tool("udpgen")
+        with serving(rig.inside(1), tool, "-s", port, plan.seconds) as receiver:
+            # The sender goes on for longer than the receiver counts.
+            with Traffic(rig.inside(0), tool, rig.address(1), port, size, plan.seconds + 0.3) as sender:
+                arrived, sent = receiver.result(plan.seconds), sender.result(plan.seconds)
+        return {f"udp {size}": arrived["packets"] / arrived["seconds"] / 1e3,
+                f"udp {size} sent": sent["packets"] / sent["seconds"] / 1e3}
+
+    return measure
+
+
+def ask(lab, rig, plan, proto):
+    """One byte there and back, one at a time."""
+    port, tool = next(PORTS), lab.tool("rr")
+    with serving(rig.inside(1), tool, "-s", proto, port):
+        with Traffic(rig.inside(0), tool, proto, rig.address(1), port, plan.seconds) as client:
+            return client.result(plan.seconds)
+
+
+def round_trips(proto):
+    def measure(lab, rig, plan):
+        rig.sized(PAIR)
+        result = ask(lab, rig, plan, proto)
+        return {f"{proto}_rr p50": result["p50"], f"{proto}_rr p99": result["p99"]}
+
+    return measure
+
+
+def calm(rig):
+    """Waits until the switch is done with what it was given."""
+    deadline = time.monotonic() + CALM_PATIENCE
+    while time.monotonic() < deadline:
+        before = procs.run_seconds(rig.relays())
+        time.sleep(CALM_WINDOW)
+        if procs.run_seconds(rig.relays()) - before < CALM * CALM_WINDOW:
+            return
+
+
+def idle(lab, rig, plan):
+    """CPU time of a switch that nobody uses. Two namespaces' own first words on their network are waited for."""
+    rig.sized(PAIR)
+    relays = rig.relays()
+    if not relays:
+        raise Failed("it has no process")
+    calm(rig)
+    before = procs.run_seconds(relays)
+    time.sleep(plan.idle)
+    return {"idle cpu": (procs.run_seconds(relays) - before) * 1e3 / plan.idle}
+
+
+def pairs(lab, rig, plan):
+    """Bulk TCP in each of several pairs at once."""
+    rig.sized(PAIRS * 2)
+    port, tool, tail = next(PORTS), lab.tool("tcpgen"), [1, "up", plan.warm, plan.seconds]
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(serving(rig.inside(2 * n + 1), tool, "-s", port, *tail)) for n in range(PAIRS)]
+        clients = [stack.enter_context(Traffic(rig.inside(2 * n), tool, rig.address(2 * n + 1), port, *tail)) for n in range(PAIRS)]
+        for client in clients:
+            client.result(plan.warm + plan.seconds)
+        rates = [gigabits(server.result(plan.seconds)) for server in servers]
+    row = f"tcp pairs x{PAIRS}"
+    return {row: sum(rates), f"{row} min/max share": min(rates) / max(*rates, 1e-9)}
+
+
+def crowd(lab, rig, plan):
+    """A pair's throughput among two endpoints and among many, and what those many take."""
+    if not hasattr(rig, "workers"):
+        raise Failed("only weft's is measured")
+    rig.stop()
+    rig.sized(PAIR)
+    calm(rig)
+    few = gigabits(between(lab, rig, plan))
+    pss, kernel = procs.pss_megabytes(rig.relays()), procs.kernel_bytes()
+    rig.sized(plan.crowd)
+    calm(rig)
+    more = plan.crowd - PAIR
+    each = (procs.pss_megabytes(rig.relays()) - pss) * 1e3 / more
+    kernel_each = (procs.kernel_bytes() - kernel) / 1e3 / more
+    many = gigabits(between(lab, rig, plan))
+    row = f"tcp among {plan.crowd}"
+    return {row: many, f"{row} share of {PAIR}": many / few, "pss each endpoint": each, "kernel each endpoint": kernel_each,
+            f"attach at {plan.crowd}": statistics.median(rig.took[-LAST_JOINED:]) * 1e3}
+
+
+def beside_broadcast(lab, rig, plan, rate):
+    """A pair's throughput and round trips while a third broadcasts to everyone; what a fourth counts of it."""
+    port, name = next(PORTS), f"broadcast {rate or 'flood'}"
+    # As long as the round trips and the bulk take, with what starting them takes.
+    lasting = 2 * plan.seconds + plan.warm + GRACE / 4
+    argv = [lab.tool("bcast"), NETWORK.broadcast_address, port, BROADCAST_SIZE, rate, lasting]
+    with serving(rig.inside(LISTENING), lab.tool("udpgen"), "-s", port, plan.seconds) as listener:
+        with Traffic(rig.inside(LOUD), *argv) as loud:
+            time.sleep(PAUSE)
+            rate_beside, trips = gigabits(between(lab, rig, plan)), ask(lab, rig, plan, "tcp")
+            if loud.process.poll() is not None:
+                raise Failed("the broadcasts ended before the pair did")
+            heard, sent = listener.result(plan.seconds), loud.result(lasting)
+    return rate_beside, {
+        f"tcp beside {name}": rate_beside,
+        f"tcp_rr beside {name} p50": trips["p50"],
+        f"tcp_rr beside {name} p99": trips["p99"],
+        f"{name} heard": heard["packets"] / heard["seconds"],
+        f"{name} sent": sent["packets"] / sent["seconds"],
+    }
+
+
+def broadcast(lab, rig, plan):
+    """The same pair with nobody, somebody and a flooder broadcasting to a crowd."""
+    if not hasattr(rig, "workers"):
+        raise Failed("only weft's is measured")
+    if len(rig.spaces) != plan.crowd:
+        rig.sized(plan.crowd)
+        calm(rig)
+    quiet = gigabits(between(lab, rig, plan))
+    values = {}
+    for rate in (STEADY, FLOOD):
+        beside, found = beside_broadcast(lab, rig, plan, rate)
+        row = next(iter(found))
+        values |= {row: found.pop(row), f"{row} share of quiet": beside / quiet, **found}
+    return values
+
+
+def catalogue(plan):
+    """Every measure by name, in the order of the run: the sandboxes become more."""
+    found = {"idle": idle}
+    for connections in (1, 4):
+        found[f"tcp-{connections}"] = tcp(connections)
+    found["udp-64"] = udp(64)
+    found["rr-tcp"], found["rr-udp"] = round_trips("tcp"), round_trips("udp")
+    found["pairs"] = pairs
+    found["crowd"] = crowd
+    found["broadcast"] = broadcast
+    return found

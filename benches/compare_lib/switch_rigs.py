@@ -1,0 +1,272 @@
+"""One rig for each switch: sandboxes of one host, each a namespace with one interface, and what joins them.
+
+Every rig has the same network and MTU, and namespaces of its own. Switches run as root, in the host's namespace.
+"""
+
+import http.client
+import ipaddress
+import json
+import shutil
+import socket
+import subprocess
+import time
+
+from . import procs
+from .lab import Failed, call
+from .rigs import Rig
+
+NETWORK = ipaddress.ip_network("198.18.32.0/20")
+# The first addresses are the switch's own, where it has any.
+FIRST_ADDRESS = 10
+PAIR = 2
+# So many sandboxes have a loopback and cubic, for they are where traffic comes from and goes to; more are bare.
+FULL = 8
+# A switch with a thousand endpoints may take some time to let them go.
+LEAVING = 60
+
+
+class Switch(Rig):
+    """What all switches share. The sandboxes are numbered from 0; `begin` starts what joins them, `connect` adds some."""
+
+    def __init__(self, lab, name, mtu):
+        super().__init__(lab, name, mtu)
+        self.spaces = []
+        self.processes = []
+
+    def _start(self):
+        self.guarded(self.begin)
+        self.guarded(self.grow, PAIR)
+
+    def guarded(self, work, *arguments):
+        """A switch that is not what it should be is none: the next measure starts it anew."""
+        try:
+            work(*arguments)
+        except BaseException:
+            self.stop()
+            raise
+
+    def begin(self):
+        """Starts the switch, with nothing on it."""
+
+    def sized(self, count):
+        """Has so many sandboxes on the switch, which is started anew if there are more."""
+        if len(self.spaces) > count or not self.alive():
+            self.stop()
+            self.start()
+        if len(self.spaces) < count:
+            self.guarded(self.grow, count)
+
+    def grow(self, count):
+        numbers = range(len(self.spaces), count)
+        fresh = [f"{self.lab.name}S{self.port}x{number}" for number in numbers]
+        self.spaces += fresh
+        full = max(FULL - numbers.start, 0)
+        for space in fresh[:full]:
+            self.lab.add_space(space)
+        self.lab.add_bare_spaces(fresh[full:])
+        self.connect(numbers)
+
+    def stop(self):
+        if self.process:
+            self.leave()
+            procs.end(procs.family(self.process.pid, self.marker))
+        for process in self.processes:
+            process.wait(5)
+        self.process, self.processes = None, []
+        self.lab.drop_spaces(self.spaces)
+        self.spaces = []
+
+    def leave(self):
+        """Ends the switch in order, where that takes more than a signal."""
+
+    def spawn(self, argv, **more):
+        process = super().spawn(argv, **more)
+        self.processes.append(process)
+        # The first is the one whose end is told.
+        self.process = self.process or process
+        return process
+
+    def alive(self):
+        return bool(self.spaces) and all(process.poll() is None for process in self.processes)
+
+    def relays(self):
+        return procs.family(self.process.pid, self.marker) if self.process else []
+
+    def inside(self, number=0):
+        return self.lab.inside(self.spaces[number])
+
+    @staticmethod
+    def address(number):
+        return str(NETWORK[FIRST_ADDRESS + number])
+
+    def configure(self, number, link):
+        """Gives a sandbox's interface its address."""
+        call(["ip", "-n", self.spaces[number], "link", "set", link, "mtu", self.mtu])
+        self.lab.address(self.spaces[number], link, self.address(number), NETWORK.prefixlen)
+
+    def take(self, number, link):
+        """Moves an interface that the switch made beside itself into a sandbox."""
+        self.wait_for(link, lambda: link in call(["ip", "-n", self.lab.host, "link"]))
+        call(["ip", "-n", self.lab.host, "link", "set", link, "netns", self.spaces[number]])
+        self.configure(number, link)
+
+
+class Bridge(Switch):
+    """The kernel's bridge, and a veth pair for each sandbox."""
+
+    LINK = "bridge0"
+
+    def begin(self):
+        call(["ip", "-n", self.lab.host, "link", "add", self.LINK, "type", "bridge"])
+        call(["ip", "-n", self.lab.host, "link", "set", self.LINK, "up"])
+
+    def connect(self, numbers):
+        for number in numbers:
+            port, space = f"port{number}", self.spaces[number]
+            call(["ip", "-n", self.lab.host, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", space])
+            call(["ip", "-n", self.lab.host, "link", "set", port, "mtu", self.mtu, "master", self.LINK, "up"])
+            self.configure(number, "eth0")
+
+    def stop(self):
+        super().stop()
+        # The ports go with the sandboxes.
+        call(["ip", "-n", self.lab.host, "link", "del", self.LINK], check=False)
+
+
+class TapLoop(Switch):
+    """The bare loop, which joins two TAPs and knows of no third."""
+
+    def connect(self, numbers):
+        if numbers.stop > PAIR:
+            raise Failed("it joins two")
+        ends = [word for space in self.spaces for word in (f"/run/netns/{space}", "eth0")]
+        self.spawn([self.lab.tool("taploop"), *ends])
+        for number in numbers:
+            space = self.spaces[number]
+            self.wait_for("taploop", lambda: "eth0" in call(["ip", "-n", space, "link"]))
+            self.configure(number, "eth0")
+
+    def sized(self, count):
+        if count > PAIR:
+            raise Failed("it joins two")
+        super().sized(count)
+
+
+class OpenVSwitch(Switch):
+    """Open vSwitch's own data path in user space, with segmentation offload; a port's interface moves into its sandbox."""
+
+    program = "ovs-vswitchd"
+
+    def begin(self):
+        directory = self.lab.directory / f"ovs{self.port}"
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir()
+        schema = "/usr/share/openvswitch/vswitch.ovsschema"
+        database, self.api = directory / "conf.db", f"unix:{directory}/db.sock"
+        call(["ovsdb-tool", "create", database, schema])
+        quiet = ["--no-chdir", "-vconsole:warn", "-vsyslog:off"]
+        inside = self.lab.inside(self.lab.host)
+        self.spawn(["ovsdb-server", *quiet, f"--remote=p{self.api}", f"--unixctl={directory}/server.ctl", database])
+        self.wait_for("ovsdb-server", (directory / "db.sock").exists)
+        self.set("--no-wait", "init", "--", "set", "Open_vSwitch", ".", "other_config:userspace-tso-enable=true")
+        self.spawn([*inside, self.path, *quiet, f"--unixctl={directory}/switch.ctl", self.api])
+        self.set("add-br", "bridge1", "--", "set", "bridge", "bridge1", "datapath_type=netdev")
+
+    def set(self, *words):
+        call(["ovs-vsctl", f"--db={self.api}", "--timeout=15", *words])
+
+    def connect(self, numbers):
+        for number in numbers:
+            link = f"sand{number}"
+            self.set("add-port", "bridge1", link, "--", "set", "interface", link, "type=internal")
+            self.take(number, link)
+
+
+class Vde(Switch):
+    """vde_switch with a TAP for each sandbox, which moves into it: fewer copies than a plug and a socket each would make."""
+
+    program = "vde_switch"
+
+    def connect(self, numbers):
+        links = [f"sand{number}" for number in numbers]
+        if numbers.start:
+            raise Failed("it takes its TAPs at its start")
+        control = self.lab.directory / f"vde{self.port}"
+        shutil.rmtree(control, ignore_errors=True)
+        taps = [word for link in links for word in ("--tap", link)]
+        # It ends with its standard input.
+        self.spawn([*self.lab.inside(self.lab.host), self.path, "--sock", control, *taps], stdin=subprocess.PIPE)
+        for number, link in zip(numbers, links):
+            self.take(number, link)
+
+
+class Api(http.client.HTTPConnection):
+    """HTTP over the Unix socket of weft's API."""
+
+    def __init__(self, path):
+        super().__init__("localhost", timeout=LEAVING)
+        self.path = path
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self.path))
+
+    def post(self, path, content=None):
+        self.request("POST", path, json.dumps(content or {}), {"Content-Type": "application/json"})
+        answer = self.getresponse()
+        said = answer.read().decode(errors="replace")
+        if answer.status >= 300:
+            raise Failed(f"{path}: {answer.status} {said.strip()[-300:]}")
+
+
+class WeftUp(Switch):
+    """weft's daemon with a TAP for each sandbox and the policies that a network has by default."""
+
+    program = "weft"
+    workers = 1
+
+    def begin(self):
+        directory = self.lab.directory / f"weft{self.port}"
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir()
+        where = directory / "api.sock"
+        options = ["--workers", str(self.workers), "--socket", where, "--store", directory / "store"]
+        self.spawn([*self.lab.inside(self.lab.host), self.path, "up", *options])
+        self.wait_for("weft up", where.exists)
+        self.api = Api(where)
+        self.api.post("/v1/networks", {"name": "bench", "subnet": str(NETWORK), "mtu": self.mtu})
+
+    def connect(self, numbers):
+        """Joins one after the other; `took` has the seconds that each answer took."""
+        self.took = []
+        for number in numbers:
+            wish = {"network": "bench", "sandbox": f"/run/netns/{self.spaces[number]}", "ip": self.address(number)}
+            begin = time.monotonic()
+            self.api.post("/v1/endpoints", wish)
+            self.took.append(time.monotonic() - begin)
+
+    def leave(self):
+        """So that no TAP is left in the sandboxes."""
+        try:
+            self.api.post("/v1/down")
+            self.process.wait(LEAVING)
+        except (Failed, OSError, AttributeError, http.client.HTTPException, TimeoutError):
+            return
+
+
+class WeftUpTwo(WeftUp):
+    """The same with two threads that carry packets."""
+
+    workers = 2
+
+
+# Every rig by the name it has in the table: class and MTU.
+ALL = {
+    "bridge": (Bridge, 1500),
+    "taploop": (TapLoop, 1500),
+    "ovs": (OpenVSwitch, 1500),
+    "vde": (Vde, 1500),
+    "weft": (WeftUp, 1500),
+    "weft-w2": (WeftUpTwo, 1500),
+}
