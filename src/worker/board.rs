@@ -278,7 +278,7 @@ impl Board {
                     link.stats.rx_bytes += len as u64;
                     let frame = &self.buffer[got.start..got.end];
                     let switch = &mut found.switch;
-                    let verdict = switch.handle_frame(&mut self.io, now, port, &got.vnet, frame);
+                    let verdict = switch.handle_next(&mut self.io, now, port, &got.vnet, frame);
                     if let Verdict::Drop(reason) = verdict
                         && let Some(link) = self.io.links.get_mut(port)
                     {
@@ -305,6 +305,7 @@ impl Board {
                 Err(e) => return Err(e),
             }
         }
+        found.switch.end_run(&mut self.io);
         if let Some(link) = self.io.links.get_mut(port) {
             link.ready = more;
         }

@@ -1,7 +1,7 @@
 //! How much one endpoint may have in one turn before the others have theirs.
 
-/// Frames a turn.
-const FRAMES: u32 = 32;
+/// Frames a turn: what a merged frame holds.
+const FRAMES: u32 = 64;
 /// Bytes a turn: eight super-frames.
 const BYTES: usize = 512 * 1024;
 

@@ -3,6 +3,7 @@
 mod egress;
 mod events;
 mod flood;
+mod forward;
 mod gateway;
 #[cfg(test)]
 mod limit_tests;
@@ -18,6 +19,7 @@ use std::io::IoSlice;
 use std::sync::Arc;
 
 use self::flood::Floods;
+use self::forward::Pending;
 use self::names::Names;
 use self::ports::Ports;
 use crate::addr::{NetworkId, PortId};
@@ -71,6 +73,7 @@ pub struct Switch {
     pub(crate) config: Config,
     ports: Ports,
     floods: Floods,
+    pending: Pending,
     /// The host's own addresses of now.
     pub(crate) own: Vec<IpAddr>,
     pub(crate) macs: Arc<MacTable>,
@@ -98,6 +101,7 @@ impl Switch {
         Self {
             ports,
             floods: Floods::default(),
+            pending: Pending::default(),
             own: Vec::new(),
             macs,
             tcp: TcpFlows::new(now, config.limits, seeds),
@@ -116,6 +120,22 @@ impl Switch {
     /// Takes one frame of an endpoint through all stages.
     /// Shape: `frame` starts at the Ethernet header, `vnet` is what the endpoint said about it.
     pub fn handle_frame<H: Host>(
+        &mut self,
+        host: &mut H,
+        now: Tick,
+        port: PortId,
+        vnet: &VnetHdr,
+        frame: &[u8],
+    ) -> Verdict {
+        let verdict = self.handle_next(host, now, port, vnet, frame);
+        self.end_run(host);
+        verdict
+    }
+
+    /// As [`Self::handle_frame`], where another frame may follow at once: what is switched may be kept until then.
+    /// [`Self::end_run`] ends it.
+    #[inline]
+    pub fn handle_next<H: Host>(
         &mut self,
         host: &mut H,
         now: Tick,
@@ -200,8 +220,14 @@ impl Switch {
             Some(to) if to.isolated && port.isolated => Err(DropReason::Isolated),
             Some(to) if !egress::fits(frame, &packet, vnet, to.mtu) => Err(DropReason::TooBig),
             Some(to) if !to.has_room(now, frame, &packet, vnet) => Err(DropReason::RateLimited),
-            Some(to) if host.tx(to.id, vnet, &[IoSlice::new(frame)]) => Ok(Verdict::Forward(to.id)),
-            Some(_) => Err(DropReason::TxFailed),
+            Some(to) => {
+                let to = (to.id, to.uso);
+                if self.forward(host, to, &packet, vnet, frame) {
+                    Ok(Verdict::Forward(to.0))
+                } else {
+                    Err(DropReason::TxFailed)
+                }
+            }
             None => {
                 if let Some(limits) = &port.limits {
                     limits.spread(now, || Load::of(frame, &packet, vnet))?;

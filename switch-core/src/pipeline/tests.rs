@@ -14,6 +14,7 @@ use crate::flow::host::{
 use crate::flow::tcp::Limits;
 use crate::flow::udp::Filter;
 use crate::frag;
+use crate::gso::split;
 use crate::l2::table::MacTable;
 use crate::policy::host_rule::HostRule;
 use crate::respond::{Gateway, Guest};
@@ -35,13 +36,15 @@ const ENDS6: [&str; 2] = ["fd00::2", "2001:db8::9"];
 pub(super) struct World {
     pub(super) frames: Vec<(PortId, VnetHdr, Vec<u8>)>,
     pub(super) datagrams: Vec<(SocketAddr, DatagramMeta, Vec<u8>)>,
+    /// Endpoints take nothing.
+    pub(super) refuses: bool,
 }
 
 impl Tx for World {
     fn tx(&mut self, port: PortId, vnet: &VnetHdr, frame: &[IoSlice<'_>]) -> bool {
         let whole = frame.iter().flat_map(|p| p.to_vec()).collect();
         self.frames.push((port, *vnet, whole));
-        true
+        !self.refuses
     }
 }
 
@@ -371,4 +374,67 @@ fn dscp_is_kept_both_ways() {
         assert_eq!(ip.tos, 0x2a);
         assert!(l4_valid(ip.src, ip.dst, PROTO_UDP, &back[ip.l4..ip.end]));
     }
+}
+
+/// Datagrams of one flow that wait already leave as one, which comes apart into what they were; nothing else joins
+/// them, nor does the last of one flow go behind the first of another.
+#[test]
+fn neighbours_of_one_flow_leave_together() {
+    for ends in [ENDS4, ENDS6] {
+        let (mut s, mut world) = (switch(1500), World::default());
+        let mut sent = Vec::new();
+        let mut pass = |s: &mut Switch, world: &mut World, to: Mac, payload: &[u8]| {
+            let (vnet, mut frame) = frame(to, ends, PROTO_UDP, payload);
+            let verdict = s.handle_next(world, Tick::ZERO, PortId(0), &vnet, &frame);
+            assert_eq!(verdict, Verdict::Forward(PortId(1)));
+            complete_partial(&mut frame, &vnet).unwrap();
+            sent.push(frame);
+        };
+        for n in 0..5 {
+            pass(&mut s, &mut world, B, &[n; 64]);
+        }
+        assert!(world.frames.is_empty(), "more may follow");
+        // A longer one begins a new run; a shorter one ends its own.
+        for len in [65, 65, 3, 65] {
+            pass(&mut s, &mut world, B, &vec![len; len.into()]);
+        }
+        s.end_run(&mut world);
+        s.end_run(&mut world);
+        let sizes: Vec<_> = world
+            .frames
+            .iter()
+            .map(|(_, vnet, _)| vnet.gso_size)
+            .collect();
+        assert_eq!(sizes, [64, 65, 0], "the last is alone");
+        let mut arrived = Vec::new();
+        for (_, vnet, mut frame) in world.frames {
+            if vnet.is_gso() {
+                let keep = &mut |segment: &[u8]| arrived.push(segment.to_vec());
+                split::split(&frame, &vnet, &mut Vec::new(), keep).unwrap();
+            } else {
+                complete_partial(&mut frame, &vnet).unwrap();
+                arrived.push(frame);
+            }
+        }
+        assert_eq!(arrived.len(), sent.len());
+        for (arrived, sent) in arrived.iter().zip(&sent) {
+            let payload = |frame: &[u8]| match Packet::parse(frame).unwrap().kind {
+                Kind::Ip(ip) => frame[ip.l4..ip.end].to_vec(),
+                Kind::Arp | Kind::Other(_) => panic!("no IP packet"),
+            };
+            assert_eq!(payload(arrived), payload(sent), "checksum and all");
+        }
+    }
+}
+
+#[test]
+fn a_frame_that_fails_to_leave_is_counted_for_each_of_its_datagrams() {
+    let (mut s, mut world) = (switch(1500), World::default());
+    world.refuses = true;
+    for _ in 0..3 {
+        let (vnet, frame) = frame(B, ENDS4, PROTO_UDP, &[1; 64]);
+        s.handle_next(&mut world, Tick::ZERO, PortId(0), &vnet, &frame);
+    }
+    s.end_run(&mut world);
+    assert_eq!(s.drops().get(DropReason::TxFailed), 3);
 }
