@@ -56,10 +56,10 @@ def delete(spaces):
     batch("".join(f"netns del {space}\n" for space in spaces), check=False)
 
 
-def batch(commands, check=True):
-    """Runs many commands of ip by one process: each would take longer to start than to do."""
-    force = [] if check else ["-force"]
-    done = subprocess.run(["ip", *force, "-batch", "-"], input=commands, capture_output=True, text=True)
+def batch(commands, space=None, check=True):
+    """Runs many commands of ip by one process, in a namespace if one is named: each would take longer to start than to do."""
+    where, force = ["-n", space] if space else [], [] if check else ["-force"]
+    done = subprocess.run(["ip", *where, *force, "-batch", "-"], input=commands, capture_output=True, text=True)
     if check and done.returncode:
         raise Failed(f"ip -batch: {done.stderr.strip()[-300:]}")
 
@@ -155,8 +155,8 @@ class Lab:
         self.address(a, a_link, a_address)
         self.address(b, b_link, b_address)
 
-    def address(self, space, link, address, length=24):
-        call(["ip", "-n", space, "addr", "add", f"{address}/{length}", "dev", link])
+    def address(self, space, link, address):
+        call(["ip", "-n", space, "addr", "add", f"{address}/24", "dev", link])
         call(["ip", "-n", space, "link", "set", link, "up"])
 
     def sysctl(self, settings, space=None, pid=None):

@@ -19,12 +19,14 @@ ROWS = {
     "tcp_rr p50": "TCP round trip, p50", "tcp_rr p99": "TCP round trip, p99",
     "udp_rr p50": "UDP round trip, p50", "udp_rr p99": "UDP round trip, p99",
     "cpu tcp": "CPU, TCP", "idle cpu": "CPU, idle",
+    "tcp beside udp flood": "TCP of a pair while a third floods a fourth",
+    "tcp_rr beside udp flood p99": "TCP round trip beside it, p99",
     "tcp among 1000": "TCP of a pair among 1,000 endpoints", "tcp among 1000 share of 2": "the same, share of that among 2",
     "tcp beside broadcast 100": "TCP of a pair beside 100 broadcasts a second to 1,000",
     "tcp_rr beside broadcast 100 p99": "TCP round trip beside them, p99",
     "tcp beside broadcast flood": "TCP of a pair beside one that floods 1,000 with broadcasts",
     "tcp_rr beside broadcast flood p99": "TCP round trip beside it, p99",
-    "attach at 1000": "the thousandth endpoint joins", "pss each endpoint": "memory, each idle endpoint",
+    "attach at 100": "the hundredth endpoint joins", "attach at 1000": "the thousandth endpoint joins", "pss each endpoint": "memory, each idle endpoint",
     "kernel each endpoint": "the kernel's memory, each endpoint",
 }
 PANELS = {row: ROWS[row] for row in ("tcp x1", "tcp x4", "udp 64", "tcp_rr p50", "udp_rr p50", "tcp pairs x4", "cpu tcp", "idle cpu")}

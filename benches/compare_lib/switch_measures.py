@@ -6,7 +6,7 @@ import time
 
 from . import procs
 from .lab import Failed
-from .measures import GRACE, PORTS, Traffic, bulk, gigabits, per_gigabyte, serving
+from .measures import PORTS, Traffic, bulk, gigabits, per_gigabyte, serving
 from .switch_rigs import NETWORK, PAIR
 
 PAIRS = 4
@@ -15,11 +15,13 @@ LOUD, LISTENING = 2, 3
 # Broadcasts a second as on a network with many neighbours; 0 is as many as one sandbox can send.
 STEADY, FLOOD = 100, 0
 BROADCAST_SIZE = 64
-# The time that joining takes is the median of so many, the last of them all.
-LAST_JOINED = 50
+# The time that joining takes is the median of so many, the last of them all, and of as many before the hundredth.
+LAST_JOINED, EARLY = 50, 100
 # What a switch does for new endpoints is over when it takes less than this part of a core, or after so many seconds.
 CALM, CALM_WINDOW, CALM_PATIENCE = 0.03, 0.5, 20
 PAUSE = 0.3
+# For starting the tools of two measures.
+STARTING = 2
 
 
 def between(lab, rig, plan, connections=1, client=0, server=1):
@@ -112,31 +114,56 @@ def pairs(lab, rig, plan):
     return {row: sum(rates), f"{row} min/max share": min(rates) / max(*rates, 1e-9)}
 
 
+def beside_flood(lab, rig, plan):
+    """A pair's throughput and round trips, alone and while a third floods a fourth with small packets."""
+    rig.sized(PAIR * 2)
+    quiet, port, tool = gigabits(between(lab, rig, plan)), next(PORTS), lab.tool("udpgen")
+    # As long as the bulk and the round trips take, with what starting them takes.
+    lasting = 2 * plan.seconds + plan.warm + STARTING
+    with serving(rig.inside(LISTENING), tool, "-s", port, lasting):
+        with Traffic(rig.inside(LOUD), tool, rig.address(LISTENING), port, BROADCAST_SIZE, lasting) as loud:
+            time.sleep(PAUSE)
+            beside, trips = gigabits(between(lab, rig, plan)), ask(lab, rig, plan, "tcp")
+            if loud.process.poll() is not None:
+                raise Failed("the flood ended before the pair did")
+    row = "tcp beside udp flood"
+    return {row: beside, f"{row} share of quiet": beside / quiet, "tcp_rr beside udp flood p50": trips["p50"],
+            "tcp_rr beside udp flood p99": trips["p99"]}
+
+
+def joining(rig, plan):
+    """How long the last ones took to join, and those before them: what grows with the number of endpoints shows."""
+    points = {EARLY, plan.crowd}
+    return {f"attach at {n}": statistics.median(rig.took[n - LAST_JOINED : n]) * 1e3 for n in sorted(points)}
+
+
 def crowd(lab, rig, plan):
     """A pair's throughput among two endpoints and among many, and what those many take."""
-    if not hasattr(rig, "workers"):
-        raise Failed("only weft's is measured")
+    if not rig.crowds:
+        raise Failed("it is not measured with so many")
     rig.stop()
     rig.sized(PAIR)
+    # What a namespace takes is not the switch's.
+    rig.make(plan.crowd)
     calm(rig)
     few = gigabits(between(lab, rig, plan))
     pss, kernel = procs.pss_megabytes(rig.relays()), procs.kernel_bytes()
     rig.sized(plan.crowd)
     calm(rig)
     more = plan.crowd - PAIR
-    each = (procs.pss_megabytes(rig.relays()) - pss) * 1e3 / more
     kernel_each = (procs.kernel_bytes() - kernel) / 1e3 / more
+    pss_each = (procs.pss_megabytes(rig.relays()) - pss) * 1e3 / more
     many = gigabits(between(lab, rig, plan))
     row = f"tcp among {plan.crowd}"
-    return {row: many, f"{row} share of {PAIR}": many / few, "pss each endpoint": each, "kernel each endpoint": kernel_each,
-            f"attach at {plan.crowd}": statistics.median(rig.took[-LAST_JOINED:]) * 1e3}
+    values = {row: many, f"{row} share of {PAIR}": many / few, "kernel each endpoint": kernel_each}
+    return values | ({"pss each endpoint": pss_each, **joining(rig, plan)} if rig.relays() else {})
 
 
 def beside_broadcast(lab, rig, plan, rate):
     """A pair's throughput and round trips while a third broadcasts to everyone; what a fourth counts of it."""
     port, name = next(PORTS), f"broadcast {rate or 'flood'}"
     # As long as the round trips and the bulk take, with what starting them takes.
-    lasting = 2 * plan.seconds + plan.warm + GRACE / 4
+    lasting = 2 * plan.seconds + plan.warm + STARTING
     argv = [lab.tool("bcast"), NETWORK.broadcast_address, port, BROADCAST_SIZE, rate, lasting]
     with serving(rig.inside(LISTENING), lab.tool("udpgen"), "-s", port, plan.seconds) as listener:
         with Traffic(rig.inside(LOUD), *argv) as loud:
@@ -156,9 +183,9 @@ def beside_broadcast(lab, rig, plan, rate):
 
 def broadcast(lab, rig, plan):
     """The same pair with nobody, somebody and a flooder broadcasting to a crowd."""
-    if not hasattr(rig, "workers"):
-        raise Failed("only weft's is measured")
-    if len(rig.spaces) != plan.crowd:
+    if not rig.crowds:
+        raise Failed("it is not measured with so many")
+    if rig.joined != plan.crowd:
         rig.sized(plan.crowd)
         calm(rig)
     quiet = gigabits(between(lab, rig, plan))
@@ -177,6 +204,7 @@ def catalogue(plan):
         found[f"tcp-{connections}"] = tcp(connections)
     found["udp-64"] = udp(64)
     found["rr-tcp"], found["rr-udp"] = round_trips("tcp"), round_trips("udp")
+    found["flood"] = beside_flood
     found["pairs"] = pairs
     found["crowd"] = crowd
     found["broadcast"] = broadcast

@@ -12,7 +12,7 @@ import subprocess
 import time
 
 from . import procs
-from .lab import Failed, call
+from .lab import Failed, batch, call
 from .rigs import Rig
 
 NETWORK = ipaddress.ip_network("198.18.32.0/20")
@@ -28,9 +28,13 @@ LEAVING = 60
 class Switch(Rig):
     """What all switches share. The sandboxes are numbered from 0; `begin` starts what joins them, `connect` adds some."""
 
+    # Whether it is worth its while to put a crowd on it.
+    crowds = False
+
     def __init__(self, lab, name, mtu):
         super().__init__(lab, name, mtu)
         self.spaces = []
+        self.joined = 0
         self.processes = []
 
     def _start(self):
@@ -50,21 +54,27 @@ class Switch(Rig):
 
     def sized(self, count):
         """Has so many sandboxes on the switch, which is started anew if there are more."""
-        if len(self.spaces) > count or not self.alive():
+        if self.joined > count or not self.alive():
             self.stop()
             self.start()
-        if len(self.spaces) < count:
+        if self.joined < count:
             self.guarded(self.grow, count)
 
     def grow(self, count):
-        numbers = range(len(self.spaces), count)
-        fresh = [f"{self.lab.name}S{self.port}x{number}" for number in numbers]
+        self.make(count)
+        numbers = range(self.joined, count)
+        self.joined = count
+        self.connect(numbers)
+
+    def make(self, count):
+        """Makes the namespaces of so many sandboxes, which are on no switch yet."""
+        begin = len(self.spaces)
+        fresh = [f"{self.lab.name}S{self.port}x{number}" for number in range(begin, count)]
         self.spaces += fresh
-        full = max(FULL - numbers.start, 0)
+        full = max(FULL - begin, 0)
         for space in fresh[:full]:
             self.lab.add_space(space)
         self.lab.add_bare_spaces(fresh[full:])
-        self.connect(numbers)
 
     def stop(self):
         if self.process:
@@ -74,7 +84,7 @@ class Switch(Rig):
             process.wait(5)
         self.process, self.processes = None, []
         self.lab.drop_spaces(self.spaces)
-        self.spaces = []
+        self.spaces, self.joined = [], 0
 
     def leave(self):
         """Ends the switch in order, where that takes more than a signal."""
@@ -87,7 +97,7 @@ class Switch(Rig):
         return process
 
     def alive(self):
-        return bool(self.spaces) and all(process.poll() is None for process in self.processes)
+        return self.joined > 0 and all(process.poll() is None for process in self.processes)
 
     def relays(self):
         return procs.family(self.process.pid, self.marker) if self.process else []
@@ -101,8 +111,8 @@ class Switch(Rig):
 
     def configure(self, number, link):
         """Gives a sandbox's interface its address."""
-        call(["ip", "-n", self.spaces[number], "link", "set", link, "mtu", self.mtu])
-        self.lab.address(self.spaces[number], link, self.address(number), NETWORK.prefixlen)
+        address = f"{self.address(number)}/{NETWORK.prefixlen} broadcast {NETWORK.broadcast_address}"
+        batch(f"addr add {address} dev {link}\nlink set {link} mtu {self.mtu} up\n", self.spaces[number])
 
     def take(self, number, link):
         """Moves an interface that the switch made beside itself into a sandbox."""
@@ -115,16 +125,20 @@ class Bridge(Switch):
     """The kernel's bridge, and a veth pair for each sandbox."""
 
     LINK = "bridge0"
+    crowds = True
 
     def begin(self):
         call(["ip", "-n", self.lab.host, "link", "add", self.LINK, "type", "bridge"])
         call(["ip", "-n", self.lab.host, "link", "set", self.LINK, "up"])
 
     def connect(self, numbers):
+        lines = []
         for number in numbers:
-            port, space = f"port{number}", self.spaces[number]
-            call(["ip", "-n", self.lab.host, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", space])
-            call(["ip", "-n", self.lab.host, "link", "set", port, "mtu", self.mtu, "master", self.LINK, "up"])
+            port = f"port{number}"
+            lines.append(f"link add {port} type veth peer name eth0 netns {self.spaces[number]}\n")
+            lines.append(f"link set {port} mtu {self.mtu} master {self.LINK} up\n")
+        batch("".join(lines), self.lab.host)
+        for number in numbers:
             self.configure(number, "eth0")
 
     def stop(self):
@@ -224,6 +238,7 @@ class WeftUp(Switch):
     """weft's daemon with a TAP for each sandbox and the policies that a network has by default."""
 
     program = "weft"
+    crowds = True
     workers = 1
 
     def begin(self):
@@ -238,8 +253,8 @@ class WeftUp(Switch):
         self.api.post("/v1/networks", {"name": "bench", "subnet": str(NETWORK), "mtu": self.mtu})
 
     def connect(self, numbers):
-        """Joins one after the other; `took` has the seconds that each answer took."""
-        self.took = []
+        """Joins one after the other; `took` has the seconds that each answer took, by the sandbox's number."""
+        self.took = self.took[: numbers.start] if numbers.start else []
         for number in numbers:
             wish = {"network": "bench", "sandbox": f"/run/netns/{self.spaces[number]}", "ip": self.address(number)}
             begin = time.monotonic()
