@@ -226,6 +226,15 @@ class Api(http.client.HTTPConnection):
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self.path))
 
+    def answers(self):
+        """Whether anyone listens there."""
+        try:
+            self.connect()
+        except OSError:
+            self.close()
+            return False
+        return True
+
     def post(self, path, content=None):
         self.request("POST", path, json.dumps(content or {}), {"Content-Type": "application/json"})
         answer = self.getresponse()
@@ -248,13 +257,15 @@ class WeftUp(Switch):
         where = directory / "api.sock"
         options = ["--workers", str(self.workers), "--socket", where, "--store", directory / "store"]
         self.spawn([*self.lab.inside(self.lab.host), self.path, "up", *options])
-        self.wait_for("weft up", where.exists)
         self.api = Api(where)
+        self.wait_for("weft up", self.api.answers)
         self.api.post("/v1/networks", {"name": "bench", "subnet": str(NETWORK), "mtu": self.mtu})
 
     def connect(self, numbers):
         """Joins one after the other; `took` has the seconds that each answer took, by the sandbox's number."""
         self.took = self.took[: numbers.start] if numbers.start else []
+        # The server lets go of a connection that was idle for some seconds.
+        self.api.close()
         for number in numbers:
             wish = {"network": "bench", "sandbox": f"/run/netns/{self.spaces[number]}", "ip": self.address(number)}
             begin = time.monotonic()
@@ -264,9 +275,11 @@ class WeftUp(Switch):
     def leave(self):
         """So that no TAP is left in the sandboxes."""
         try:
+            self.api.close()
             self.api.post("/v1/down")
             self.process.wait(LEAVING)
-        except (Failed, OSError, AttributeError, http.client.HTTPException, TimeoutError):
+        except (Failed, OSError, http.client.HTTPException, subprocess.TimeoutExpired):
+            # It is ended by signals then.
             return
 
 
