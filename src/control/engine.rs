@@ -351,12 +351,16 @@ pub(super) fn identify<P: Plane>(
     wish: &EndpointWish,
 ) -> Result<Sandbox, Problem> {
     let (at, known) = plan::parse_sandbox(model, &wish.sandbox)?;
+    let ended = || {
+        let message = format!("sandbox '{}' has ended", wish.sandbox);
+        Problem::new(Code::SandboxGone, message).at("sandbox")
+    };
+    if known.as_ref().is_some_and(|known| plane.is_replaced(known)) {
+        return Err(ended());
+    }
     let found = plane.identify(&at).map_err(|e| problem(&e).at("sandbox"))?;
     match known {
-        Some(known) if known != found => {
-            let message = format!("sandbox '{}' has ended", wish.sandbox);
-            Err(Problem::new(Code::SandboxGone, message).at("sandbox"))
-        }
+        Some(known) if known != found => Err(ended()),
         _ => Ok(found),
     }
 }

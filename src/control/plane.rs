@@ -91,6 +91,9 @@ pub trait Plane {
     /// Errors: `SandboxGone` when there is none, `NotPermitted` when it belongs to another user.
     fn identify(&mut self, at: &SandboxRef) -> Result<Sandbox, PlaneError>;
 
+    /// Tells whether a sandbox that was settled before has surely ended, for its process id is another process's now.
+    fn is_replaced(&self, known: &Sandbox) -> bool;
+
     /// The number of this boot of the machine; process ids and inodes of another boot mean nothing.
     fn boot_id(&self) -> String;
 

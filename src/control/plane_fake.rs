@@ -173,6 +173,12 @@ impl Plane for FakePlane {
         found.ok_or_else(|| PlaneError::SandboxGone(key(at)))
     }
 
+    fn is_replaced(&self, known: &Sandbox) -> bool {
+        let world = self.world.borrow();
+        let found = world.sandboxes.get(&key(&known.at));
+        found.is_some_and(|found| found.start_time != known.start_time)
+    }
+
     fn boot_id(&self) -> String {
         self.world.borrow().boot.clone()
     }

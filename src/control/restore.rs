@@ -100,14 +100,15 @@ fn survivors<P: Plane>(plane: &mut P, model: &mut Model, rebooted: bool, runtime
                     Arc::make_mut(record).spec.sandbox = now;
                 }
             }
-            Ok(_) | Err(PlaneError::SandboxGone(_)) => {
+            // Another process may be in a network that cannot be looked at.
+            Err(e) if !matches!(e, PlaneError::SandboxGone(_)) && !plane.is_replaced(&known) => {
+                runtime.endpoints_down.insert(id, e.to_string());
+            }
+            Ok(_) | Err(_) => {
                 runtime.note(format!(
                     "sandbox '{name}' has ended meanwhile; its endpoint is gone"
                 ));
                 plan::forget(model, id);
-            }
-            Err(e) => {
-                runtime.endpoints_down.insert(id, e.to_string());
             }
         }
     }

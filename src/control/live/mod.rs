@@ -43,7 +43,7 @@ use super::spec::{
 };
 use crate::config::Proto;
 use crate::host::broker::Broker;
-use crate::host::fleet::{FleetError, SandboxId};
+use crate::host::fleet::{FleetError, SandboxId, is_another_process};
 use crate::host::netwatch::NetWatch;
 use crate::host::sockets::HostView;
 use crate::worker::board::Board;
@@ -171,6 +171,13 @@ impl From<FleetError> for PlaneError {
 impl Plane for LivePlane {
     fn identify(&mut self, at: &SandboxRef) -> Result<Sandbox, PlaneError> {
         self.who(at)
+    }
+
+    fn is_replaced(&self, known: &Sandbox) -> bool {
+        match (&known.at, known.start_time) {
+            (SandboxRef::Pid(pid), Some(then)) => is_another_process(*pid, then),
+            _ => false,
+        }
     }
 
     fn boot_id(&self) -> String {

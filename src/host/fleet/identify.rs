@@ -71,11 +71,23 @@ pub(super) fn open(target: &Target) -> Result<Opened, FleetError> {
     })
 }
 
+/// Tells whether a process id belongs to another process than the one that started then: it was given out again.
+/// Units: `then` in clock ticks since boot.
+pub fn is_another_process(pid: i32, then: u64) -> bool {
+    start_time(Pid::from_raw(pid)).is_ok_and(|now| now != then)
+}
+
 /// Opens the namespace of an identity that was settled before.
 /// Errors: `SandboxGone` when its process id or path leads to another one now; as [`open`].
 pub(super) fn open_again(known: &Identity) -> Result<Opened, FleetError> {
-    let opened = open(&known.target)?;
-    if opened.identity == *known {
+    // Before the namespace is looked at, which may be one that no sandbox can have.
+    let opened = match (&known.target, known.start_time) {
+        (Target::Pid(pid), Some(then)) if is_another_process(*pid, then) => None,
+        _ => Some(open(&known.target)?),
+    };
+    if let Some(opened) = opened
+        && opened.identity == *known
+    {
         return Ok(opened);
     }
     let other = match &known.target {
@@ -150,6 +162,23 @@ mod tests {
         assert_eq!(field_22(stat), Some(4242));
         assert_eq!(field_22("7 (x) S 1"), None);
         assert!(start_time(Pid::this()).unwrap() > 0);
+    }
+
+    #[test]
+    fn an_id_that_was_given_out_again_is_another_process() {
+        let me = Pid::this();
+        let then = start_time(me).unwrap();
+        assert!(!is_another_process(me.as_raw(), then));
+        assert!(is_another_process(me.as_raw(), then - 1));
+        assert!(!is_another_process(i32::MAX, then));
+        // Whatever the other one is: this one could be no sandbox at all.
+        let known = Identity {
+            target: Target::Pid(me.as_raw()),
+            start_time: Some(then - 1),
+            netns: (4, 1),
+        };
+        let gone = open_again(&known).unwrap_err();
+        assert!(matches!(gone, FleetError::SandboxGone(_)), "{gone:?}");
     }
 
     #[test]

@@ -43,6 +43,8 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use identify::is_another_process;
+
 /// A sandbox that the broker has joined. Never given out twice by one broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SandboxId(pub u32);
