@@ -16,7 +16,7 @@ use crate::control::model::{
     EndpointRecord, LeavingRecord, Model, NetworkRecord, Origin, PolicyRecord,
 };
 use crate::control::policy::PolicyScope;
-use crate::control::spec::{EndpointSpec, Sandbox, SandboxRef, Vlan};
+use crate::control::spec::{EndpointSpec, Sandbox, SandboxRef, Uplink, Vlan};
 
 /// Aliases of an endpoint at most; its host name and its sandbox's name come on top.
 const ALIASES: usize = 32;
@@ -192,10 +192,16 @@ pub fn forget(model: &mut Model, id: EndpointId) {
     route(model, &gone.name);
 }
 
-/// Gives the default route of a sandbox to its endpoint of highest priority, the oldest of several.
+/// Gives the default route of a sandbox to its endpoint of highest priority, the oldest of several. A network without a way
+/// out gives none.
 pub fn route(model: &mut Model, name: &str) {
+    let leads_out = |e: &&Arc<EndpointRecord>| {
+        let network = model.networks.get(&e.spec.network);
+        network.is_some_and(|n| n.spec.uplink != Uplink::None)
+    };
     let rank = |e: &&Arc<EndpointRecord>| (e.priority, std::cmp::Reverse(e.spec.id));
-    let best = model.of_sandbox(name).max_by_key(rank).map(|e| e.spec.id);
+    let ways = model.of_sandbox(name).filter(leads_out);
+    let best = ways.max_by_key(rank).map(|e| e.spec.id);
     for endpoint in model.endpoints.values_mut().filter(|e| e.name == name) {
         let has = Some(endpoint.spec.id) == best;
         if endpoint.spec.default_route != has {

@@ -191,7 +191,14 @@ fn renew(
     }
     let stays = (record.spec.v4, record.spec.v6, record.spec.driver)
         == (old.spec.v4, old.spec.v6, old.spec.driver);
+    let turned = record.spec.uplink != old.spec.uplink;
     model.networks.insert(id, std::sync::Arc::new(record));
+    if turned {
+        let names: BTreeSet<String> = model.on_network(id).map(|e| e.name.clone()).collect();
+        for name in names {
+            endpoint::route(model, &name);
+        }
+    }
     // A policy that a command has set stays where the file has none.
     let kept = policy_before.filter(|p| p.origin == Origin::Command && wish.policy.is_none());
     if let Some(policy) = policy_new.or(kept) {

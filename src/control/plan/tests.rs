@@ -250,6 +250,32 @@ fn the_default_route_follows_priority() {
 }
 
 #[test]
+fn a_network_that_leads_nowhere_gives_no_default_route() {
+    let mut model = Model::default();
+    let quiet = NetworkWish {
+        name: "quiet".to_owned(),
+        subnet: Some("172.18.0.0/16".to_owned()),
+        internal: true,
+        ..NetworkWish::default()
+    };
+    create(
+        &mut model,
+        &facts(),
+        &quiet,
+        Origin::Command,
+        &mut Vec::new(),
+    )
+    .unwrap();
+    make(&mut model, "web", "172.19.0.0/16");
+    let has =
+        |model: &Model, network: &str| model.endpoint(network, "db").unwrap().spec.default_route;
+    join(&mut model, 1, &wish("quiet", "db")).unwrap();
+    assert!(!has(&model, "quiet"));
+    join(&mut model, 1, &wish("web", "db")).unwrap();
+    assert_eq!((has(&model, "quiet"), has(&model, "web")), (false, true));
+}
+
+#[test]
 fn ports_lead_to_one_place() {
     let mut model = Model::default();
     make(&mut model, "web", "172.18.0.0/16");
