@@ -1,5 +1,6 @@
 //! What the tests in real namespaces stand on: the namespaces, the servers outside, `weft` itself.
 
+pub(crate) mod daemon;
 pub(crate) mod dns;
 pub(crate) mod guest;
 pub(crate) mod netns;

@@ -127,7 +127,7 @@ impl Namespace {
 
     /// Takes out what would make times vary. The congestion control is one that does not pace: cubic, or reno where only the machine's own
     /// root may choose cubic.
-    fn steady(&self) {
+    pub(crate) fn steady(&self) {
         let choose = |name: &str| fs::write("/proc/sys/net/ipv4/tcp_congestion_control", name);
         self.enter(|| choose("cubic").or_else(|_| choose("reno")))
             .unwrap();

@@ -31,6 +31,21 @@ pub(crate) fn until(what: &str, within: Duration, mut condition: impl FnMut() ->
     value(what, within, || condition().then_some(()));
 }
 
+/// Asks until what is found is `wanted`; fails, showing both, when `within` has passed.
+#[track_caller]
+pub(crate) fn settled<T: PartialEq + std::fmt::Debug>(
+    what: &str,
+    wanted: &T,
+    within: Duration,
+    mut found: impl FnMut() -> T,
+) {
+    let deadline = Instant::now() + within;
+    while Instant::now() < deadline && found() != *wanted {
+        sleep(PAUSE);
+    }
+    assert_eq!(found(), *wanted, "{what}");
+}
+
 /// Watches that `condition` holds for the whole of `span`.
 #[track_caller]
 pub(crate) fn holds(what: &str, span: Duration, mut condition: impl FnMut() -> bool) {
