@@ -29,6 +29,12 @@ impl Client {
         }
     }
 
+    /// Where its socket is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.socket
+    }
+
     /// Asks for something. Errors: as [`Self::send`].
     pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
         self.send("GET", path, None::<&()>)

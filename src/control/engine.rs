@@ -334,11 +334,9 @@ impl<P: Plane> Engine<P> {
     /// Ends: interfaces leave the sandboxes, the store keeps everything.
     /// Errors: the data plane's.
     pub fn shut_down(&mut self) -> Result<(), PlaneError> {
-        for &id in self.model.endpoints.keys() {
-            match self.plane.detach_endpoint(id, false) {
-                Ok(()) | Err(PlaneError::NoEndpoint(_)) => {}
-                Err(e) => warn!("detaching endpoint {id}: {e}"),
-            }
+        let ids: Vec<_> = self.model.endpoints.keys().copied().collect();
+        if let Err(e) = self.plane.detach_endpoints(&ids) {
+            warn!("detaching endpoints: {e}");
         }
         self.plane.shut_down()
     }

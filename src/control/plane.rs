@@ -125,6 +125,20 @@ pub trait Plane {
     /// Errors: `NoEndpoint`.
     fn detach_endpoint(&mut self, id: EndpointId, keep_interface: bool) -> Result<(), PlaneError>;
 
+    /// Takes endpoints off and removes their interfaces, as [`Self::detach_endpoint`] does with each; one that is gone
+    /// already is no error, and one that cannot be taken off keeps no other.
+    /// Errors: the first of those that there were.
+    fn detach_endpoints(&mut self, ids: &[EndpointId]) -> Result<(), PlaneError> {
+        let mut result = Ok(());
+        for &id in ids {
+            match self.detach_endpoint(id, false) {
+                Ok(()) | Err(PlaneError::NoEndpoint(_)) => {}
+                Err(e) => result = result.and(Err(e)),
+            }
+        }
+        result
+    }
+
     /// Makes the endpoint's gateways the sandbox's default routes, or takes those routes away; flows stay.
     /// Errors: `NoEndpoint`, `SandboxGone`, `Refused`; `Unsupported` where routes are set only when attaching.
     fn set_default_route(&mut self, id: EndpointId, on: bool) -> Result<(), PlaneError> {

@@ -149,8 +149,11 @@ fn private_dir(path: &std::path::Path) -> Result<()> {
 
 /// Tells the service manager; without one nobody is told.
 fn notify(state: NotifyState<'_>) {
-    if let Err(e) = sd_notify::notify(&[state]) {
-        warn!("telling the service manager: {e}");
+    match sd_notify::notify(&[state]) {
+        Ok(()) => {}
+        // `weft up --detach` waits for the first word only.
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+        Err(e) => warn!("telling the service manager: {e}"),
     }
 }
 

@@ -11,8 +11,9 @@ mod up;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -46,6 +47,10 @@ pub fn run(command: &DaemonCommand, out: &mut dyn Write) -> Result<ExitCode> {
         DaemonCommand::Down { output } => Session::new(output, out).down(),
     }
 }
+
+/// How long a switch may take to end, and between two looks.
+const DOWN: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(10);
 
 /// A daemon, and how answers are shown.
 #[allow(
@@ -309,7 +314,17 @@ impl<'a> Session<'a> {
         self.client
             .bytes("POST", "/v1/down", None::<&()>)
             .context("ending the switch")?;
-        Ok(ExitCode::SUCCESS)
+        // It has ended when its socket is gone, which is the last thing that it removes.
+        for _ in 0..DOWN.as_millis() / LOOK.as_millis() {
+            if !self.client.path().exists() {
+                return Ok(ExitCode::SUCCESS);
+            }
+            std::thread::sleep(LOOK);
+        }
+        bail!(
+            "the switch has not ended within {} s; see its log",
+            DOWN.as_secs()
+        )
     }
 }
 

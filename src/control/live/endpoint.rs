@@ -175,33 +175,55 @@ impl LivePlane {
 
     pub(super) fn drop_endpoint(&mut self, id: EndpointId, keep: bool) -> Result<(), PlaneError> {
         self.end(id)?;
-        let rules: Vec<_> = self
-            .rules
-            .values()
-            .map(|r| (r.spec.id, r.spec.endpoint))
-            .collect();
-        for (rule, of) in rules {
-            if of == id {
-                self.unpublish(rule)?;
-            }
+        let taken = self.take_off(id)?;
+        self.let_go(taken.as_slice(), keep)
+    }
+
+    pub(super) fn drop_endpoints(&mut self, ids: &[EndpointId]) -> Result<(), PlaneError> {
+        let mut taken = Vec::with_capacity(ids.len());
+        for &id in ids
+            .iter()
+            .filter(|id| self.ends.contains_key(id))
+            .collect::<Vec<_>>()
+        {
+            taken.extend(self.take_off(id)?);
+        }
+        self.let_go(&taken, false)
+    }
+
+    /// Takes an endpoint off every board, with what is published of it.
+    fn take_off(&mut self, id: EndpointId) -> Result<Option<End>, PlaneError> {
+        let rules = self.rules.values().map(|r| (r.spec.id, r.spec.endpoint));
+        let rules: Vec<_> = rules.filter(|r| r.1 == id).collect();
+        for (rule, _) in rules {
+            self.unpublish(rule)?;
         }
         let Some(end) = self.ends.remove(&id) else {
-            return Ok(());
+            return Ok(None);
         };
         let port = end.port;
-        // The descriptors come back, and are closed here: that takes the kernel a while.
-        let links = self.on_all(move |board| board.detach(port))?;
+        // The descriptors come back, and are closed here: that may take the kernel a while.
+        drop(self.on_all(move |board| board.detach(port))?);
         self.macs.forget(port);
         self.ports.give_back(port.0);
-        drop(links);
+        Ok(Some(end))
+    }
+
+    /// Removes the interfaces of endpoints that were taken off, unless they are to stay, and leaves their sandboxes.
+    fn let_go(&mut self, ends: &[End], keep: bool) -> Result<(), PlaneError> {
         if !keep {
-            match self.broker.remove_link(&old(end.sandbox, &end.spec)) {
-                Ok(()) => {}
-                // It went with the sandbox, or someone was faster.
-                Err(e) => tracing::debug!("removing {}: {e}", end.spec.ifname),
+            let links: Vec<OldLink> = ends.iter().map(|e| old(e.sandbox, &e.spec)).collect();
+            for (removed, link) in self.broker.remove_links(&links)?.into_iter().zip(&links) {
+                if let Err(e) = removed {
+                    // It went with the sandbox, or someone was faster.
+                    tracing::debug!("removing {}: {e}", link.ifname);
+                }
             }
         }
-        Ok(self.broker.leave(end.sandbox)?)
+        for end in ends {
+            self.broker.leave(end.sandbox)?;
+        }
+        Ok(())
     }
 
     pub(super) fn move_default_route(

@@ -212,6 +212,10 @@ impl Plane for LivePlane {
         self.drop_endpoint(id, keep_interface)
     }
 
+    fn detach_endpoints(&mut self, ids: &[EndpointId]) -> Result<(), PlaneError> {
+        self.drop_endpoints(ids)
+    }
+
     fn set_default_route(&mut self, id: EndpointId, on: bool) -> Result<(), PlaneError> {
         self.move_default_route(id, on)
     }
