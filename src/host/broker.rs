@@ -16,7 +16,7 @@ use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, getpid, getppid};
 
 pub use super::broker_proto::{
-    Address, Command, Event, Failure, MAX_FDS, Network, SandboxSpec, Target,
+    Address, Command, Event, Failure, MAX_FDS, Names, Network, SandboxSpec, Target,
 };
 use super::broker_proto::{Answer, Channel, FromBroker, Request};
 use super::fleet::{self, SandboxId};
@@ -30,6 +30,8 @@ const PATIENCE: u16 = 5_000;
 /// A sandbox that exists and waits for its command.
 #[derive(Debug)]
 pub struct Created {
+    /// A process that is in the sandbox's namespaces as long as the broker lives; it can be named to others.
+    pub pid: i32,
     /// The TAP inside, where the spec asked for a private network.
     pub tap: Option<Tap>,
     /// What could not be had; each is one line for the log.
@@ -136,17 +138,29 @@ impl Broker {
 
     fn made(&mut self, request: &Request) -> Result<Created> {
         let (answer, mut fds) = self.ask(request)?;
-        let Answer::Created { caps, warnings } = answer else {
+        let Answer::Created {
+            pid,
+            caps,
+            warnings,
+        } = answer
+        else {
             bail!("the broker answered out of turn: {answer:?}");
         };
         let tap = caps.zip(fds.pop()).map(|(caps, fd)| Tap { fd, caps });
-        Ok(Created { tap, warnings })
+        Ok(Created { pid, tap, warnings })
     }
 
     /// Starts the command in the sandbox.
     /// Errors: [`Failure`] with status 126 or 127 when it cannot be executed or found.
     pub fn start(&mut self, command: &Command) -> Result<Started> {
-        let answer = self.ask(&Request::Start(command.clone()))?.0;
+        self.start_with(command, &Names::default())
+    }
+
+    /// As [`Self::start`], with names that have become known since the sandbox was made.
+    /// Errors: as there.
+    pub fn start_with(&mut self, command: &Command, names: &Names) -> Result<Started> {
+        let request = Request::Start(command.clone(), names.clone());
+        let answer = self.ask(&request)?.0;
         let Answer::Started { pid, warnings } = answer else {
             bail!("the broker answered out of turn: {answer:?}");
         };

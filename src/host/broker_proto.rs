@@ -36,6 +36,8 @@ pub enum Network {
     Private,
     /// A network namespace of its own with loopback only.
     None,
+    /// A network namespace of its own, or one that exists, in which somebody else makes the interfaces.
+    Joined,
     /// The host's network.
     Host,
 }
@@ -137,12 +139,22 @@ pub struct Command {
     pub argv: Vec<std::ffi::OsString>,
 }
 
+/// What a command is to know of the networks that its sandbox has joined since it was made, beside what its
+/// [`SandboxSpec`] says.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Names {
+    /// More names for /etc/hosts inside.
+    pub hosts: Vec<(String, IpAddr)>,
+    /// More servers that resolv.conf inside names.
+    pub dns: Vec<IpAddr>,
+}
+
 /// The closed set of what the main process may ask of the broker.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Request {
     Create(Box<SandboxSpec>),
     Attach(Target, Box<SandboxSpec>),
-    Start(Command),
+    Start(Command, Names),
     Signal(i32),
     BindTcp(SocketAddr),
     BindUdp(SocketAddr),
@@ -197,6 +209,7 @@ pub(super) enum Answer {
     Done,
     /// With the TAP's descriptor where there is one.
     Created {
+        pid: i32,
         caps: Option<TapCaps>,
         warnings: Vec<String>,
     },
@@ -236,7 +249,7 @@ pub(super) enum FromBroker {
 pub(super) enum ToHelper {
     /// The user namespace is mapped, or why not.
     Mapped(Option<Failure>),
-    Start(Command),
+    Start(Command, Names),
     Signal(i32),
     Sockets {
         v6: bool,

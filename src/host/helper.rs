@@ -16,8 +16,8 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, getpgrp, getppid, tcgetpgrp, tcsetpgrp};
 
 use super::broker_proto::{
-    Answer, Channel, Command, Event, Failure, FromHelper, FromInit, MAX_FDS, SandboxSpec, Target,
-    ToHelper,
+    Answer, Channel, Command, Event, Failure, FromHelper, FromInit, MAX_FDS, Names, Network,
+    SandboxSpec, Target, ToHelper,
 };
 use super::end_watch::EndWatch;
 use super::netns;
@@ -87,7 +87,11 @@ fn run(job: Job, mask: SigSet, broker: Channel) -> i32 {
         Ok((tap, warnings)) => {
             let caps = tap.as_ref().map(|tap| tap.caps);
             fds.extend(tap.map(|tap| tap.fd));
-            Answer::Created { caps, warnings }
+            Answer::Created {
+                pid: nix::unistd::getpid().as_raw(),
+                caps,
+                warnings,
+            }
         }
         Err(e) => Answer::Refused(Failure::new(&e)),
     };
@@ -117,6 +121,11 @@ impl Helper {
         if let Some(target) = target {
             self.joined = Some(netns::join(target)?);
             prctl::set_pdeathsig(Signal::SIGKILL)?;
+            if self.spec.network == Network::Joined {
+                // Shared are the network and the rights over it: a host name is the command's own.
+                self.make_host_name()?;
+                return Ok((None, Vec::new()));
+            }
             return sandbox::set_up(&self.spec, false);
         }
         let mut warnings = Vec::new();
@@ -129,14 +138,32 @@ impl Helper {
         // The kernel forgets this setting when credentials change.
         prctl::set_pdeathsig(Signal::SIGKILL)?;
         netns::make_inner(self.spec.network)?;
-        if !self.spec.hostname.is_empty() {
-            nix::unistd::sethostname(&self.spec.hostname).with_context(|| {
-                format!("the kernel refuses the host name {:?}", self.spec.hostname)
-            })?;
+        self.set_host_name()?;
+        if self.spec.network == Network::Joined {
+            // The kernel closes /proc/PID/ns of a process whose credentials change to all but root: whoever is to make
+            // the interfaces finds the namespace there.
+            prctl::set_dumpable(true)?;
         }
         let (tap, more) = sandbox::set_up(&self.spec, true)?;
         warnings.extend(more);
         Ok((tap, warnings))
+    }
+
+    fn make_host_name(&self) -> Result<()> {
+        if self.spec.hostname.is_empty() {
+            return Ok(());
+        }
+        netns::make_inner(Network::Host)?;
+        self.set_host_name()
+    }
+
+    fn set_host_name(&self) -> Result<()> {
+        let name = &self.spec.hostname;
+        if name.is_empty() {
+            return Ok(());
+        }
+        nix::unistd::sethostname(name)
+            .with_context(|| format!("the kernel refuses the host name {name:?}"))
     }
 
     fn ask_for_maps(&mut self) -> Result<()> {
@@ -194,7 +221,8 @@ impl Helper {
     fn handle(&mut self, request: ToHelper) -> Result<()> {
         match request {
             ToHelper::Mapped(_) => {}
-            ToHelper::Start(command) => {
+            ToHelper::Start(command, names) => {
+                self.learn(names);
                 let answer = match self.start(&command) {
                     Ok(answer) => answer,
                     Err(e) => Answer::Refused(Failure::new(&e)),
@@ -213,6 +241,11 @@ impl Helper {
             },
         }
         Ok(())
+    }
+
+    fn learn(&mut self, names: Names) {
+        self.spec.add_host.splice(0..0, names.hosts);
+        self.spec.dns.extend(names.dns);
     }
 
     /// Starts PID 1 and waits until it has executed the command or knows why it cannot.

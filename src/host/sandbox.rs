@@ -30,7 +30,7 @@ pub(super) fn set_up(spec: &SandboxSpec, own: bool) -> Result<(Option<Tap>, Vec<
         ..LinkChange::default()
     };
     link::set_link(&mut netlink, LOOPBACK, &up).context("cannot bring up lo in the sandbox")?;
-    if spec.network == Network::None {
+    if matches!(spec.network, Network::None | Network::Joined) {
         return Ok((None, Vec::new()));
     }
     let name = &spec.ifname;

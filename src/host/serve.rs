@@ -193,7 +193,7 @@ impl Server {
         match request {
             Request::Create(spec) => self.make(Job::Create(*spec.clone()), &spec),
             Request::Attach(target, spec) => self.make(Job::Attach(target, *spec.clone()), &spec),
-            Request::Start(command) => self.ask_helper(&ToHelper::Start(command)),
+            Request::Start(command, names) => self.ask_helper(&ToHelper::Start(command, names)),
             Request::Sockets { v6, count } => self.ask_helper(&ToHelper::Sockets { v6, count }),
             Request::Signal(number) => {
                 Signal::try_from(number).with_context(|| format!("{number} is no signal"))?;
