@@ -219,12 +219,14 @@ mod tests {
     #[test]
     fn every_option_has_its_place() {
         let args = run(
-            "run --network none --name n --hostname h --ifname e --ip 1 --ip6 2 --subnet 3 --subnet6 4 --mac 5 --mtu 6 \
+            "run --network none --network web --name n --hostname h --alias 22 --alias 23 --socket 24 --ifname e --ip 1 --ip6 2 --subnet 3 --subnet6 4 --mac 5 --mtu 6 \
             -p 7 --publish 8 --expose 9 -P --dns 10 --dns-search 11 --add-host 12 --host-loopback 13 --host-access --pcap 14 --impair 21 \
             --workers 15 --queues 16 --config 17 --ready-fd 18 --pid-file 19 --keep-id --user 20 --udp-filter endpoint-independent x",
         );
         let o = &args.options;
         assert_eq!(o.publish, ["7", "8"]);
+        assert_eq!(o.network, ["none", "web"]);
+        assert_eq!(o.alias, ["22", "23"]);
         assert!(o.publish_all && o.host_access && args.keep_id);
         assert_eq!(
             (o.workers, o.queues, o.ready_fd, o.mtu),

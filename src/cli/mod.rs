@@ -5,6 +5,7 @@ pub mod daemon;
 mod demo;
 pub mod doctor;
 pub mod exit;
+mod join;
 mod publish;
 pub mod run;
 pub mod session;
@@ -52,7 +53,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Up(args) => daemon::up(&args),
         Command::Daemon(command) => daemon::run(&command, &mut std::io::stdout().lock()),
         Command::Trace(_) | Command::Capture(_) | Command::Top(_) | Command::Replay(_) => {
-            bail!("'weft {name}' comes with {}", resolve::DAEMON_RELEASE)
+            bail!("'weft {name}' comes with {}", resolve::NEXT_RELEASE)
         }
     }
 }

@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 
 use super::exit;
+use super::join::Shared;
 use super::session::{Outcome, Session};
 use crate::config::{NetworkMode, RunConfig, Target};
 use crate::host::broker::Broker;
@@ -16,14 +17,21 @@ pub fn run(config: RunConfig) -> Result<ExitCode> {
     let Target::Command(argv) = config.target.clone() else {
         return attach(config);
     };
-    let netns = match &config.network {
-        NetworkMode::Netns(path) => Some(path.clone()),
-        NetworkMode::Private | NetworkMode::None | NetworkMode::Host => None,
+    let (netns, shared) = match &config.network {
+        NetworkMode::Netns(path) => (Some(broker_proto::Target::Path(path.clone())), None),
+        NetworkMode::Shared(share) => {
+            let shared = Shared::find(share, &config.hostname)?;
+            (Some(shared.target), Some(shared.names))
+        }
+        NetworkMode::Private | NetworkMode::None | NetworkMode::Host | NetworkMode::Joined(_) => {
+            (None, None)
+        }
     };
+    let is_shared = shared.is_some();
     let session = Session::start(
         config,
         |broker: &mut Broker, spec: &SandboxSpec| match netns {
-            Some(path) => broker.attach(&broker_proto::Target::Path(path), spec),
+            Some(target) => broker.attach(&target, spec),
             None => broker.create(spec),
         },
     );
@@ -31,7 +39,13 @@ pub fn run(config: RunConfig) -> Result<ExitCode> {
         Ok(session) => session,
         Err(e) => return Ok(failed(&e)),
     };
-    let started = match session.broker.start(&Command { argv }) {
+    let names = match shared {
+        Some(names) => Ok(names),
+        None => session.join(),
+    };
+    let command = Command { argv };
+    let started = names.and_then(|names| session.broker.start_with(&command, &names));
+    let started = match started {
         Ok(started) => started,
         Err(e) => {
             let code = failed(&e);
@@ -52,6 +66,10 @@ pub fn run(config: RunConfig) -> Result<ExitCode> {
                 ));
             }
             Outcome::Signal(signal) => session.broker.signal(signal as i32)?,
+            Outcome::Ended if is_shared => {
+                let lost = "the sandbox has ended that shared its network";
+                exit::complain(format_args!("{lost}; the command goes on without one"));
+            }
             // The name of a namespace is gone; the command is still in it.
             Outcome::Ended => {}
             // Ending the command would lose more than its network.
@@ -80,6 +98,9 @@ pub fn attach(config: RunConfig) -> Result<ExitCode> {
         Ok(session) => session,
         Err(e) => return Ok(failed(&e)),
     };
+    if let Err(e) = session.join() {
+        return Ok(failed(&e));
+    }
     session.announce()?;
     loop {
         match session.wait()? {

@@ -25,9 +25,10 @@ use switch_core::policy::host_rule::HostRule;
 use switch_core::respond::{Gateway, Guest};
 use switch_core::time::Tick;
 
+use super::join::{self, Joined};
 use super::publish::{self, Bound};
 use super::{exit, sys};
-use crate::config::{NetworkMode, RunConfig, UdpFilter};
+use crate::config::{NetworkMode, RunConfig, Target, UdpFilter};
 use crate::endpoint::tap::Tap;
 use crate::endpoint::tap_io::TapEndpoint;
 use crate::endpoint::wrap::captured::Captured;
@@ -35,7 +36,7 @@ use crate::endpoint::wrap::fault::Faulty;
 use crate::endpoint::wrap::pcap::PcapWriter;
 use crate::endpoint::{Caps, Endpoint};
 use crate::host::broker::{Arrived, Broker, Created};
-use crate::host::broker_proto::{Address, Event, Network, SandboxSpec};
+use crate::host::broker_proto::{Address, Event, Names, Network, SandboxSpec};
 use crate::host::netwatch::NetWatch;
 use crate::host::privileges;
 use crate::host::sockets::splice::Stock;
@@ -60,8 +61,12 @@ const PASSED_ON: [Signal; 8] = [
 
 /// A running switch and what feeds it.
 pub struct Session {
+    /// Goes first: its networks are left while the sandbox is still there.
+    joined: Option<Joined>,
     /// The broker.
     pub broker: Broker,
+    /// A process in the sandbox's namespaces.
+    inside: i32,
     config: RunConfig,
     worker: Option<(JoinHandle<std::io::Result<()>>, Arc<Signals>)>,
     view: Arc<ArcSwap<HostView>>,
@@ -104,6 +109,7 @@ pub fn spec(config: &RunConfig) -> SandboxSpec {
             NetworkMode::Private | NetworkMode::Netns(_) => Network::Private,
             NetworkMode::None => Network::None,
             NetworkMode::Host => Network::Host,
+            NetworkMode::Joined(_) | NetworkMode::Shared(_) => Network::Joined,
         },
         ifname: config.ifname.clone(),
         mac: config.mac,
@@ -120,7 +126,11 @@ pub fn spec(config: &RunConfig) -> SandboxSpec {
             prefix: s.prefix,
             gateway: s.gateway,
         }),
-        hostname: config.hostname.clone(),
+        // A namespace that exists has its own.
+        hostname: match config.target {
+            Target::Command(_) => config.hostname.clone(),
+            Target::Pid(_) | Target::Netns(_) => String::new(),
+        },
         dns,
         search: config.dns_search.clone(),
         add_host: config
@@ -184,7 +194,9 @@ impl Session {
             ..HostView::default()
         }));
         let mut session = Self {
+            joined: None,
             broker,
+            inside: created.pid,
             config,
             worker: None,
             view,
@@ -197,6 +209,18 @@ impl Session {
             session.spawn(tap, bound, capture, raw_icmp)?;
         }
         Ok(session)
+    }
+
+    /// Joins the networks of a switch where those are asked for, and gives what the command is to know of them.
+    /// Errors: no switch listens, or what it refuses; no network is joined then.
+    pub fn join(&mut self) -> Result<Names> {
+        let NetworkMode::Joined(networks) = &self.config.network else {
+            return Ok(Names::default());
+        };
+        let joined = Joined::connect(networks, &self.config.target, self.inside)?;
+        let names = joined.names(&self.config.hostname)?;
+        self.joined = Some(joined);
+        Ok(names)
     }
 
     fn spawn(
@@ -413,10 +437,14 @@ impl Session {
     /// Ends the worker when all that the sandbox has sent is on its way: its processes are gone, and what they wrote last may
     /// still wait in its network. Errors: what it failed with.
     pub fn finish(&mut self) -> Result<()> {
+        if self.joined.is_some() {
+            join::settle(self.inside);
+        }
         self.end(|signals| &signals.finish)
     }
 
     fn end(&mut self, how: impl FnOnce(&Signals) -> &AtomicBool) -> Result<()> {
+        self.joined = None;
         self.stock = None;
         let Some((thread, signals)) = self.worker.take() else {
             return Ok(());

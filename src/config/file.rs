@@ -43,6 +43,9 @@ mod tests {
         assert_eq!(options.mtu, Some(9000));
         assert_eq!(options.publish, ["8080:80", "53/udp"]);
         assert!(options.host_access);
+        assert_eq!(parse("network = 'none'", "f").unwrap().network, ["none"]);
+        let two = parse("network = ['web', 'back']", "f").unwrap();
+        assert_eq!(two.network, ["web", "back"]);
     }
 
     #[test]
@@ -52,7 +55,7 @@ mod tests {
                 .map(|t| parse(t, "weft.toml").unwrap_err().to_string())
                 .join("\n"),
             @r#"
-            config weft.toml:2:1: unknown field `mtuu`, expected one of `network`, `name`, `hostname`, `ifname`, `ip`, `ip6`, `subnet`, `subnet6`, `mac`, `mtu`, `publish`, `expose`, `publish-all`, `dns`, `dns-search`, `add-host`, `host-loopback`, `host-access`, `pcap`, `impair`, `workers`, `queues`, `ready-fd`, `pid-file`, `user`, `udp-filter`
+            config weft.toml:2:1: unknown field `mtuu`, expected one of `network`, `name`, `hostname`, `alias`, `ifname`, `ip`, `ip6`, `subnet`, `subnet6`, `mac`, `mtu`, `publish`, `expose`, `publish-all`, `dns`, `dns-search`, `add-host`, `host-loopback`, `host-access`, `pcap`, `impair`, `workers`, `queues`, `ready-fd`, `pid-file`, `user`, `udp-filter`, `socket`
             config weft.toml:1:1: invalid unquoted key, expected letters, numbers, `-`, `_`
             config weft.toml:1:7: invalid type: string "big", expected u32
             config weft.toml:1:7: string values must be quoted, expected literal string

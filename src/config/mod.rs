@@ -4,6 +4,7 @@ pub mod facts;
 pub mod file;
 mod impair;
 pub mod ipam;
+pub mod join;
 pub mod names;
 mod options;
 pub mod problem;
@@ -15,6 +16,7 @@ pub mod topology;
 pub mod wish;
 
 pub use facts::HostFacts;
+pub use join::{Join, Share};
 pub use problem::{Code, Problem};
 pub use publish::{PortRange, Proto, PublishRule};
 pub use raw::{NetOptions, UdpFilter};

@@ -7,7 +7,7 @@ use switch_core::addr::Mac;
 
 use super::names::{self, HostTarget};
 use super::raw::NetOptions;
-use super::resolve::{DAEMON_RELEASE, HostEntry, User};
+use super::resolve::{HostEntry, User};
 use super::subnet::{Subnet4, Subnet6};
 
 /// Largest MTU of a TAP: 65535 less the Ethernet header. Source: drivers/net/tun.c.
@@ -134,7 +134,7 @@ pub(super) fn threads(raw: &NetOptions) -> Result<()> {
             None | Some(1) => {}
             Some(0) => bail!("{option} 0: at least 1 is needed"),
             Some(n) => bail!(
-                "{option} {n}: a sandbox of its own has one worker and one queue; more come with {DAEMON_RELEASE}"
+                "{option} {n}: a private network has one worker and one queue; for more workers see 'weft up'"
             ),
         }
     }

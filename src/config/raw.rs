@@ -7,7 +7,7 @@
 
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Who may answer to a UDP mapping of the sandbox. Source: RFC 4787 section 5.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
@@ -26,15 +26,19 @@ pub enum UdpFilter {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, clap::Args)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct NetOptions {
-    /// The network: its own by default, none, host, netns:PATH
+    /// The network: its own by default, none, host, netns:PATH, container:NAME, or a network of 'weft up' (repeatable)
     #[arg(long, value_name = "NETWORK")]
-    pub network: Option<String>,
+    #[serde(deserialize_with = "one_or_more")]
+    pub network: Vec<String>,
     /// The sandbox's name, which resolves inside
     #[arg(long)]
     pub name: Option<String>,
     /// The host name inside [default: the name]
     #[arg(long)]
     pub hostname: Option<String>,
+    /// One more name on the networks of 'weft up' (repeatable)
+    #[arg(long, value_name = "NAME")]
+    pub alias: Vec<String>,
     /// The interface's name inside [default: eth0]
     #[arg(long, value_name = "NAME")]
     pub ifname: Option<String>,
@@ -86,10 +90,10 @@ pub struct NetOptions {
     /// Makes the link a bad one: loss=SHARE, reorder=SHARE, duplicate=SHARE, corrupt=SHARE, delay=TIME, per=frame|segment, seed=N, with commas between
     #[arg(long, value_name = "LIST")]
     pub impair: Option<String>,
-    /// Worker threads; one for a sandbox of its own, more come with weft 0.2 (the daemon) [default: 1]
+    /// Worker threads; a private network has one, for more see weft up [default: 1]
     #[arg(long, value_name = "N")]
     pub workers: Option<u16>,
-    /// Queues of the interface; more than one come with weft 0.2 (the daemon) [default: 1]
+    /// Queues of the interface; it has one [default: 1]
     #[arg(long, value_name = "N")]
     pub queues: Option<u16>,
     /// Writes a line to this descriptor when the network is up
@@ -104,6 +108,23 @@ pub struct NetOptions {
     /// Who may answer to the sandbox's datagrams [default: address-dependent]
     #[arg(long, value_name = "FILTER", value_enum)]
     pub udp_filter: Option<UdpFilter>,
+    /// The socket of the switch that has the named networks [default: that of the user's own]
+    #[arg(long, value_name = "FILE")]
+    pub socket: Option<PathBuf>,
+}
+
+/// A text, or a list of them.
+fn one_or_more<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected a network or a list of networks")]
+    enum Either {
+        One(String),
+        More(Vec<String>),
+    }
+    Ok(match Either::deserialize(from)? {
+        Either::One(one) => vec![one],
+        Either::More(more) => more,
+    })
 }
 
 impl NetOptions {
@@ -114,9 +135,10 @@ impl NetOptions {
             if mine.is_empty() { below } else { mine }
         }
         Self {
-            network: self.network.or(below.network),
+            network: list(self.network, below.network),
             name: self.name.or(below.name),
             hostname: self.hostname.or(below.hostname),
+            alias: list(self.alias, below.alias),
             ifname: self.ifname.or(below.ifname),
             ip: self.ip.or(below.ip),
             ip6: self.ip6.or(below.ip6),
@@ -140,6 +162,7 @@ impl NetOptions {
             pid_file: self.pid_file.or(below.pid_file),
             user: self.user.or(below.user),
             udp_filter: self.udp_filter.or(below.udp_filter),
+            socket: self.socket.or(below.socket),
         }
     }
 }

@@ -4,11 +4,12 @@ use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use switch_core::addr::Mac;
 
 use super::facts::HostFacts;
 use super::impair;
+use super::join::{self, Join, Share};
 use super::names;
 use super::options::{self, Loopback};
 use super::publish::{self, PublishRule};
@@ -16,8 +17,8 @@ use super::raw::{NetOptions, UdpFilter};
 use super::subnet::{self, Subnet4, Subnet6, Wishes};
 use crate::endpoint::wrap::impairment::Impairment;
 
-/// The release that brings the daemon, and with it named networks.
-pub const DAEMON_RELEASE: &str = "weft 0.2 (the daemon)";
+/// The release that brings the commands that are known by name alone.
+pub const NEXT_RELEASE: &str = "weft 0.2";
 /// Smallest MTU that IPv6 works on. Source: RFC 8200 section 5.
 const MTU_V6: u16 = 1280;
 
@@ -43,6 +44,10 @@ pub enum NetworkMode {
     Host,
     /// One of its own, inside a namespace that exists.
     Netns(PathBuf),
+    /// Those of a daemon.
+    Joined(Join),
+    /// That of a daemon's sandbox.
+    Shared(Share),
 }
 
 /// A user that weft's processes become.
@@ -127,11 +132,9 @@ impl RunConfig {
         raw: NetOptions,
         facts: &HostFacts,
     ) -> Result<Self> {
-        let network = network_mode(&target, raw.network.as_deref())?;
+        let mut network = join::mode(&target, &raw)?;
+        join::refuse_options(&network, keep_id, &raw)?;
         let own = matches!(network, NetworkMode::Private | NetworkMode::Netns(_));
-        if !own {
-            refuse_network_options(&raw)?;
-        }
         let mut warnings = Vec::new();
         let loopback = options::host_loopback(&raw.host_loopback)?;
         let mtu = options::mtu(raw.mtu)?;
@@ -147,10 +150,21 @@ impl RunConfig {
             Some(name) => names::host("--name", name)?,
             None => options::default_name(facts.random),
         };
-        let hostname = match &raw.hostname {
-            Some(hostname) => names::host("--hostname", hostname)?,
-            None => name.clone(),
+        let hostname = match (&raw.hostname, &network) {
+            (Some(hostname), _) => names::host("--hostname", hostname)?,
+            (None, NetworkMode::Shared(share)) => share.name.clone(),
+            (None, _) => name.clone(),
         };
+        let mut publish = published(&raw, facts.descriptors)?;
+        if let NetworkMode::Joined(join) = &mut network {
+            join.publish = std::mem::take(&mut publish);
+            if matches!(target, Target::Command(_)) {
+                // A namespace that exists may have a name already; that of a command's is ours to give.
+                for wish in &mut join.endpoints {
+                    wish.name = Some(name.clone());
+                }
+            }
+        }
         Ok(Self {
             target,
             network,
@@ -164,7 +178,7 @@ impl RunConfig {
             mtu,
             v4,
             v6,
-            publish: published(&raw, facts.descriptors)?,
+            publish,
             dns: raw
                 .dns
                 .iter()
@@ -207,66 +221,6 @@ pub fn attach_target(text: &str) -> Result<Target> {
     } else {
         Ok(Target::Netns(PathBuf::from("/run/netns").join(text)))
     }
-}
-
-fn network_mode(target: &Target, network: Option<&str>) -> Result<NetworkMode> {
-    let mode = match network {
-        None => NetworkMode::Private,
-        Some("none") => NetworkMode::None,
-        Some("host") => NetworkMode::Host,
-        Some(other) => match other.split_once(':') {
-            Some(("netns", "")) | None if other.trim().is_empty() || other == "netns:" => {
-                bail!("--network '{other}': give none, host or netns:PATH")
-            }
-            Some(("netns", path)) => NetworkMode::Netns(path.into()),
-            Some(("container", _)) | None => bail!(
-                "--network '{other}': networks with names and containers come with {DAEMON_RELEASE}; \
-                 leave the option out for a private network, or use none, host or netns:PATH"
-            ),
-            Some((kind, _)) => bail!(
-                "--network '{other}': '{kind}:' is no kind of network; use none, host or netns:PATH"
-            ),
-        },
-    };
-    if !matches!(target, Target::Command(_)) {
-        ensure!(
-            mode == NetworkMode::Private,
-            "--network '{}': attach gives a private network to a namespace that exists; leave the option out",
-            network.unwrap_or_default()
-        );
-    }
-    Ok(mode)
-}
-
-/// Options that mean nothing without a network of our own are refused, not dropped in silence.
-fn refuse_network_options(raw: &NetOptions) -> Result<()> {
-    let given = [
-        ("--ifname", raw.ifname.is_some()),
-        ("--ip", raw.ip.is_some()),
-        ("--ip6", raw.ip6.is_some()),
-        ("--subnet", raw.subnet.is_some()),
-        ("--subnet6", raw.subnet6.is_some()),
-        ("--mac", raw.mac.is_some()),
-        ("--mtu", raw.mtu.is_some()),
-        ("--publish", !raw.publish.is_empty()),
-        ("--publish-all", raw.publish_all),
-        ("--dns", !raw.dns.is_empty()),
-        (
-            "--host-loopback",
-            raw.host_loopback.iter().any(|s| s != "none"),
-        ),
-        ("--host-access", raw.host_access),
-        ("--pcap", raw.pcap.is_some()),
-        ("--impair", raw.impair.is_some()),
-        ("--queues", raw.queues.is_some()),
-    ];
-    if let Some((option, _)) = given.iter().find(|(_, given)| *given) {
-        bail!(
-            "{option} needs a network of weft's own: leave it out, or leave out --network {}",
-            raw.network.as_deref().unwrap_or_default()
-        );
-    }
-    Ok(())
 }
 
 type Subnets = (Option<Subnet4>, Option<Subnet6>);

@@ -85,9 +85,16 @@ fn defaults() {
 #[test]
 fn refusals() {
     let lines = [
-        "--network blue",
-        "--network container:db",
+        "--network container:",
         "--network netns:",
+        "--network blue --network none",
+        "--network blue --network blue",
+        "--network blue --subnet 10.0.0.0/24",
+        "--network blue --pcap x",
+        "--network blue --network green --ip 10.0.0.2",
+        "--network container:db --name x",
+        "--alias x",
+        "--network none --socket x",
         "--network bridge:blue",
         "--network none -p 80",
         "--network host --ip 10.0.0.2",
@@ -122,14 +129,28 @@ fn refusals() {
     ];
     let errors = lines.map(|l| format!("{l}\n    {:#}", resolve(l).unwrap_err()));
     insta::assert_snapshot!(errors.join("\n"), @r"
-    --network blue
-        --network 'blue': networks with names and containers come with weft 0.2 (the daemon); leave the option out for a private network, or use none, host or netns:PATH
-    --network container:db
-        --network 'container:db': networks with names and containers come with weft 0.2 (the daemon); leave the option out for a private network, or use none, host or netns:PATH
+    --network container:
+        --network 'container:': give none, host, netns:PATH, container:NAME, or the name of a network of 'weft up'
     --network netns:
-        --network 'netns:': give none, host or netns:PATH
+        --network 'netns:': give none, host, netns:PATH, container:NAME, or the name of a network of 'weft up'
+    --network blue --network none
+        --network 'none' cannot go with another network
+    --network blue --network blue
+        --network 'blue' is given twice
+    --network blue --subnet 10.0.0.0/24
+        --subnet is a matter of the whole network: leave it out here, and give it to 'weft network create' or 'weft up'
+    --network blue --pcap x
+        --pcap needs a private network: leave it out, or leave out --network blue
+    --network blue --network green --ip 10.0.0.2
+        --ip is of one network, and several are given: connect the others by 'weft endpoint connect'
+    --network container:db --name x
+        --name cannot be another one in a network that is shared: leave it out with --network container:db
+    --alias x
+        --alias needs a network of 'weft up': name it by --network
+    --network none --socket x
+        --socket needs a network of weft's own: leave it out, or leave out --network none
     --network bridge:blue
-        --network 'bridge:blue': 'bridge:' is no kind of network; use none, host or netns:PATH
+        --network 'bridge:blue': 'bridge:' is no kind of network; give none, host, netns:PATH, container:NAME, or the name of a network of 'weft up'
     --network none -p 80
         --publish needs a network of weft's own: leave it out, or leave out --network none
     --network host --ip 10.0.0.2
@@ -183,9 +204,9 @@ fn refusals() {
     --workers 0
         --workers 0: at least 1 is needed
     --workers 2
-        --workers 2: a sandbox of its own has one worker and one queue; more come with weft 0.2 (the daemon)
+        --workers 2: a private network has one worker and one queue; for more workers see 'weft up'
     --workers 1 --queues 65
-        --queues 65: a sandbox of its own has one worker and one queue; more come with weft 0.2 (the daemon)
+        --queues 65: a private network has one worker and one queue; for more workers see 'weft up'
     --user root
         --user 'root': only root can become another user
     --ready-fd=-1
@@ -270,7 +291,42 @@ fn networks_and_targets() {
         assert!(attach_target(bad).is_err(), "{bad}");
     }
     let attach = RunConfig::resolve(Target::Pid(42), false, options("--network none"), &facts());
-    insta::assert_snapshot!(attach.unwrap_err(), @r"--network 'none': attach gives a private network to a namespace that exists; leave the option out");
+    insta::assert_snapshot!(attach.unwrap_err(), @r"--network 'none': attach gives a namespace that exists a private network, or those of 'weft up' by name");
+}
+
+#[test]
+fn networks_of_a_switch() {
+    let c = resolve("--network blue --network green --name db --hostname h --alias a -p 8080:80");
+    let NetworkMode::Joined(join) = c.unwrap().network else {
+        panic!("not joined")
+    };
+    let on: Vec<_> = join.endpoints.iter().map(|e| e.network.as_str()).collect();
+    assert_eq!(on, ["blue", "green"]);
+    assert!(
+        join.endpoints
+            .iter()
+            .all(|e| e.name.as_deref() == Some("db")
+                && e.hostname.as_deref() == Some("h")
+                && e.aliases == ["a"])
+    );
+    assert_eq!(join.publish.len(), 1);
+
+    let c = resolve("--network blue").unwrap();
+    assert_eq!((c.v4, c.v6, c.publish.len()), (None, None, 0));
+    let NetworkMode::Joined(join) = c.network else {
+        panic!("not joined")
+    };
+    // A command's sandbox has no other name; one that exists keeps what it is called.
+    assert_eq!(join.endpoints[0].name.as_deref(), Some("weft-010203"));
+    let attach = RunConfig::resolve(Target::Pid(42), false, options("--network blue"), &facts());
+    let NetworkMode::Joined(join) = attach.unwrap().network else {
+        panic!("not joined")
+    };
+    assert_eq!(join.endpoints[0].name, None);
+
+    let c = resolve("--network container:db").unwrap();
+    assert_eq!(c.hostname, "db");
+    assert!(matches!(c.network, NetworkMode::Shared(share) if share.name == "db"));
 }
 
 #[test]

@@ -21,6 +21,7 @@ mod loopback;
 mod publish;
 mod regress;
 mod run;
+mod run_network;
 mod source;
 mod support;
 mod tcp;
