@@ -207,6 +207,19 @@ impl<'w> Daemon<'w> {
         }
         place
     }
+
+    /// Two networks with a sandbox on each: `a` at 10.7.0.9 on `front`, and `b`, which fills `tiny`.
+    #[track_caller]
+    pub(crate) fn furnish(&self) -> [Place; 2] {
+        self.ok("network create front --subnet 10.7.0.0/24 --subnet6 fd07::/64");
+        self.ok("network create tiny --subnet 10.8.0.0/30 --ipv6=false");
+        let a = self.sandbox();
+        let pid = a.pid;
+        self.ok(&format!(
+            "endpoint connect front {pid} --name a --ip 10.7.0.9 --mac 02:00:00:00:00:09"
+        ));
+        [a, self.connected("b", &["tiny"])]
+    }
 }
 
 fn mark() -> String {

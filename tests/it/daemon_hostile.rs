@@ -1,0 +1,242 @@
+//! Sandboxes that lie, shout and flood: they hurt themselves, and their neighbours go on.
+
+use std::io::{Read as _, Write as _};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use crate::support::daemon::{Daemon, Place};
+use crate::support::netns;
+use crate::support::weft::json;
+use crate::support::{guest, servers};
+
+/// What all programs below begin with: `send` puts a frame on the wire of `eth0`, `me` is the sender's MAC.
+const PRELUDE: &str = r#"
+import socket, struct, sys, time
+raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+raw.bind(("eth0", 0))
+me = raw.getsockname()[4]
+other = bytes.fromhex("020000000099")
+ALL = b"\xff" * 6
+def send(frame):
+    for _ in range(1000):
+        try:
+            return raw.send(frame)
+        except OSError:
+            time.sleep(0.001)
+def ones(data):
+    data += b"\0" * (len(data) % 2)
+    total = sum(struct.unpack(">%dH" % (len(data) // 2), data))
+    while total > 0xffff:
+        total = (total & 0xffff) + (total >> 16)
+    return ~total & 0xffff
+def ip4(src, dst, proto, data):
+    src, dst = socket.inet_aton(src), socket.inet_aton(dst)
+    head = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(data), 1, 0, 64, proto, 0) + src + dst
+    return b"\x08\0" + head[:10] + struct.pack(">H", ones(head)) + head[12:] + data
+def udp4(src, dst, sport, dport, data):
+    return ip4(src, dst, 17, struct.pack(">HHHH", sport, dport, 8 + len(data), 0) + data)
+def icmp6(src, dst, kind, data, hops=255):
+    src, dst = socket.inet_pton(socket.AF_INET6, src), socket.inet_pton(socket.AF_INET6, dst)
+    body = struct.pack(">BBH", kind, 0, 0) + data
+    total = ones(src + dst + struct.pack(">II", len(body), 58) + body)
+    body = body[:2] + struct.pack(">H", total) + body[4:]
+    return b"\x86\xdd" + struct.pack(">IHBB", 6 << 28, len(body), 58, hops) + src + dst + body
+def arp(op, mac, ip, target):
+    return b"\x08\x06" + struct.pack(">HHBBH", 1, 0x800, 6, 4, op) + mac + socket.inet_aton(ip) + b"\0" * 6 + socket.inet_aton(target)
+"#;
+
+/// Runs a program of python inside, to its end.
+#[track_caller]
+fn python(place: &Place, program: &str) {
+    let script = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(script.path(), format!("{PRELUDE}{program}")).unwrap();
+    place
+        .sh(&format!("python3 {}", script.path().display()))
+        .ok();
+}
+
+/// A daemon with a network, a bad sandbox and two good ones, who know each other.
+fn three<'w>(world: &'w netns::World) -> (Daemon<'w>, [Place; 3]) {
+    let daemon = Daemon::root(world);
+    daemon.ok("network create front --subnet 10.7.0.0/24 --subnet6 fd07::/64");
+    let places = ["bad", "b", "c"].map(|name| daemon.connected(name, &["front"]));
+    servers::http(&places[2].net, (IpAddr::from([10, 7, 0, 4]), 80));
+    meet(&places);
+    (daemon, places)
+}
+
+/// The good ones reach each other, and their way out.
+#[track_caller]
+fn meet([_, b, c]: &[Place; 3]) {
+    guest::fetch(&b.net, (IpAddr::from([10, 7, 0, 4]), 80).into());
+    assert!(b.pings("10.7.0.4") && c.pings("fd07::3"));
+    assert!(b.pings("10.7.0.1") && c.pings("fd07::1"));
+}
+
+#[test]
+fn who_lies_is_not_heard() {
+    netns::inside(|world| {
+        if !netns::have("python3") {
+            return;
+        }
+        let (daemon, places) = three(world);
+        let [bad, b, c] = &places;
+        let mac = json(&bad.net, &["link", "show", "eth0"])[0]["address"].clone();
+        // Whom a neighbour takes the bad one for.
+        let taken = |place: &Place| {
+            let all = json(&place.net, &["neigh"]);
+            let mut found = Vec::new();
+            for entry in all
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter(|e| e["lladdr"] == mac)
+            {
+                let at = entry["dst"].as_str().unwrap();
+                if !["10.7.0.2", "fd07::2"].contains(&at) && !at.starts_with("fe80::") {
+                    found.push(at.to_owned());
+                }
+            }
+            found
+        };
+        let routes = |place: &Place| json(&place.net, &["-6", "route"]);
+        let mut wrong = Vec::new();
+        let before = [b, c].map(routes);
+        for (reason, program) in [
+            // Frames of others: made up, of a neighbour, of the gateway.
+            (
+                "spoofed",
+                r#"send(ALL + other + udp4("10.7.0.2", "10.7.0.255", 9, 9, b"x"))"#,
+            ),
+            (
+                "spoofed-address",
+                r#"send(ALL + me + udp4("10.7.0.3", "10.7.0.255", 9, 9, b"x"))"#,
+            ),
+            (
+                "spoofed-address",
+                r#"send(ALL + me + udp4("192.0.2.1", "10.7.0.255", 9, 9, b"x"))"#,
+            ),
+            (
+                "spoofed-arp",
+                r#"send(ALL + me + arp(2, me, "10.7.0.4", "10.7.0.3")); send(ALL + me + arp(1, me, "10.7.0.1", "10.7.0.1"))"#,
+            ),
+            (
+                "spoofed-arp",
+                r#"send(ALL + me + arp(2, other, "10.7.0.2", "10.7.0.3"))"#,
+            ),
+            // Who has fd07::4 is me, says the bad one from its own address.
+            (
+                "spoofed-nd",
+                r#"send(bytes.fromhex("333300000001") + me + icmp6("fd07::2", "ff02::1", 136, struct.pack(">I", 0x20000000) + socket.inet_pton(socket.AF_INET6, "fd07::4") + b"\x02\x01" + me))"#,
+            ),
+            (
+                "spoofed-nd",
+                r#"send(bytes.fromhex("333300000001") + me + icmp6("fd07::2", "ff02::1", 136, struct.pack(">I", 0x20000000) + socket.inet_pton(socket.AF_INET6, "fd07::1") + b"\x02\x01" + me))"#,
+            ),
+            (
+                "rogue-dhcp",
+                r#"send(ALL + me + udp4("10.7.0.2", "255.255.255.255", 67, 68, b"\x02\x01\x06\0" + b"\0" * 236))"#,
+            ),
+            (
+                "rogue-router",
+                r#"
+ll = socket.inet_ntop(socket.AF_INET6, b"\xfe\x80" + b"\0" * 6 + bytes([me[0] ^ 2]) + me[1:3] + b"\xff\xfe" + me[3:])
+send(bytes.fromhex("333300000001") + me + icmp6(ll, "ff02::1", 134, struct.pack(">BBHII", 64, 0, 1800, 0, 0) + b"\x01\x01" + me + b"\x03\x04\x40\xc0" + struct.pack(">III", 9000, 9000, 0) + socket.inet_pton(socket.AF_INET6, "fd66::")))
+"#,
+            ),
+        ] {
+            let count = |daemon: &Daemon<'_>| daemon.drops(reason);
+            let was = count(&daemon);
+            python(bad, program);
+            let counted = (0..100).any(|_| count(&daemon) > was);
+            if !counted {
+                wrong.push(format!(
+                    "{reason} of {program}: {}",
+                    daemon.ok("show drops")
+                ));
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+        for place in [b, c] {
+            assert_eq!(taken(place), Vec::<String>::new());
+        }
+        assert_eq!([b, c].map(routes), before);
+        meet(&places);
+        // It has not cut itself off either.
+        assert!(bad.pings("10.7.0.4") && bad.pings("fd07::3"));
+    });
+}
+
+#[test]
+fn a_hundred_thousand_macs_fill_nobodys_table() {
+    netns::inside(|world| {
+        if !netns::have("python3") {
+            return;
+        }
+        let (daemon, places) = three(world);
+        let shout = r#"
+for n in range(100000):
+    send(ALL + b"\x02\x66" + struct.pack(">I", n) + b"\x88\xb5" + b"\0" * 46)
+"#;
+        let learned = || {
+            let rows = daemon.json("show macs");
+            let rows = rows.as_array().unwrap().iter();
+            rows.filter(|r| r["fixed"] == false).count()
+        };
+        python(&places[0], shout);
+        assert_eq!(learned(), 0, "{}", daemon.ok("show drops"));
+        meet(&places);
+        // One that may speak for others is given a share of the table.
+        daemon.ok("policy set front --sandbox bad --no-spoof-guard");
+        python(&places[0], shout);
+        let count = learned();
+        assert!((1..=1024).contains(&count), "{count} learned");
+        meet(&places);
+        let fresh = daemon.connected("fresh", &["front"]);
+        assert!(fresh.pings("10.7.0.4"));
+    });
+}
+
+#[test]
+fn a_flood_slows_nobody() {
+    netns::inside(|world| {
+        if !netns::have("python3") {
+            return;
+        }
+        let (_daemon, places) = three(world);
+        let [bad, b, c] = &places;
+        let echo = servers::tcp(&c.net, (IpAddr::from([10, 7, 0, 4]), 7), |stream, _| {
+            std::io::copy(&mut &stream, &mut &stream).map(|_| ())
+        });
+        let mut stream = guest::connect(&b.net, echo).unwrap();
+        stream.set_nodelay(true).unwrap();
+        std::thread::scope(|scope| {
+            let flood = scope.spawn(|| {
+                python(
+                    bad,
+                    r#"
+end = time.monotonic() + 3
+broadcast = ALL + me + udp4("10.7.0.2", "10.7.0.255", 9, 9, b"x" * 1000)
+while time.monotonic() < end:
+    send(broadcast)
+    send(ALL + other + broadcast[12:])
+"#,
+                );
+            });
+            let mut slowest = Duration::ZERO;
+            let mut turns = 0_u32;
+            while !flood.is_finished() {
+                let begun = Instant::now();
+                stream.write_all(b"ping").unwrap();
+                stream.read_exact(&mut [0; 4]).unwrap();
+                slowest = slowest.max(begun.elapsed());
+                turns += 1;
+            }
+            flood.join().unwrap();
+            println!("{turns} turns, the slowest {slowest:?}");
+            assert!(turns > 500, "{turns} turns");
+            assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+        });
+        meet(&places);
+    });
+}

@@ -1,0 +1,147 @@
+//! What the daemon refuses: by one clear line, with its state unchanged.
+
+use std::fs;
+
+use crate::support::daemon::Daemon;
+use crate::support::netns;
+
+#[test]
+fn commands_are_refused_by_one_line() {
+    netns::inside(|world| {
+        let daemon = Daemon::root(world);
+        let _places = daemon.furnish();
+        let c = daemon.sandbox();
+        let pid = c.pid;
+        let file = daemon.dir().join("no.such");
+        let gone = file.display();
+        let before = daemon.state();
+        let of_host = daemon.json("show daemon")["pid"].clone();
+        let mut wrong = Vec::new();
+        for (line, words) in [
+            ("network create more --subnet 10.7.0.128/25", "front"),
+            ("network create more --subnet 10.0.0.0/8", "overlap"),
+            ("network create front", "front"),
+            ("network create more --subnet 10.9.0.0/33", "10.9.0.0/33"),
+            ("network create more --subnet 10.9.0.1/24", "10.9.0.1/24"),
+            (
+                "network create more --subnet 10.9.0.0/24 --gateway 10.10.0.1",
+                "10.10.0.1",
+            ),
+            ("network create no/slash", "no/slash"),
+            ("network create more --mtu 67", "67"),
+            ("network create more --opt colour=blue", "colour"),
+            ("network create more --driver macvlan", "uplink"),
+            ("network create more --driver overlay", "overlay"),
+            ("network rm front", "a"),
+            ("network rm nowhere", "nowhere"),
+            ("network inspect nowhere", "nowhere"),
+            (&format!("endpoint connect nowhere {pid}"), "nowhere"),
+            (&format!("endpoint connect tiny {pid}"), "no free address"),
+            (&format!("endpoint connect front {pid} --name a"), "'a'"),
+            (
+                &format!("endpoint connect front {pid} --mac 02:00:00:00:00:09"),
+                "02:00:00:00:00:09",
+            ),
+            (
+                &format!("endpoint connect front {pid} --mac 01:00:5e:00:00:09"),
+                "01:00:5e:00:00:09",
+            ),
+            (
+                &format!("endpoint connect front {pid} --ip 10.7.0.9"),
+                "'a'",
+            ),
+            (
+                &format!("endpoint connect front {pid} --ip 10.7.0.1"),
+                "gateway",
+            ),
+            (
+                &format!("endpoint connect front {pid} --ip 10.7.1.9"),
+                "10.7.1.9",
+            ),
+            (
+                &format!("endpoint connect front {pid} --ip 10.7.0.255"),
+                "10.7.0.255",
+            ),
+            (&format!("endpoint connect front {pid} --mtu 9000"), "9000"),
+            (&format!("endpoint connect front {pid} --ifname lo"), "lo"),
+            (
+                &format!("endpoint connect front {pid} --kind packet"),
+                "packet",
+            ),
+            (
+                &format!("endpoint connect front {pid} --vlan access:7"),
+                "tag",
+            ),
+            ("endpoint connect front a", "already"),
+            ("endpoint connect front 999999", "999999"),
+            (&format!("endpoint connect front {of_host}"), "host"),
+            (&format!("endpoint connect front netns:{gone}"), "no.such"),
+            ("endpoint connect front netns:/etc/passwd", "/etc/passwd"),
+            ("endpoint connect front unheard-of", "unheard-of"),
+            ("endpoint disconnect front b", "'b'"),
+            ("publish add nobody 8080:80", "nobody"),
+            ("publish add a 0:80", "0"),
+            ("publish add a 80-90:80-91", "80-90:80-91"),
+            ("publish add a 70000:80", "70000"),
+            ("publish rm 77", "77"),
+            ("service rm front web", "web"),
+        ] {
+            let ended = daemon.weft(line);
+            let text = ended.stderr.trim_end();
+            let fine = ended.status == 125
+                && text.starts_with("weft: ")
+                && text.contains(words)
+                && text.lines().count() == 1;
+            if !fine || daemon.state() != before || !c.interfaces().is_empty() {
+                wrong.push(format!("weft {line}: {ended:?}"));
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    });
+}
+
+#[test]
+fn a_file_that_cannot_be_applied_changes_nothing() {
+    netns::inside(|world| {
+        let daemon = Daemon::root(world);
+        let _places = daemon.furnish();
+        let before = daemon.state();
+        let file = daemon.dir().join("weft.toml");
+        let name = file.display();
+        for (text, place) in [
+            ("[[network]]\nname = \"x\"\ncolour = 1\n", "weft.toml:3:1"),
+            ("[[network]\n", "weft.toml:1"),
+            (
+                "[[network]]\nname = \"x\"\nsubnet = \"10.7.0.0/16\"\n",
+                "weft.toml:3",
+            ),
+            (
+                "[[network]]\nname = \"x\"\n[[endpoint]]\nnetwork = \"nowhere\"\nsandbox = \"a\"\n",
+                "weft.toml:4",
+            ),
+            // The first half is fine, and is not done.
+            (
+                "[[network]]\nname = \"x\"\n[[publish]]\nsandbox = \"nobody\"\nports = [\"8080:80\"]\n",
+                "weft.toml:4",
+            ),
+        ] {
+            fs::write(&file, text).unwrap();
+            daemon.weft(&format!("apply {name}")).refused(&[place]);
+            assert_eq!(daemon.state(), before, "{text}");
+        }
+        fs::write(
+            &file,
+            "[[network]]\nname = \"x\"\nsubnet = \"10.9.0.0/24\"\n",
+        )
+        .unwrap();
+        assert!(daemon.ok(&format!("apply --dry-run {name}")).contains('x'));
+        assert_eq!(daemon.state(), before);
+        daemon.ok(&format!("apply {name}"));
+        assert!(
+            daemon
+                .ok(&format!("apply {name}"))
+                .contains("nothing differs")
+        );
+        daemon.ok("network inspect x");
+    });
+}
