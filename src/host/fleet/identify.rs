@@ -43,7 +43,7 @@ pub(super) fn open(target: &Target) -> Result<Opened, FleetError> {
         Target::Path(path) => (
             path.clone(),
             process_of(path),
-            format!("the network namespace {}", path.display()),
+            format!("network namespace {}", path.display()),
         ),
     };
     let refused = |e: io::Error| explain(&e, &what);
