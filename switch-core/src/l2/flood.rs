@@ -14,10 +14,16 @@ pub struct PortList(Vec<PortId>);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rest {
     from: PortId,
-    done: PortId,
+    done: Option<PortId>,
 }
 
 impl Rest {
+    /// A flood that has not begun.
+    #[must_use]
+    pub const fn all(from: PortId) -> Self {
+        Self { from, done: None }
+    }
+
     /// Who sent the frame.
     #[must_use]
     pub const fn from(self) -> PortId {
@@ -67,7 +73,8 @@ impl PortList {
 
     /// Goes on with a flood, as `flood` begins one.
     pub fn go_on(&self, rest: Rest, each: &mut impl FnMut(PortId)) -> Option<Rest> {
-        let at = self.0.partition_point(|&port| port <= rest.done);
+        let done = |port: &PortId| rest.done.is_some_and(|done| *port <= done);
+        let at = self.0.partition_point(done);
         Self::turn(self.0.get(at..).unwrap_or_default(), rest.from, each)
     }
 
@@ -79,7 +86,7 @@ impl PortList {
             done = Some(port);
         }
         others.next()?;
-        done.map(|done| Rest { from, done })
+        Some(Rest { from, done })
     }
 }
 

@@ -7,7 +7,7 @@ use super::ports::Ports;
 use super::{Switch, egress};
 use crate::addr::PortId;
 use crate::flow::host::Host;
-use crate::l2::flood::Rest;
+use crate::l2::flood::{Rest, TURN};
 use crate::time::Tick;
 use crate::verdict::{DropReason, Drops, Verdict};
 use crate::wire::packet::Packet;
@@ -30,6 +30,8 @@ struct Pending {
 pub(super) struct Floods {
     pending: VecDeque<Pending>,
     bytes: usize,
+    /// Copies in this batch.
+    spent: usize,
 }
 
 impl Floods {
@@ -64,11 +66,24 @@ impl Switch {
         if !self.config.icc {
             return Err(DropReason::Isolated);
         }
-        let Self { ports, drops, .. } = self;
-        let mut each = |to| send(ports, drops, host, (now, from, to), packet, vnet, frame);
-        let rest = ports.list().flood(from, &mut each);
+        let Self {
+            ports,
+            drops,
+            floods,
+            ..
+        } = self;
+        let mut rest = Some(Rest::all(from));
+        // One that floods at line rate has its share of a batch, and others theirs.
+        if floods.is_empty() && floods.spent < TURN {
+            let spent = &mut floods.spent;
+            let mut each = |to| {
+                *spent += 1;
+                send(ports, drops, host, (now, from, to), packet, vnet, frame);
+            };
+            rest = ports.list().flood(from, &mut each);
+        }
         if let Some(rest) = rest {
-            self.floods.push(Pending {
+            floods.push(Pending {
                 rest,
                 vnet: *vnet,
                 frame: frame.to_vec(),
@@ -77,26 +92,39 @@ impl Switch {
         Ok(Verdict::Flood)
     }
 
-    /// Goes on with the oldest flood, for one turn. True if there is more to do.
+    /// Goes on with floods, the oldest first, for one turn of all together. True if there is more to do.
     pub(super) fn run_floods<H: Host>(&mut self, host: &mut H, now: Tick) -> bool {
-        let Some(mut pending) = self.floods.pending.pop_front() else {
-            return false;
-        };
-        let Self { ports, drops, .. } = self;
-        let from = pending.rest.from();
-        let rest = Packet::parse(&pending.frame).ok().and_then(|packet| {
-            let (vnet, frame) = (&pending.vnet, &pending.frame);
-            let mut each = |to| send(ports, drops, host, (now, from, to), &packet, vnet, frame);
-            ports.list().go_on(pending.rest, &mut each)
-        });
-        match rest {
-            Some(rest) => {
-                pending.rest = rest;
-                self.floods.pending.push_back(pending);
+        let Self {
+            ports,
+            drops,
+            floods,
+            ..
+        } = self;
+        floods.spent = 0;
+        while floods.spent < TURN
+            && let Some(mut pending) = floods.pending.pop_front()
+        {
+            let spent = &mut floods.spent;
+            let from = pending.rest.from();
+            let rest = Packet::parse(&pending.frame).ok().and_then(|packet| {
+                let (vnet, frame) = (&pending.vnet, &pending.frame);
+                let mut each = |to| {
+                    *spent += 1;
+                    send(ports, drops, host, (now, from, to), &packet, vnet, frame);
+                };
+                ports.list().go_on(pending.rest, &mut each)
+            });
+            // A network that has been emptied meanwhile costs a turn, too.
+            *spent += 1;
+            match rest {
+                Some(rest) => {
+                    pending.rest = rest;
+                    floods.pending.push_back(pending);
+                }
+                None => floods.bytes -= pending.frame.len(),
             }
-            None => self.floods.bytes -= pending.frame.len(),
         }
-        !self.floods.is_empty()
+        !floods.is_empty()
     }
 }
 

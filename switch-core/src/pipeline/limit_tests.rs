@@ -30,6 +30,8 @@ fn pass(
     let before = s.drops().get(reason);
     for (vnet, frame) in frames {
         s.handle_frame(&mut world, now, PortId(0), &vnet, &frame);
+        // A batch of its own: what all may flood in one is another limit.
+        s.flush(&mut world, now);
     }
     s.flush(&mut world, now);
     let dropped = s.drops().get(reason) - before;

@@ -202,7 +202,7 @@ impl Switch {
             };
         }
         if packet.dst.is_group() {
-            if self.answer(host, from, &packet, frame)? {
+            if self.answer(host, from, &packet, frame)? || for_routers(&packet, frame) {
                 return Ok(Verdict::Answer);
             }
             return self.flood(host, now, from, &packet, vnet, frame);
@@ -267,6 +267,25 @@ impl Switch {
             host.tx(port, &VnetHdr::default(), &[IoSlice::new(&self.out)]);
         }
         Ok(answered)
+    }
+}
+
+/// True for what only a router wants to hear, which is us: reports of group membership and router solicitations. And a
+/// probe for the link-local address that is made of the sender's own MAC, which nobody else may have.
+/// Source: RFC 4541 section 2.1.1, RFC 4861 section 6.1.1, RFC 4862 section 5.4.
+fn for_routers(packet: &Packet, frame: &[u8]) -> bool {
+    const PROTO_IGMP: u8 = 2;
+    let Kind::Ip(ip) = packet.kind else {
+        return false;
+    };
+    let message = frame.get(ip.l4..ip.end).unwrap_or_default();
+    match (ip.proto, message.first()) {
+        (PROTO_IGMP, Some(0x12 | 0x16 | 0x17 | 0x22)) => true,
+        (PROTO_ICMPV6, Some(131 | 132 | 133 | 143)) => true,
+        (PROTO_ICMPV6, Some(135)) if ip.src.is_unspecified() => {
+            message.get(8..24) == Some(&packet.src.link_local().octets())
+        }
+        _ => false,
     }
 }
 

@@ -22,7 +22,7 @@ use crate::time::Tick;
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::checksum::{complete_partial, fold, l4_valid, sum};
 use crate::wire::emit::HeaderBuf;
-use crate::wire::packet::{Kind, PROTO_TCP, PROTO_UDP, Packet};
+use crate::wire::packet::{Kind, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, Packet};
 use crate::wire::vnet_hdr::{GSO_TCPV4, GSO_UDP_L4, VnetHdr};
 
 pub(super) const GATEWAY: Mac = Mac([2, 0, 0, 0, 0, 1]);
@@ -437,4 +437,62 @@ fn a_frame_that_fails_to_leave_is_counted_for_each_of_its_datagrams() {
     }
     s.end_run(&mut world);
     assert_eq!(s.drops().get(DropReason::TxFailed), 3);
+}
+
+/// A sandbox that floods at line rate has a turn's worth of copies in a batch; the rest waits, and what cannot is a storm.
+#[test]
+fn a_flood_has_its_share_of_a_batch() {
+    const FLOODS: usize = 1_000;
+    let (mut s, mut world) = (switch(1500), World::default());
+    let (vnet, frame) = frame(Mac::BROADCAST, ENDS4, PROTO_UDP, b"to all");
+    for _ in 0..FLOODS {
+        s.handle_next(&mut world, Tick::ZERO, PortId(0), &vnet, &frame);
+    }
+    let first = world.frames.len();
+    assert_eq!(first, crate::l2::flood::TURN);
+    let storm = s.drops().get(DropReason::Storm);
+    let mut turns = 0;
+    while s.run_ready(&mut world, Tick::ZERO) {
+        turns += 1;
+    }
+    assert!(turns > 1, "not all at once");
+    let sent = u64::try_from(world.frames.len()).unwrap();
+    assert!(
+        storm > 0 && sent + storm == FLOODS as u64,
+        "{sent} and {storm}"
+    );
+}
+
+#[test]
+fn what_only_a_router_wants_goes_to_nobody_else() {
+    let (mut s, mut world) = (switch(1500), World::default());
+    let mut pass = |kind: u8, target: core::net::Ipv6Addr| {
+        let mut message = vec![kind, 0, 0, 0, 0, 0, 0, 0];
+        message.extend_from_slice(&target.octets());
+        let (src, dst) = (IpAddr::from([0u16; 8]), "ff02::16".parse().unwrap());
+        let mut h = HeaderBuf::new();
+        h.eth(Mac([0x33, 0x33, 0, 0, 0, 0x16]), A, 0x86dd);
+        h.ip(src, dst, PROTO_ICMPV6, 255, 0, message.len());
+        let sum = crate::wire::checksum::finish(fold(
+            u32::from(fold(sum(&message)))
+                + u32::from(crate::wire::checksum::pseudo(src, dst, PROTO_ICMPV6, 24)),
+        ));
+        message[2..4].copy_from_slice(&sum.to_be_bytes());
+        let whole = [h.as_slice(), &message].concat();
+        s.handle_frame(
+            &mut world,
+            Tick::ZERO,
+            PortId(0),
+            &VnetHdr::default(),
+            &whole,
+        )
+    };
+    let other = "fe80::77".parse().unwrap();
+    assert_eq!(pass(143, other), Verdict::Answer, "a report of membership");
+    assert_eq!(
+        pass(135, A.link_local()),
+        Verdict::Answer,
+        "a probe of its own address"
+    );
+    assert_eq!(pass(135, other), Verdict::Flood, "anyone may have this one");
 }

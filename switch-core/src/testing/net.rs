@@ -199,6 +199,8 @@ impl SimNet {
         let verdict = self
             .switch
             .handle_frame(&mut self.host, self.now, port, vnet, frame);
+        // Each is a batch of its own: what all may flood in one is bounded.
+        self.switch.flush(&mut self.host, self.now);
         let what = match verdict {
             Verdict::Forward(_) => 1,
             Verdict::Flood => 2,
