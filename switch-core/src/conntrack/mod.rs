@@ -1,3 +1,8 @@
-//! Stage 6: What conversations share: their deadlines.
+//! Stage 6: What conversations share: their deadlines, and the table of those between endpoints.
 
 pub mod expiry;
+pub mod switched;
+#[cfg(test)]
+#[cfg(not(any(loom, shuttle)))]
+mod switched_tests;
+pub mod tuple;
