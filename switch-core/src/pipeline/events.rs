@@ -8,12 +8,13 @@ use crate::flow::event::HostEvent;
 use crate::flow::host::{Host, HostError};
 use crate::flow::tcp::{Accepted, Cx};
 use crate::flow::udp::{Datagrams, present};
+use crate::policy::eval::Flow;
 use crate::respond::Gateway;
 use crate::respond::icmp::{self, IcmpError};
 use crate::time::Tick;
 use crate::verdict::{DropReason, Drops};
 use crate::wire::emit::HeaderBuf;
-use crate::wire::packet::PROTO_TCP;
+use crate::wire::packet::{PROTO_TCP, PROTO_UDP};
 use crate::wire::vnet_hdr::VnetHdr;
 
 impl Switch {
@@ -106,6 +107,10 @@ impl Switch {
                 tos,
                 pieces,
             } => {
+                if !self.lets_in_datagram(now, mapping, from) {
+                    self.drops.count(DropReason::Denied);
+                    return;
+                }
                 let cx = self.cx(now, self.udp.port_of(mapping));
                 let datagrams = Datagrams {
                     mapping,
@@ -151,8 +156,31 @@ impl Switch {
         }
     }
 
+    /// True if rules let a datagram in that answers none.
+    fn lets_in_datagram(&self, now: Tick, mapping: u32, from: SocketAddr) -> bool {
+        let Some((port, guest)) = self.udp.unasked(mapping, from) else {
+            return true;
+        };
+        let flow = Flow {
+            remote: from.ip(),
+            proto: PROTO_UDP,
+            port: guest.port(),
+        };
+        self.lets_in(now, port, &flow)
+    }
+
     /// Brings an accepted connection to a sandbox. The server sees `from` where that means the same inside.
     pub fn accept<H: Host>(&mut self, host: &mut H, now: Tick, mut what: Accepted) {
+        let flow = Flow {
+            remote: what.from.ip(),
+            proto: PROTO_TCP,
+            port: what.to.port(),
+        };
+        if !self.lets_in(now, what.port, &flow) {
+            self.drops.count(DropReason::Denied);
+            host.tcp_close(what.sock, true);
+            return;
+        }
         let cx = self.cx(now, Some(what.port));
         what.from = SocketAddr::new(
             present(what.from.ip(), &self.config.gateway),

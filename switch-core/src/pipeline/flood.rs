@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 
 use super::ports::Ports;
+use super::rules::Rulebook;
 use super::{Switch, egress};
 use crate::addr::PortId;
 use crate::flow::host::Host;
@@ -68,17 +69,27 @@ impl Switch {
         }
         let Self {
             ports,
+            rules,
             drops,
             floods,
             ..
         } = self;
+        let copies = Copies {
+            ports,
+            rules,
+            now,
+            from,
+            packet,
+            vnet,
+            frame,
+        };
         let mut rest = Some(Rest::all(from));
         // One that floods at line rate has its share of a batch, and others theirs.
         if floods.is_empty() && floods.spent < TURN {
             let spent = &mut floods.spent;
             let mut each = |to| {
                 *spent += 1;
-                send(ports, drops, host, (now, from, to), packet, vnet, frame);
+                copies.send(drops, host, to);
             };
             rest = ports.list().flood(from, &mut each);
         }
@@ -96,6 +107,7 @@ impl Switch {
     pub(super) fn run_floods<H: Host>(&mut self, host: &mut H, now: Tick) -> bool {
         let Self {
             ports,
+            rules,
             drops,
             floods,
             ..
@@ -105,12 +117,19 @@ impl Switch {
             && let Some(mut pending) = floods.pending.pop_front()
         {
             let spent = &mut floods.spent;
-            let from = pending.rest.from();
             let rest = Packet::parse(&pending.frame).ok().and_then(|packet| {
-                let (vnet, frame) = (&pending.vnet, &pending.frame);
+                let copies = Copies {
+                    ports,
+                    rules,
+                    now,
+                    from: pending.rest.from(),
+                    packet: &packet,
+                    vnet: &pending.vnet,
+                    frame: &pending.frame,
+                };
                 let mut each = |to| {
                     *spent += 1;
-                    send(ports, drops, host, (now, from, to), &packet, vnet, frame);
+                    copies.send(drops, host, to);
                 };
                 ports.list().go_on(pending.rest, &mut each)
             });
@@ -128,25 +147,35 @@ impl Switch {
     }
 }
 
-/// Sends one endpoint its copy, where it may have it.
-fn send<H: Host>(
-    ports: &Ports,
-    drops: &mut Drops,
-    host: &mut H,
-    (now, from, to): (Tick, PortId, PortId),
-    packet: &Packet,
-    vnet: &VnetHdr,
-    frame: &[u8],
-) {
-    let Some(port) = ports.get(to) else { return };
-    if port.isolated && ports.get(from).is_some_and(|p| p.isolated) {
-        return;
-    }
-    if !egress::fits(frame, packet, vnet, port.mtu) {
-        drops.count(DropReason::TooBig);
-    } else if !port.has_room(now, frame, packet, vnet) {
-        drops.count(DropReason::RateLimited);
-    } else {
-        host.tx(to, vnet, &[IoSlice::new(frame)]);
+/// A frame for everybody, and what decides who gets it.
+struct Copies<'a> {
+    ports: &'a Ports,
+    rules: &'a Rulebook,
+    now: Tick,
+    from: PortId,
+    packet: &'a Packet,
+    vnet: &'a VnetHdr,
+    frame: &'a [u8],
+}
+
+impl Copies<'_> {
+    /// Sends one endpoint its copy, where it may have it.
+    fn send<H: Host>(&self, drops: &mut Drops, host: &mut H, to: PortId) {
+        let Some(port) = self.ports.get(to) else {
+            return;
+        };
+        let (now, packet, vnet, frame) = (self.now, self.packet, self.vnet, self.frame);
+        if port.isolated && self.ports.get(self.from).is_some_and(|p| p.isolated) {
+            return;
+        }
+        if !egress::fits(frame, packet, vnet, port.mtu) {
+            drops.count(DropReason::TooBig);
+        } else if !self.rules.lets_in(port, packet, frame, now) {
+            drops.count(DropReason::Denied);
+        } else if !port.has_room(now, frame, packet, vnet) {
+            drops.count(DropReason::RateLimited);
+        } else {
+            host.tx(to, vnet, &[IoSlice::new(frame)]);
+        }
     }
 }

@@ -3,11 +3,14 @@
 
 use std::io::IoSlice;
 
-use super::Switch;
+use super::{Switch, egress, seconds};
 use crate::addr::PortId;
 use crate::flow::host::Host;
+use crate::flow::tcp::Cx;
 use crate::gso::merge::Run;
-use crate::verdict::DropReason;
+use crate::policy::limit::Load;
+use crate::time::Tick;
+use crate::verdict::{DropReason, Verdict};
 use crate::wire::packet::Packet;
 use crate::wire::vnet_hdr::VnetHdr;
 
@@ -20,6 +23,102 @@ pub(super) struct Pending {
 }
 
 impl Switch {
+    /// Sends a frame to the one station that it is for, or to everybody while nobody knows where that is.
+    #[inline]
+    pub(super) fn unicast<H: Host>(
+        &mut self,
+        host: &mut H,
+        cx: &Cx,
+        from: PortId,
+        packet: &Packet,
+        vnet: &VnetHdr,
+        frame: &[u8],
+    ) -> Result<Verdict, DropReason> {
+        let now = cx.now;
+        let Some(port) = self.ports.get(from) else {
+            return Err(DropReason::NoFlow);
+        };
+        let learned = || {
+            self.macs
+                .lookup(self.config.network, packet.dst, seconds(now))
+        };
+        let to = self.ports.by_mac(packet.dst).or_else(learned);
+        match to.and_then(|to| self.ports.get(to)) {
+            Some(to) if to.id == from => Err(DropReason::Hairpin),
+            Some(to) if to.isolated && port.isolated => Err(DropReason::Isolated),
+            Some(to) if !egress::fits(frame, packet, vnet, to.mtu) => Err(DropReason::TooBig),
+            Some(to) if port.policy.is_some() || to.policy.is_some() => {
+                let to = to.id;
+                self.admit(host, cx, (from, to), packet, frame)?;
+                self.deliver(host, now, to, packet, vnet, frame)
+            }
+            Some(to) if !to.has_room(now, frame, packet, vnet) => Err(DropReason::RateLimited),
+            Some(to) => {
+                let to = (to.id, to.uso);
+                self.hand_over(host, to, packet, vnet, frame)
+            }
+            None => {
+                if let Some(limits) = &port.limits {
+                    limits.spread(now, || Load::of(frame, packet, vnet))?;
+                }
+                self.spread(host, now, from, packet, vnet, frame)
+            }
+        }
+    }
+
+    /// Sends a frame to everybody, where its sender's rules let it.
+    pub(super) fn spread<H: Host>(
+        &mut self,
+        host: &mut H,
+        now: Tick,
+        from: PortId,
+        packet: &Packet,
+        vnet: &VnetHdr,
+        frame: &[u8],
+    ) -> Result<Verdict, DropReason> {
+        let port = self.ports.get(from);
+        if let Some(port) = port.filter(|p| p.policy.is_some()) {
+            self.admit_all(now, port, packet, frame)?;
+        }
+        self.flood(host, now, from, packet, vnet, frame)
+    }
+
+    /// Sends a frame that has been let through.
+    pub(super) fn deliver<H: Host>(
+        &mut self,
+        host: &mut H,
+        now: Tick,
+        to: PortId,
+        packet: &Packet,
+        vnet: &VnetHdr,
+        frame: &[u8],
+    ) -> Result<Verdict, DropReason> {
+        match self.ports.get(to) {
+            None => Err(DropReason::NoFlow),
+            Some(to) if !to.has_room(now, frame, packet, vnet) => Err(DropReason::RateLimited),
+            Some(to) => {
+                let to = (to.id, to.uso);
+                self.hand_over(host, to, packet, vnet, frame)
+            }
+        }
+    }
+
+    #[inline]
+    fn hand_over<H: Host>(
+        &mut self,
+        host: &mut H,
+        to: (PortId, bool),
+        packet: &Packet,
+        vnet: &VnetHdr,
+        frame: &[u8],
+    ) -> Result<Verdict, DropReason> {
+        if self.forward(host, to, packet, vnet, frame) {
+            Ok(Verdict::Forward(to.0))
+        } else {
+            Err(DropReason::TxFailed)
+        }
+    }
+
     /// Sends a frame, or keeps it for the next to join. False if the endpoint did not take it.
     #[inline]
     pub(super) fn forward<H: Host>(

@@ -76,7 +76,7 @@ impl Switch {
     }
 
     /// Sends an ICMP error about a frame, and names the reason it is dropped for.
-    fn refuse<H: Host>(
+    pub(super) fn refuse<H: Host>(
         &mut self,
         host: &mut H,
         port: PortId,
@@ -171,7 +171,7 @@ impl Switch {
                 return Err(reason);
             }
         };
-        self.opens(cx.now, port)?;
+        self.opens(host, cx, port, (packet, ip), frame)?;
         let options = segment
             .get(20..hdr.len)
             .map(TcpOptions::parse)
@@ -201,12 +201,6 @@ impl Switch {
                 self.refuse(host, port, frame, what, DropReason::HostError)
             }
         }
-    }
-
-    /// Charges an endpoint for a flow that it opens. Errors: `NewFlowLimit`.
-    fn opens(&self, now: Tick, port: PortId) -> Result<(), DropReason> {
-        let limits = self.ports.get(port).and_then(|p| p.limits.as_ref());
-        limits.map_or(Ok(()), |l| l.opens(now))
     }
 
     /// Where a conversation with `to` really goes. At the gateway's own address there is name service only, which
@@ -304,7 +298,7 @@ impl Switch {
             Err(reason) => return Err(reason),
         };
         if client.is_none() && !self.udp.knows(guest, shown) {
-            self.opens(cx.now, port)?;
+            self.opens(host, cx, port, (packet, ip), frame)?;
         }
         self.udp.from_guest(
             host,
@@ -325,6 +319,7 @@ impl Switch {
         client: &Client,
         answer: &[u8],
     ) {
+        self.note_answer(now, client.port, answer);
         if let Some(stream) = client.stream {
             self.names.answer(now, stream, answer);
             return;
@@ -383,7 +378,7 @@ impl Switch {
             Err(reason) => return Err(reason),
         };
         if !self.echo.knows(ip, message) {
-            self.opens(cx.now, port)?;
+            self.opens(host, cx, port, (packet, ip), frame)?;
         }
         match self
             .echo

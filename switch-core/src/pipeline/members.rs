@@ -28,6 +28,7 @@ impl Switch {
     /// Adds an endpoint, with what the gateway gives out to it.
     pub fn add_port(&mut self, port: Port, guest: Guest) {
         self.config.gateway.guests.insert(guest);
+        self.rules.adopt(None, &port);
         self.ports.insert(port);
     }
 
@@ -35,6 +36,7 @@ impl Switch {
     pub fn change_port(&mut self, port: Port) -> bool {
         let known = self.ports.get(port.id).is_some();
         if known {
+            self.rules.adopt(self.ports.get(port.id), &port);
             self.ports.insert(port);
         }
         known
@@ -46,6 +48,7 @@ impl Switch {
             return;
         };
         self.config.gateway.guests.remove(port.mac);
+        self.rules.forget(id);
         self.tcp.remove_port(host, id);
         self.udp.remove_port(host, id);
         self.echo.remove_port(host, id);

@@ -12,6 +12,9 @@ mod names;
 mod pieces;
 mod ports;
 #[cfg(test)]
+mod rule_tests;
+mod rules;
+#[cfg(test)]
 mod tests;
 
 use core::net::IpAddr;
@@ -22,6 +25,7 @@ use self::flood::Floods;
 use self::forward::Pending;
 use self::names::Names;
 use self::ports::Ports;
+use self::rules::Rulebook;
 use crate::addr::{NetworkId, PortId};
 use crate::flow::echo::EchoFlows;
 use crate::flow::host::Host;
@@ -73,6 +77,7 @@ pub struct Switch {
     pub(crate) config: Config,
     ports: Ports,
     floods: Floods,
+    rules: Rulebook,
     pending: Pending,
     /// The host's own addresses of now.
     pub(crate) own: Vec<IpAddr>,
@@ -95,12 +100,15 @@ impl Switch {
     pub fn new(now: Tick, mut config: Config, macs: Arc<MacTable>) -> Self {
         let seeds = config.seeds;
         let mut ports = Ports::new(seeds);
+        let mut rules = Rulebook::new(config.network, seeds);
         for port in core::mem::take(&mut config.ports) {
+            rules.adopt(None, &port);
             ports.insert(port);
         }
         Self {
             ports,
             floods: Floods::default(),
+            rules,
             pending: Pending::default(),
             own: Vec::new(),
             macs,
@@ -205,36 +213,12 @@ impl Switch {
             if self.answer(host, from, &packet, frame)? || for_routers(&packet, frame) {
                 return Ok(Verdict::Answer);
             }
-            return self.flood(host, now, from, &packet, vnet, frame);
+            return self.spread(host, now, from, &packet, vnet, frame);
         }
         if !self.config.icc {
             return Err(DropReason::Isolated);
         }
-        let learned = || {
-            self.macs
-                .lookup(self.config.network, packet.dst, seconds(now))
-        };
-        let to = self.ports.by_mac(packet.dst).or_else(learned);
-        match to.and_then(|to| self.ports.get(to)) {
-            Some(to) if to.id == from => Err(DropReason::Hairpin),
-            Some(to) if to.isolated && port.isolated => Err(DropReason::Isolated),
-            Some(to) if !egress::fits(frame, &packet, vnet, to.mtu) => Err(DropReason::TooBig),
-            Some(to) if !to.has_room(now, frame, &packet, vnet) => Err(DropReason::RateLimited),
-            Some(to) => {
-                let to = (to.id, to.uso);
-                if self.forward(host, to, &packet, vnet, frame) {
-                    Ok(Verdict::Forward(to.0))
-                } else {
-                    Err(DropReason::TxFailed)
-                }
-            }
-            None => {
-                if let Some(limits) = &port.limits {
-                    limits.spread(now, || Load::of(frame, &packet, vnet))?;
-                }
-                self.flood(host, now, from, &packet, vnet, frame)
-            }
-        }
+        self.unicast(host, &cx, from, &packet, vnet, frame)
     }
 
     /// Stage 4: The responders. True if one answered.

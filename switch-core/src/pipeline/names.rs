@@ -6,6 +6,7 @@ use core::net::SocketAddr;
 use std::io::IoSlice;
 
 use super::Switch;
+use super::rules::note_answer;
 use crate::addr::{PortId, SockId};
 use crate::flow::host::{ConnectOptions, Host, HostError, Peeked, TcpHost, Tx};
 use crate::flow::tcp::{Cx, Key, Limits, OpenError, TcpFlows};
@@ -209,6 +210,7 @@ impl Switch {
                 let gw = &self.config.gateway;
                 let answer = self.dns.handle_query(cx.now, client, gw, &query, host);
                 if let (Some(answer), Some(stream)) = (answer, client.stream) {
+                    note_answer(&mut self.rules, &self.ports, cx.now, client.port, &answer);
                     parts.streams.answer(cx.now, stream, &answer);
                 }
             }

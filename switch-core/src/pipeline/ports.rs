@@ -7,6 +7,7 @@ use ahash::RandomState;
 
 use crate::addr::{Mac, PortId};
 use crate::l2::flood::PortList;
+use crate::policy::eval::Policy;
 use crate::policy::guard::Guard;
 use crate::policy::limit::{Limits, Load};
 use crate::time::Tick;
@@ -28,6 +29,8 @@ pub struct Port {
     pub isolated: bool,
     /// What it may send, beyond the check of its MAC.
     pub guard: Option<Guard>,
+    /// Whom it may talk to. `None` is everybody.
+    pub policy: Option<Arc<Policy>>,
     /// How much it may send and receive. One for all workers.
     pub limits: Option<Arc<Limits>>,
 }
@@ -43,6 +46,7 @@ impl Port {
             uso,
             isolated: false,
             guard: None,
+            policy: None,
             limits: None,
         }
     }

@@ -3,6 +3,7 @@
 use core::net::SocketAddr;
 
 use super::UdpFlows;
+use crate::addr::PortId;
 
 impl UdpFlows {
     /// Finds the client of a published port that a sandbox answers, by the address it was shown as. The rule on
@@ -14,6 +15,15 @@ impl UdpFlows {
         let mut remotes = mapping.remotes.iter();
         let known = remotes.find(|r| mapping.published && r.shown == shown)?;
         Some(known.real)
+    }
+
+    /// The endpoint and address that a remote sends to unasked; `None` if the sandbox has spoken to it before, or it
+    /// has been let in.
+    #[must_use]
+    pub fn unasked(&self, mapping: u32, from: SocketAddr) -> Option<(PortId, SocketAddr)> {
+        let mapping = self.mappings.get(mapping as usize)?;
+        let known = mapping.remotes.iter().any(|r| r.real == from);
+        (!known).then_some((mapping.port, mapping.guest))
     }
 
     /// True if a sandbox has spoken to a remote from this address and port before.
