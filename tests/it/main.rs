@@ -11,6 +11,7 @@ mod daemon_api;
 mod daemon_death;
 mod daemon_hostile;
 mod daemon_names;
+mod daemon_policy;
 mod daemon_publish;
 mod daemon_refused;
 mod demo;

@@ -93,6 +93,7 @@ impl LivePlane {
             uso: caps.uso,
             policy: None,
             limits: Arc::new(Limits::new(Rates::DEFAULT)),
+            rules: None,
         };
         let (owner, vnet) = (end.owner, link.tap.caps.vnet);
         self.ends.insert(spec.id, end);
@@ -159,6 +160,7 @@ impl LivePlane {
         let slaac = net.spec.v6.map(|s| (s.network, s.prefix));
         let port = Port {
             isolated: both().any(|p| p.isolated),
+            policy: end.rules.clone(),
             limits: Some(Arc::clone(&end.limits)),
             guard: Some(Guard::new(spec.mac, addresses, slaac, trust)),
             ..Port::new(end.port, spec.mac, spec.mtu, end.uso)

@@ -28,7 +28,9 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use nix::sys::epoll::Epoll;
 use switch_core::addr::{PortId, SockId};
+use switch_core::conntrack::switched::Switched;
 use switch_core::l2::table::MacTable;
+use switch_core::policy::eval::Policy;
 use switch_core::policy::limit::Limits;
 
 use self::numbers::Numbers;
@@ -79,6 +81,8 @@ struct End {
     uso: bool,
     policy: Option<PolicySpec>,
     limits: Arc<Limits>,
+    /// The rules of its policy and its network's, compiled.
+    rules: Option<Arc<Policy>>,
 }
 
 /// A publish rule and its sockets, all on the owner of its endpoint.
@@ -101,6 +105,8 @@ pub struct LivePlane {
     view: Arc<ArcSwap<HostView>>,
     watch: Option<NetWatch>,
     macs: Arc<MacTable>,
+    /// Conversations that rules or services have let through.
+    switched: Arc<Switched>,
     nets: BTreeMap<NetworkId, Net>,
     ends: BTreeMap<EndpointId, End>,
     rules: BTreeMap<PublishId, Rule>,

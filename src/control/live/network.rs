@@ -25,9 +25,11 @@ impl LivePlane {
         let slot = self.slots.take("networks")?;
         let config = self.switch_config(spec, slot);
         let (macs, begun, dns) = (Arc::clone(&self.macs), self.start, spec.dns.clone());
+        let switched = Arc::clone(&self.switched);
         let made = self.on_all(move |board| {
             let now = super::start::now(begun);
             let mut switch = Switch::new(now, config.clone(), Arc::clone(&macs));
+            switch.share(Arc::clone(&switched));
             let view = board.io.view.load_full();
             switch.host_changed(view.addresses.clone(), view.v6_route);
             board.io.set_resolvers(slot, dns.clone());

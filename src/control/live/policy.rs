@@ -1,16 +1,19 @@
-//! Policies: the guard on sources, isolation, limits.
+//! Policies: the guard on sources, isolation, limits, rules.
 //!
-//! An endpoint has what its own policy says and what its network's says: of limits its own go before, of the rest
-//! the stricter counts.
+//! An endpoint has what its own policy says and what its network's says: its own rules are asked first and its own
+//! limits go before; of the rest the stricter counts.
 
 use std::sync::Arc;
 
+use switch_core::policy::compile::{self, Rules};
 use switch_core::policy::limit::{self, Limits, Rates};
 
 use super::LivePlane;
 use crate::control::ids::EndpointId;
 use crate::control::plane::PlaneError;
-use crate::control::policy::{Action, PolicyLimits, PolicyScope, PolicySpec, Rate};
+use crate::control::policy::{
+    Action, Direction, PolicyLimits, PolicyScope, PolicySpec, Rate, Remote, Transport,
+};
 
 impl LivePlane {
     pub(super) fn put_policy(
@@ -52,12 +55,59 @@ impl LivePlane {
         let own = end.policy.as_ref();
         let network = self.net(end.spec.network)?.policy.as_ref();
         let rates = rates(own.map(|p| &p.limits), network.map(|p| &p.limits));
-        if let Some(end) = self.ends.get_mut(&id)
-            && end.limits.rates() != rates
-        {
-            end.limits = Arc::new(Limits::new(rates));
+        let rules = self.rules_of(own, network).compile().map(Arc::new);
+        if let Some(end) = self.ends.get_mut(&id) {
+            end.rules = rules;
+            if end.limits.rates() != rates {
+                end.limits = Arc::new(Limits::new(rates));
+            }
         }
         Ok(())
+    }
+
+    fn rules_of(&self, own: Option<&PolicySpec>, network: Option<&PolicySpec>) -> Rules {
+        let both = || own.into_iter().chain(network);
+        let strictest = |of: fn(&PolicySpec) -> Action| {
+            let mut closed = both().map(of).filter(|a| *a != Action::Allow);
+            action(closed.next().unwrap_or_default())
+        };
+        let rules = both().flat_map(|p| &p.rules).map(|rule| compile::Rule {
+            direction: match rule.direction {
+                Direction::Ingress => compile::Direction::Ingress,
+                Direction::Egress => compile::Direction::Egress,
+            },
+            action: action(rule.action),
+            remote: self.remote(&rule.remote),
+            transport: match rule.transport {
+                Transport::Any => compile::Transport::Any,
+                Transport::Tcp => compile::Transport::Tcp,
+                Transport::Udp => compile::Transport::Udp,
+                Transport::Icmp => compile::Transport::Icmp,
+            },
+            ports: rule.ports,
+        });
+        Rules {
+            rules: rules.collect(),
+            ingress: strictest(|p| p.ingress),
+            egress: strictest(|p| p.egress),
+        }
+    }
+
+    fn remote(&self, remote: &Remote) -> compile::Remote {
+        match remote {
+            Remote::Any => compile::Remote::Any,
+            Remote::Prefix(addr, len) => compile::Remote::Prefixes(vec![(*addr, *len)]),
+            Remote::Name(name) => compile::Remote::Name(name.clone()),
+            // A network that is gone has nobody on it.
+            Remote::Network(id) => {
+                let spec = self.nets.get(id).map(|net| &net.spec);
+                let v4 = spec.and_then(|s| s.v4);
+                let v6 = spec.and_then(|s| s.v6);
+                let v4 = v4.map(|s| (s.network.into(), s.prefix));
+                let v6 = v6.map(|s| (s.network.into(), s.prefix));
+                compile::Remote::Prefixes(v4.into_iter().chain(v6).collect())
+            }
+        }
     }
 }
 
@@ -75,12 +125,16 @@ fn rates(own: Option<&PolicyLimits>, network: Option<&PolicyLimits>) -> Rates {
     }
 }
 
+fn action(action: Action) -> compile::Action {
+    match action {
+        Action::Allow => compile::Action::Allow,
+        Action::Drop => compile::Action::Drop,
+        Action::Reject => compile::Action::Reject,
+    }
+}
+
 /// Refuses what this plane has not.
 fn supported(policy: &PolicySpec) -> Result<(), PlaneError> {
-    let open = policy.ingress == Action::Allow && policy.egress == Action::Allow;
-    if !policy.rules.is_empty() || !open {
-        return Err(PlaneError::Unsupported("a policy with rules"));
-    }
     if policy.limits.macs.is_some() || policy.limits.flows.is_some() {
         return Err(PlaneError::Unsupported("a limit on MACs or flows"));
     }

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use arc_swap::ArcSwap;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use socket2::Socket;
+use switch_core::conntrack::switched::{CAPACITY, Switched};
 use switch_core::l2::table::{MAX_NETWORKS, MacTable};
 use switch_core::time::Tick;
 
@@ -67,6 +68,7 @@ impl LivePlane {
             view: Arc::new(ArcSwap::from_pointee(view)),
             watch,
             macs: Arc::new(macs),
+            switched: Arc::new(Switched::new(CAPACITY, start::random_seeds())),
             nets: std::collections::BTreeMap::new(),
             ends: std::collections::BTreeMap::new(),
             rules: std::collections::BTreeMap::new(),

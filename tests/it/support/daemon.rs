@@ -133,7 +133,13 @@ impl<'w> Daemon<'w> {
     #[track_caller]
     pub(crate) fn weft(&self, line: &str) -> Ended {
         let words: Vec<_> = line.split_whitespace().collect();
-        let mut command = self.command(&words);
+        self.words(&words)
+    }
+
+    /// Runs `weft` with these words against the daemon.
+    #[track_caller]
+    pub(crate) fn words(&self, words: &[&str]) -> Ended {
+        let mut command = self.command(words);
         Running::start(&self.world.host, &mut command).end(Duration::from_secs(60))
     }
 
