@@ -52,6 +52,8 @@ pub trait Endpoint: Send {
     fn holds(&self) -> bool {
         false
     }
+    /// Lets the interface behind it end with its last descriptor, where it would outlive that.
+    fn let_end(&self) {}
     /// Receives one frame. Errors: `WouldBlock` when none waits, `Interrupted` when the next one may; others mean that it is gone.
     fn rx(&mut self, buf: &mut [u8]) -> io::Result<Received>;
     /// Transmits one frame given in pieces.

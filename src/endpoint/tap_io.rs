@@ -82,6 +82,11 @@ impl Endpoint for TapEndpoint {
         Some(self.fd.as_raw_fd())
     }
 
+    fn let_end(&self) {
+        // It may have gone with its namespace.
+        let _gone = super::tap::let_end(&self.fd);
+    }
+
     fn rx(&mut self, buf: &mut [u8]) -> io::Result<Received> {
         let n = nix::unistd::read(&self.fd, buf)?;
         if !self.vnet {

@@ -88,6 +88,32 @@ fn after_a_kill_everything_is_as_it_was() {
 }
 
 #[test]
+fn a_namespace_that_has_a_file_is_kept_until_the_file_goes() {
+    netns::inside(|world| {
+        for who in EVERYBODY {
+            let mut daemon = Daemon::up(world, who);
+            daemon.ok(FRONT);
+            let a = daemon.sandbox();
+            let b = daemon.connected("b", &["front"]);
+            let file = daemon.dir().join("a");
+            a.pin(&file);
+            let at = file.display();
+            daemon.ok(&format!("endpoint connect front netns:{at} --ip 10.7.0.9"));
+            daemon.kill();
+            daemon.start(&[]);
+            assert!(b.pings("10.7.0.9"), "{who:?}");
+            let unpinned = Command::new("umount").arg("-nl").arg(&file).status();
+            assert!(unpinned.unwrap().success());
+            fs::remove_file(&file).unwrap();
+            wait::until("its endpoint is gone", SOON, || {
+                leases(&daemon).as_array().unwrap().len() == 1
+            });
+            wait::until("its interface is gone", SOON, || a.interfaces().is_empty());
+        }
+    });
+}
+
+#[test]
 fn a_clean_stop_leaves_nothing_inside_and_all_comes_back() {
     netns::inside(|world| {
         for who in EVERYBODY {

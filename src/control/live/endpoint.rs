@@ -91,6 +91,7 @@ impl LivePlane {
             owner: self.least_busy(),
             sandbox,
             uso: caps.uso,
+            gone: false,
             policy: None,
             limits: Arc::new(Limits::new(Rates::DEFAULT)),
             rules: None,
@@ -205,7 +206,12 @@ impl LivePlane {
         };
         let port = end.port;
         // The descriptors come back, and are closed here: that may take the kernel a while.
-        drop(self.on_all(move |board| board.detach(port))?);
+        let links = self.on_all(move |board| board.detach(port))?;
+        if end.gone {
+            // Its network may be in use by others that it does not end with.
+            links.iter().flatten().for_each(|l| l.endpoint.let_end());
+        }
+        drop(links);
         self.macs.forget(port);
         self.ports.give_back(port.0);
         Ok(Some(end))

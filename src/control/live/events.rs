@@ -40,9 +40,11 @@ impl LivePlane {
     fn take(&mut self, event: Event) {
         match event {
             Event::SandboxEnded(sandbox) => {
-                let ends = self.ends.iter().filter(|(_, e)| e.sandbox == sandbox);
-                let gone = ends.map(|(&id, _)| PlaneEvent::SandboxGone(id));
-                self.told.extend(gone);
+                let ends = self.ends.iter_mut();
+                for (&id, end) in ends.filter(|(_, e)| e.sandbox == sandbox) {
+                    end.gone = true;
+                    self.told.push_back(PlaneEvent::SandboxGone(id));
+                }
             }
             Event::Resolvers(found) => {
                 self.view.rcu(|old| HostView {

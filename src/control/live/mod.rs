@@ -77,6 +77,8 @@ struct End {
     /// The worker that receives from it.
     owner: usize,
     sandbox: SandboxId,
+    /// The sandbox has ended, so that nobody can go there any more to remove the interface.
+    gone: bool,
     /// It takes UDP super-frames.
     uso: bool,
     policy: Option<PolicySpec>,

@@ -95,6 +95,11 @@ pub struct Tap {
     pub caps: TapCaps,
 }
 
+/// Lets a TAP end with its last descriptor, also one that was to outlive it. Errors: those of the TUN driver.
+pub(super) fn let_end(fd: &OwnedFd) -> io::Result<()> {
+    sys::set_persist(fd, false)
+}
+
 impl Tap {
     /// Makes the TAP `name` in the network namespace of the calling thread, with the widest offloads the kernel has.
     /// The interface lives as long as the descriptor does, unless it is to persist. Cost: some 10 ms in the kernel.
@@ -111,7 +116,7 @@ impl Tap {
 
     /// Lets the interface outlive its descriptors. Errors: those of the TUN driver.
     pub fn persist(&self) -> io::Result<()> {
-        sys::set_persist(&self.fd)
+        sys::set_persist(&self.fd, true)
     }
 
     fn open_any(name: &str, options: &TapOptions) -> io::Result<Self> {

@@ -60,10 +60,10 @@ pub(super) fn set_offload(fd: &OwnedFd, bits: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Keeps the interface when its last descriptor closes. The argument is a value, not a pointer.
-pub(super) fn set_persist(fd: &OwnedFd) -> io::Result<()> {
+/// Keeps the interface when its last descriptor closes, or no more. The argument is a value, not a pointer.
+pub(super) fn set_persist(fd: &OwnedFd, on: bool) -> io::Result<()> {
     // SAFETY: TUNSETPERSIST takes its argument by value and touches no memory of ours.
-    unsafe { tun_set_persist(fd.as_raw_fd(), 1) }?;
+    unsafe { tun_set_persist(fd.as_raw_fd(), libc::c_ulong::from(on)) }?;
     Ok(())
 }
 
