@@ -83,6 +83,8 @@ pub struct Found {
     pub stage: Stage,
     /// The packet comes from who answered.
     pub reply: bool,
+    /// Seconds since the packet before.
+    pub silent: u32,
     /// Where it goes, unless where it says.
     pub target: Option<Target>,
 }
@@ -162,6 +164,7 @@ impl Switched {
         Some(Found {
             stage: seen.stage,
             reply: seen.reply,
+            silent: now.saturating_sub(seen.at),
             target,
         })
     }
@@ -174,6 +177,7 @@ impl Switched {
         Some(Found {
             stage: seen.stage,
             reply: seen.reply,
+            silent: now.saturating_sub(seen.at),
             target,
         })
     }
@@ -210,6 +214,10 @@ impl Switched {
         let key = tuple.words();
         for (_, slot) in self.slots.chain(self.hash(&key)) {
             if slot.peek(0) != key[0] {
+                // Whoever came behind would have taken this place, which is never given back.
+                if slot.peek(1) == 0 {
+                    return None;
+                }
                 continue;
             }
             let seen = slot.look(|words| {

@@ -36,6 +36,7 @@ fn both_directions_are_known_and_nothing_else() {
             Some(Found {
                 stage,
                 reply,
+                silent: 0,
                 target: None,
             })
         };

@@ -4,6 +4,7 @@ use core::net::{IpAddr, SocketAddr};
 use std::io::IoSlice;
 
 use super::Switch;
+use super::services::Arrived;
 use crate::addr::{Mac, PortId};
 use crate::flow::host::{Host, HostError};
 use crate::flow::tcp::{Cx, Key, OpenError, TcpFlows};
@@ -38,6 +39,16 @@ impl Switch {
                 Err(DropReason::UnknownProtocol)
             };
         };
+        let arrived = Arrived {
+            from: port,
+            packet,
+            ip: &ip,
+            vnet,
+            frame,
+        };
+        if let Some(verdict) = self.service(host, cx, arrived)? {
+            return Ok(verdict);
+        }
         if ip.proto == PROTO_TCP && ip.frag.is_none() {
             return self.tcp(host, cx, port, (packet, &ip), vnet, frame);
         }

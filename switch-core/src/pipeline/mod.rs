@@ -15,6 +15,9 @@ mod ports;
 mod rule_tests;
 mod rules;
 #[cfg(test)]
+mod service_tests;
+mod services;
+#[cfg(test)]
 mod tests;
 
 use core::net::IpAddr;
@@ -26,6 +29,7 @@ use self::forward::Pending;
 use self::names::Names;
 use self::ports::Ports;
 use self::rules::Rulebook;
+use self::services::Arrived;
 use crate::addr::{NetworkId, PortId};
 use crate::flow::echo::EchoFlows;
 use crate::flow::host::Host;
@@ -33,6 +37,7 @@ use crate::flow::tcp::{Cx, Limits, TcpFlows};
 use crate::flow::udp::{Filter, UdpFlows};
 use crate::frag::Reassembly;
 use crate::l2::table::MacTable;
+use crate::nat::service::Services;
 use crate::policy::host_rule::HostRule;
 use crate::policy::limit::Load;
 use crate::respond::dns::Dns;
@@ -78,6 +83,7 @@ pub struct Switch {
     ports: Ports,
     floods: Floods,
     rules: Rulebook,
+    services: Option<Arc<Services>>,
     pending: Pending,
     /// The host's own addresses of now.
     pub(crate) own: Vec<IpAddr>,
@@ -109,6 +115,7 @@ impl Switch {
             ports,
             floods: Floods::default(),
             rules,
+            services: None,
             pending: Pending::default(),
             own: Vec::new(),
             macs,
@@ -177,7 +184,9 @@ impl Switch {
                 let gw = &self.config.gateway;
                 guard.check(&packet, frame, &|a| {
                     let holder = gw.guests.by_addr(a.into());
-                    gw.owns(a.into()) || holder.is_some_and(|g| g.mac != packet.src)
+                    gw.owns(a.into())
+                        || gw.guests.is_virtual(a.into())
+                        || holder.is_some_and(|g| g.mac != packet.src)
                 })?;
             }
             None if packet.src != port.mac => return Err(DropReason::Spoofed),
@@ -214,6 +223,20 @@ impl Switch {
                 return Ok(Verdict::Answer);
             }
             return self.spread(host, now, from, &packet, vnet, frame);
+        }
+        if self.services.is_some()
+            && let Kind::Ip(ip) = &packet.kind
+        {
+            let arrived = Arrived {
+                from,
+                packet: &packet,
+                ip,
+                vnet,
+                frame,
+            };
+            if let Some(verdict) = self.service(host, &cx, arrived)? {
+                return Ok(verdict);
+            }
         }
         if !self.config.icc {
             return Err(DropReason::Isolated);

@@ -19,12 +19,12 @@ use crate::wire::packet::{Kind, PROTO_ICMP, PROTO_TCP, PROTO_UDP, Packet};
 use crate::wire::tcp::{ACK, RST, SYN};
 use crate::wire::vnet_hdr::{DATA_VALID, VnetHdr};
 
-const DENIED: Verdict = Verdict::Drop(DropReason::Denied);
-const TO_A: Verdict = Verdict::Forward(PortId(0));
-const TO_B: Verdict = Verdict::Forward(PortId(1));
-const FOUR: [&str; 3] = ["10.0.0.2", "10.0.0.3", "192.0.2.9"];
-const SIX: [&str; 3] = ["fd00::2", "fd00::3", "2001:db8::9"];
-const TRUSTED: VnetHdr = VnetHdr {
+pub(super) const DENIED: Verdict = Verdict::Drop(DropReason::Denied);
+pub(super) const TO_A: Verdict = Verdict::Forward(PortId(0));
+pub(super) const TO_B: Verdict = Verdict::Forward(PortId(1));
+pub(super) const FOUR: [&str; 3] = ["10.0.0.2", "10.0.0.3", "192.0.2.9"];
+pub(super) const SIX: [&str; 3] = ["fd00::2", "fd00::3", "2001:db8::9"];
+pub(super) const TRUSTED: VnetHdr = VnetHdr {
     flags: DATA_VALID,
     gso_type: 0,
     hdr_len: 0,
@@ -41,13 +41,18 @@ fn ip([from, to]: [Mac; 2], [src, dst]: [&str; 2], proto: u8, message: &[u8]) ->
     [h.as_slice(), message].concat()
 }
 
-fn tcp(macs: [Mac; 2], ends: [&str; 2], (from, to): (u16, u16), flags: u8) -> Vec<u8> {
+pub(super) fn tcp(macs: [Mac; 2], ends: [&str; 2], (from, to): (u16, u16), flags: u8) -> Vec<u8> {
     let mut h = HeaderBuf::new();
     h.tcp(from, to, 1, 1, flags, 100, &[]);
     ip(macs, ends, PROTO_TCP, h.as_slice())
 }
 
-fn udp(macs: [Mac; 2], ends: [&str; 2], (from, to): (u16, u16), payload: &[u8]) -> Vec<u8> {
+pub(super) fn udp(
+    macs: [Mac; 2],
+    ends: [&str; 2],
+    (from, to): (u16, u16),
+    payload: &[u8],
+) -> Vec<u8> {
     let mut h = HeaderBuf::new();
     h.udp(from, to, payload.len());
     ip(macs, ends, PROTO_UDP, &[h.as_slice(), payload].concat())
@@ -63,7 +68,7 @@ fn allow(direction: Direction, remote: Remote, ports: (u16, u16)) -> Rule {
     }
 }
 
-fn rules(rules: Vec<Rule>, ingress: Action, egress: Action) -> Rules {
+pub(super) fn rules(rules: Vec<Rule>, ingress: Action, egress: Action) -> Rules {
     Rules {
         rules,
         ingress,
@@ -71,13 +76,13 @@ fn rules(rules: Vec<Rule>, ingress: Action, egress: Action) -> Rules {
     }
 }
 
-fn rule(s: &mut Switch, (id, mac): (u32, Mac), rules: &Rules) {
+pub(super) fn rule(s: &mut Switch, (id, mac): (u32, Mac), rules: &Rules) {
     let policy = Some(Arc::new(rules.compile().unwrap()));
     let port = Port::new(PortId(id), mac, 1500, false);
     assert!(s.change_port(Port { policy, ..port }));
 }
 
-fn take(s: &mut Switch, world: &mut World, from: u32, frame: &[u8]) -> Verdict {
+pub(super) fn take(s: &mut Switch, world: &mut World, from: u32, frame: &[u8]) -> Verdict {
     s.handle_frame(world, Tick::ZERO, PortId(from), &TRUSTED, frame)
 }
 
@@ -160,7 +165,7 @@ fn what_is_rejected_is_told() {
 }
 
 /// The protocol of a frame and what follows the IP header.
-fn parts(frame: &[u8]) -> (u8, Vec<u8>) {
+pub(super) fn parts(frame: &[u8]) -> (u8, Vec<u8>) {
     let Kind::Ip(ip) = Packet::parse(frame).unwrap().kind else {
         panic!("no IP packet");
     };

@@ -82,20 +82,25 @@ impl Rulebook {
         self.asks(port, Direction::Egress, &to(tuple), now)
     }
 
-    fn takes(&self, port: &Port, tuple: &Tuple, now: Tick) -> Action {
+    fn invites(&self, port: &Port, tuple: &Tuple, now: Tick) -> Action {
         self.asks(port, Direction::Ingress, &from(tuple), now)
+    }
+
+    /// True if an endpoint's rules let a new flow in.
+    pub(super) fn takes(&self, port: &Port, tuple: &Tuple, now: Tick) -> bool {
+        self.invites(port, tuple, now) == Action::Allow
     }
 
     fn both(&self, from: &Port, to: &Port, tuple: &Tuple, now: Tick) -> Action {
         match self.sends(from, tuple, now) {
-            Action::Allow => self.takes(to, tuple, now),
+            Action::Allow => self.invites(to, tuple, now),
             closed @ (Action::Drop | Action::Reject) => closed,
         }
     }
 
     /// True if an endpoint may have its copy of a frame for everybody.
     pub(super) fn lets_in(&self, port: &Port, packet: &Packet, frame: &[u8], now: Tick) -> bool {
-        port.policy.is_none() || self.group(packet, frame, now, |t| self.takes(port, t, now))
+        port.policy.is_none() || self.group(packet, frame, now, |t| self.invites(port, t, now))
     }
 
     /// True if an endpoint may send a frame to everybody.

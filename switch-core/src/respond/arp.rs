@@ -1,6 +1,8 @@
 //! Stage 4: ARP: the gateway answers for itself and for every endpoint that it knows, so that no request of theirs
 //! is flooded. Source: RFC 826, RFC 5227.
 
+use core::net::Ipv4Addr;
+
 use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress};
 
 use super::Gateway;
@@ -35,13 +37,14 @@ pub fn respond(
     else {
         return Err(DropReason::Malformed);
     };
-    if source_protocol_addr == own || Mac(source_hardware_addr.0) != packet.src {
+    let ours = |a: Ipv4Addr| a == own || gw.guests.is_virtual(a.into());
+    if ours(source_protocol_addr) || Mac(source_hardware_addr.0) != packet.src {
         return Err(DropReason::Spoofed);
     }
     if operation != ArpOperation::Request {
         return Ok(false);
     }
-    let mac = if target_protocol_addr == own {
+    let mac = if ours(target_protocol_addr) {
         gw.mac
     } else {
         // Not to whom has it already: a probe for one's own address has no answer.

@@ -1,7 +1,7 @@
 //! Stage 4: Who is on a network: endpoints by MAC, address and name, and names that stand for several of them.
 
 use core::net::IpAddr;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::Guest;
 use crate::addr::Mac;
@@ -21,6 +21,8 @@ pub struct Directory {
     names: HashMap<String, Vec<(Owner, Vec<IpAddr>)>>,
     owners: HashMap<Owner, Vec<String>>,
     reverse: HashMap<IpAddr, Vec<(Owner, String)>>,
+    /// Addresses that the gateway answers for.
+    virtuals: HashSet<IpAddr>,
 }
 
 impl FromIterator<Guest> for Directory {
@@ -75,6 +77,17 @@ impl Directory {
     #[must_use]
     pub fn by_addr(&self, addr: IpAddr) -> Option<&Guest> {
         self.guests.get(self.addresses.get(&addr)?)
+    }
+
+    /// Sets the addresses that stand for services: the gateway answers for them.
+    pub fn set_virtual(&mut self, addrs: impl Iterator<Item = IpAddr>) {
+        self.virtuals = addrs.collect();
+    }
+
+    /// True for the address of a service.
+    #[must_use]
+    pub fn is_virtual(&self, addr: IpAddr) -> bool {
+        self.virtuals.contains(&addr)
     }
 
     /// Every endpoint, in no order.

@@ -72,6 +72,11 @@ pub fn respond(
                     neighbour((gw, gw.mac, 0xa0), &ip, packet.src, target, out);
                     Ok(true)
                 }
+                (135, false) if gw.guests.is_virtual(target.into()) => {
+                    neighbour((gw, gw.mac, 0x20), &ip, packet.src, target, out);
+                    Ok(true)
+                }
+                (136, false) if gw.guests.is_virtual(target.into()) => Err(DropReason::Spoofed),
                 (135, false) if peers => {
                     // Not to whom has it already: a probe for one's own address has no answer.
                     let peer = gw.guests.by_addr(target.into());
