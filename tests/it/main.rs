@@ -14,6 +14,7 @@ mod daemon_names;
 mod daemon_policy;
 mod daemon_publish;
 mod daemon_refused;
+mod daemon_service;
 mod demo;
 mod dns;
 mod dns_tcp;

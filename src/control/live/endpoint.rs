@@ -111,6 +111,7 @@ impl LivePlane {
             let _ = self.broker.remove_link(&old(sandbox, spec));
             return Err(e);
         }
+        self.backend_changed(spec.network, spec.id)?;
         Ok(Interface {
             ifname: spec.ifname.clone(),
             ifindex: link.ifindex,
@@ -214,6 +215,7 @@ impl LivePlane {
         drop(links);
         self.macs.forget(port);
         self.ports.give_back(port.0);
+        self.backend_changed(end.spec.network, id)?;
         Ok(Some(end))
     }
 

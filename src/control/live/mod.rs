@@ -4,7 +4,7 @@
 //! by every worker when the call returns, no table is shared but that of the MACs, and no lock is in a packet's way.
 //! A descriptor is closed by whoever took it back from the last worker, never by a worker.
 //!
-//! Files: `start` makes the plane, `network`, `endpoint`, `publish` and `policy` change it, `show` reads it, `events`
+//! Files: `start` makes the plane, `network`, `endpoint`, `publish`, `service` and `policy` change it, `show` reads it, `events`
 //! tells what happened.
 //!
 //! [`Job`]: crate::worker::Job
@@ -15,6 +15,7 @@ mod network;
 mod numbers;
 mod policy;
 mod publish;
+mod service;
 mod show;
 mod start;
 
@@ -30,6 +31,7 @@ use nix::sys::epoll::Epoll;
 use switch_core::addr::{PortId, SockId};
 use switch_core::conntrack::switched::Switched;
 use switch_core::l2::table::MacTable;
+use switch_core::nat::service::Services;
 use switch_core::policy::eval::Policy;
 use switch_core::policy::limit::Limits;
 
@@ -67,6 +69,7 @@ struct Net {
     spec: NetworkSpec,
     slot: u32,
     policy: Option<PolicySpec>,
+    services: Option<Arc<Services>>,
 }
 
 /// An endpoint and where it is.
@@ -112,6 +115,7 @@ pub struct LivePlane {
     nets: BTreeMap<NetworkId, Net>,
     ends: BTreeMap<EndpointId, End>,
     rules: BTreeMap<PublishId, Rule>,
+    services: BTreeMap<ServiceId, ServiceSpec>,
     slots: Numbers,
     ports: Numbers,
     sources: Epoll,
@@ -245,12 +249,11 @@ impl Plane for LivePlane {
     }
 
     fn set_service(&mut self, spec: &ServiceSpec) -> Result<(), PlaneError> {
-        self.net(spec.network)?;
-        Err(PlaneError::Unsupported("services"))
+        self.put_service(spec)
     }
 
     fn remove_service(&mut self, id: ServiceId) -> Result<(), PlaneError> {
-        Err(PlaneError::NoService(id))
+        self.drop_service(id)
     }
 
     fn set_policy(

@@ -44,6 +44,7 @@ impl LivePlane {
             spec: spec.clone(),
             slot,
             policy: None,
+            services: None,
         };
         self.nets.insert(spec.id, net);
         Ok(())
@@ -81,6 +82,7 @@ impl LivePlane {
             board.io.set_resolvers(slot, Vec::new());
         })?;
         self.nets.remove(&id);
+        self.services.retain(|_, s| s.network != id);
         self.slots.give_back(slot);
         Ok(())
     }

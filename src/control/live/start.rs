@@ -72,6 +72,7 @@ impl LivePlane {
             nets: std::collections::BTreeMap::new(),
             ends: std::collections::BTreeMap::new(),
             rules: std::collections::BTreeMap::new(),
+            services: std::collections::BTreeMap::new(),
             slots: Numbers::new(MAX_NETWORKS),
             ports: Numbers::new(u32::try_from(ports).unwrap_or(u32::MAX)),
             sources: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,

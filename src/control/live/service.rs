@@ -1,0 +1,89 @@
+//! Services: every worker has all of a network's, with one health for each backend.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use switch_core::nat::service::{Face, Server, ServiceConfig, Services};
+
+use super::{LivePlane, number};
+use crate::control::ids::{EndpointId, NetworkId, ServiceId};
+use crate::control::plane::PlaneError;
+use crate::control::spec::{Backend, ServiceSpec};
+
+impl LivePlane {
+    pub(super) fn put_service(&mut self, spec: &ServiceSpec) -> Result<(), PlaneError> {
+        self.net(spec.network)?;
+        let before = self.services.insert(spec.id, spec.clone());
+        self.serve(spec.network)?;
+        match before.filter(|b| b.network != spec.network) {
+            Some(before) => self.serve(before.network),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn drop_service(&mut self, id: ServiceId) -> Result<(), PlaneError> {
+        let spec = self.services.remove(&id);
+        self.serve(spec.ok_or(PlaneError::NoService(id))?.network)
+    }
+
+    /// Brings the services that an endpoint is a backend of up to date: it has come, or gone.
+    pub(super) fn backend_changed(
+        &mut self,
+        network: NetworkId,
+        id: EndpointId,
+    ) -> Result<(), PlaneError> {
+        let serves = |s: &ServiceSpec| s.backends.iter().any(|b| b.endpoint == id);
+        let mut services = self.services.values().filter(|s| s.network == network);
+        if services.any(serves) {
+            self.serve(network)?;
+        }
+        Ok(())
+    }
+
+    /// Tells every worker what a network's services are.
+    fn serve(&mut self, network: NetworkId) -> Result<(), PlaneError> {
+        let list: Vec<ServiceConfig> = self
+            .services
+            .values()
+            .filter(|s| s.network == network)
+            .map(|s| self.service_config(s))
+            .collect();
+        // One that was taken away with its network has nobody to tell.
+        let Some(net) = self.nets.get_mut(&network) else {
+            return Ok(());
+        };
+        let services = Arc::new(Services::new(&list, net.services.as_deref()));
+        net.services = Some(Arc::clone(&services));
+        let slot = net.slot;
+        self.on_all(move |board| {
+            board.with(slot, |switch, _| switch.set_services(Arc::clone(&services)));
+        })?;
+        Ok(())
+    }
+
+    fn service_config(&self, spec: &ServiceSpec) -> ServiceConfig {
+        let server = |backend: &Backend| {
+            let end = self.ends.get(&backend.endpoint)?;
+            let addrs = both(backend.v4.map(IpAddr::V4), backend.v6.map(IpAddr::V6));
+            Some(Server {
+                port: end.port,
+                mac: end.spec.mac,
+                addrs,
+            })
+        };
+        let faces = spec.ports.iter().map(|port| Face {
+            proto: number(port.proto),
+            port: port.port,
+            target: port.target,
+        });
+        ServiceConfig {
+            addrs: both(spec.v4.map(IpAddr::V4), spec.v6.map(IpAddr::V6)),
+            faces: faces.collect(),
+            servers: spec.backends.iter().filter_map(server).collect(),
+        }
+    }
+}
+
+fn both(v4: Option<IpAddr>, v6: Option<IpAddr>) -> Vec<IpAddr> {
+    v4.into_iter().chain(v6).collect()
+}
