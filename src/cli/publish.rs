@@ -11,6 +11,7 @@ use super::exit;
 use crate::config::{Proto, PublishRule, RunConfig};
 use crate::host::broker::Broker;
 use crate::host::sockets::Published;
+use crate::host::start::has_v6;
 
 /// Bound sockets and where they lead.
 #[derive(Debug, Default)]
@@ -65,7 +66,7 @@ fn bind_port(
         let fd = match fd {
             Ok(fd) => fd,
             // A host without IPv6 publishes by IPv4 alone, unless IPv6 was asked for.
-            Err(_) if rule.bind.is_none() && addr.is_ipv6() && opened > 0 && !host_has_v6() => {
+            Err(_) if rule.bind.is_none() && addr.is_ipv6() && opened > 0 && !has_v6() => {
                 continue;
             }
             Err(e) => return Err(e),
@@ -104,8 +105,4 @@ fn inside(config: &RunConfig, v6: bool) -> Option<IpAddr> {
     } else {
         config.v4.map(|s| s.guest.into())
     }
-}
-
-fn host_has_v6() -> bool {
-    std::path::Path::new("/proc/net/if_inet6").exists()
 }

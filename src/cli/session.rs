@@ -18,7 +18,6 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use socket2::Socket;
 use switch_core::addr::{NetworkId, PortId};
 use switch_core::flow::tcp::Limits;
-use switch_core::flow::udp::Filter;
 use switch_core::l2::table::MacTable;
 use switch_core::pipeline::{Config, Port, Switch};
 use switch_core::policy::host_rule::HostRule;
@@ -28,7 +27,7 @@ use switch_core::time::Tick;
 use super::join::{self, Joined};
 use super::publish::{self, Bound};
 use super::{exit, sys};
-use crate::config::{NetworkMode, RunConfig, Target, UdpFilter};
+use crate::config::{NetworkMode, RunConfig, Target};
 use crate::endpoint::tap::Tap;
 use crate::endpoint::tap_io::TapEndpoint;
 use crate::endpoint::wrap::captured::Captured;
@@ -315,11 +314,7 @@ impl Session {
                 host_access: c.host_access,
                 published,
             },
-            filter: match c.udp_filter {
-                UdpFilter::EndpointIndependent => Filter::EndpointIndependent,
-                UdpFilter::AddressDependent => Filter::AddressDependent,
-                UdpFilter::AddressAndPortDependent => Filter::AddressAndPortDependent,
-            },
+            filter: c.udp_filter.into(),
             ephemeral: start::local_port_range(),
             limits: Limits::default(),
             seeds: start::random_seeds(),
@@ -415,14 +410,7 @@ impl Session {
     /// Takes over what the kernel says of the host's addresses and routes.
     fn look_at_host(&mut self) {
         let Some(watch) = &self.watch else { return };
-        let state = watch.state();
-        let addresses: Vec<IpAddr> = state.addresses.iter().map(|a| a.0).collect();
-        let v6_route = state.v6_default_route;
-        self.view.rcu(|old| HostView {
-            addresses: addresses.clone(),
-            v6_route,
-            ..HostView::clone(old)
-        });
+        self.view.rcu(|old| old.following(watch.state()));
         if let Some((_, signals)) = &self.worker {
             signals.changed.store(true, Ordering::Release);
             let _ = signals.waker.wake();

@@ -8,6 +8,7 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer, Serialize};
+use switch_core::flow::udp::Filter;
 
 /// Who may answer to a UDP mapping of the sandbox. Source: RFC 4787 section 5.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
@@ -20,6 +21,16 @@ pub enum UdpFilter {
     AddressDependent,
     /// Addresses and ports that the sandbox has sent to.
     AddressAndPortDependent,
+}
+
+impl From<UdpFilter> for Filter {
+    fn from(filter: UdpFilter) -> Self {
+        match filter {
+            UdpFilter::EndpointIndependent => Self::EndpointIndependent,
+            UdpFilter::AddressDependent => Self::AddressDependent,
+            UdpFilter::AddressAndPortDependent => Self::AddressAndPortDependent,
+        }
+    }
 }
 
 /// The options that `run` and `attach` share, none of them checked yet.

@@ -27,6 +27,12 @@ pub fn local_port_range() -> (u16, u16) {
         .unwrap_or((32_768, 60_999))
 }
 
+/// True where the host has IPv6; one that was booted without it has none to bind.
+#[must_use]
+pub fn has_v6() -> bool {
+    std::path::Path::new("/proc/net/if_inet6").exists()
+}
+
 /// The kernel's number of this boot; empty where it is not told.
 #[must_use]
 pub fn boot_id() -> String {

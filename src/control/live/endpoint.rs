@@ -185,11 +185,7 @@ impl LivePlane {
 
     pub(super) fn drop_endpoints(&mut self, ids: &[EndpointId]) -> Result<(), PlaneError> {
         let mut taken = Vec::with_capacity(ids.len());
-        for &id in ids
-            .iter()
-            .filter(|id| self.ends.contains_key(id))
-            .collect::<Vec<_>>()
-        {
+        for &id in ids {
             taken.extend(self.take_off(id)?);
         }
         self.let_go(&taken, false)

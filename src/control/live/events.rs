@@ -61,14 +61,7 @@ impl LivePlane {
     /// Takes over what the kernel says of the host's addresses and routes.
     pub(super) fn look_at_host(&mut self) {
         let Some(watch) = &self.watch else { return };
-        let state = watch.state();
-        let addresses: Vec<IpAddr> = state.addresses.iter().map(|a| a.0).collect();
-        let v6_route = state.v6_default_route;
-        self.view.rcu(|old| HostView {
-            addresses: addresses.clone(),
-            v6_route,
-            ..HostView::clone(old)
-        });
+        self.view.rcu(|old| old.following(watch.state()));
         for hand in &self.hands {
             hand.signals.changed.store(true, Ordering::Release);
             let _ = hand.signals.waker.wake();

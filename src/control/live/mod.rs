@@ -45,7 +45,6 @@ use super::spec::{
     EndpointSpec, Interface, NameOwner, NameRecord, NetworkSpec, PublishSpec, Published, Sandbox,
     SandboxRef, ServiceSpec,
 };
-use crate::config::Proto;
 use crate::host::broker::Broker;
 use crate::host::fleet::{FleetError, SandboxId, is_another_process};
 use crate::host::netwatch::NetWatch;
@@ -299,9 +298,4 @@ impl Plane for LivePlane {
     fn shut_down(&mut self) -> Result<(), PlaneError> {
         self.stop()
     }
-}
-
-/// The number of a protocol, as rules have it.
-fn number(proto: Proto) -> u8 {
-    proto.number()
 }

@@ -3,14 +3,12 @@
 use std::sync::Arc;
 
 use switch_core::flow::tcp::Limits;
-use switch_core::flow::udp::Filter;
 use switch_core::pipeline::{Config, Settings, Switch};
 use switch_core::policy::host_rule::HostRule;
 use switch_core::respond::Gateway;
 use switch_core::respond::directory::{Directory, Owner};
 
 use super::{LivePlane, Net};
-use crate::config::UdpFilter;
 use crate::control::ids::NetworkId;
 use crate::control::plane::PlaneError;
 use crate::control::spec::{Driver, NameOwner, NameRecord, NetworkSpec, Uplink};
@@ -168,11 +166,7 @@ impl LivePlane {
             icc: settings.icc,
             uplink: settings.uplink,
             rule: settings.rule,
-            filter: match spec.udp_filter {
-                UdpFilter::EndpointIndependent => Filter::EndpointIndependent,
-                UdpFilter::AddressDependent => Filter::AddressDependent,
-                UdpFilter::AddressAndPortDependent => Filter::AddressAndPortDependent,
-            },
+            filter: spec.udp_filter.into(),
             ephemeral: start::local_port_range(),
             limits: Limits {
                 window_budget: WINDOWS,

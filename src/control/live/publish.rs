@@ -6,14 +6,15 @@ use socket2::Socket;
 use switch_core::addr::SockId;
 use switch_core::time::Tick;
 
-use super::{LivePlane, Rule, number};
+use super::{LivePlane, Rule};
 use crate::config::Proto;
 use crate::control::ids::PublishId;
 use crate::control::plane::PlaneError;
 use crate::control::spec::{PortFailure, PublishSpec, Published};
 use crate::host::fleet::Port;
+use crate::host::sockets;
 use crate::host::sockets::udp::UdpSock;
-use crate::host::sockets::{self};
+use crate::host::start::has_v6;
 use crate::worker::board::Board;
 
 /// A port to bind, and where it leads.
@@ -37,7 +38,7 @@ impl LivePlane {
             Some(range) => {
                 let wanted = wanted(spec, v4, v6, |offset| range.first() + offset);
                 self.bind(spec.rule.proto, &wanted, &mut socks, &mut published)?;
-                ranges.push((number(spec.rule.proto), range.first(), range.last()));
+                ranges.push((spec.rule.proto.number(), range.first(), range.last()));
             }
             // Each port is chosen by the first family that is bound, and the other follows it.
             None => self.bind_chosen(spec, (v4, v6), &mut socks, (&mut published, &mut ranges))?,
@@ -74,7 +75,8 @@ impl LivePlane {
         for (bound, wanted) in self.broker.bind(&ports)?.into_iter().zip(wanted) {
             match bound {
                 Ok(fd) => socks.push((Socket::from(fd), wanted.inside)),
-                Err(_) if wanted.optional && no_v6() => {}
+                // A host booted without IPv6 publishes by IPv4 alone.
+                Err(_) if wanted.optional && !has_v6() => {}
                 Err(failure) => published.failed.push(PortFailure {
                     at: wanted.at,
                     errno: failure.errno.unwrap_or(0),
@@ -106,7 +108,7 @@ impl LivePlane {
             let local = socket.local_addr().ok().and_then(|a| a.as_socket());
             let Some(local) = local else { continue };
             published.chosen.push((inside.port(), local.port()));
-            ranges.push((number(proto), local.port(), local.port()));
+            ranges.push((proto.number(), local.port(), local.port()));
             if let Some(v6) = v6.filter(|_| local.is_ipv4() && spec.rule.bind.is_none()) {
                 second.push(Wanted {
                     at: SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), local.port()),
@@ -213,9 +215,4 @@ fn as_port(proto: Proto, at: SocketAddr) -> Port {
         Proto::Tcp => Port::Tcp(at),
         Proto::Udp => Port::Udp(at),
     }
-}
-
-/// A host booted without IPv6 publishes by IPv4 alone.
-fn no_v6() -> bool {
-    !std::path::Path::new("/proc/net/if_inet6").exists()
 }

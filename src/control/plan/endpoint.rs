@@ -12,9 +12,7 @@ use crate::config::problem::coded;
 use crate::config::wish::EndpointWish;
 use crate::config::{Code, Problem, names};
 use crate::control::ids::EndpointId;
-use crate::control::model::{
-    EndpointRecord, LeavingRecord, Model, NetworkRecord, Origin, PolicyRecord,
-};
+use crate::control::model::{EndpointRecord, LeavingRecord, Model, NetworkRecord, Origin};
 use crate::control::policy::PolicyScope;
 use crate::control::spec::{EndpointSpec, Sandbox, SandboxRef, Uplink, Vlan};
 
@@ -144,15 +142,9 @@ pub fn connect(
         persistent: true,
         vlan: vlan(wish.vlan.as_deref())?,
     };
-    if let Some(policy) = &wish.policy {
-        let record = PolicyRecord {
-            wish: policy.clone(),
-            spec: policy::parse(model, policy).map_err(|p| p.inside("policy"))?,
-            origin,
-        };
-        model
-            .policies
-            .insert(PolicyScope::Endpoint(id), Arc::new(record));
+    if wish.policy.is_some() {
+        let scope = PolicyScope::Endpoint(id);
+        policy::set(model, scope, wish.policy.as_ref(), origin).map_err(|p| p.inside("policy"))?;
     }
     let record = EndpointRecord {
         wish: wish.clone(),

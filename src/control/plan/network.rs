@@ -11,7 +11,7 @@ use crate::config::problem::coded;
 use crate::config::wish::NetworkWish;
 use crate::config::{Code, Problem, names};
 use crate::control::ids::NetworkId;
-use crate::control::model::{Model, NetworkRecord, Origin, PolicyRecord};
+use crate::control::model::{Model, NetworkRecord, Origin};
 use crate::control::policy::PolicyScope;
 use crate::control::spec::{Driver, NetworkSpec, Subnet, Uplink};
 
@@ -74,15 +74,9 @@ pub fn create(
     };
     options(wish, &mut spec)?;
     let id = spec.id;
-    if let Some(policy) = &wish.policy {
-        let record = PolicyRecord {
-            wish: policy.clone(),
-            spec: policy::parse(model, policy).map_err(|p| p.inside("policy"))?,
-            origin,
-        };
-        model
-            .policies
-            .insert(PolicyScope::Network(id), Arc::new(record));
+    if wish.policy.is_some() {
+        let scope = PolicyScope::Network(id);
+        policy::set(model, scope, wish.policy.as_ref(), origin).map_err(|p| p.inside("policy"))?;
     }
     let record = NetworkRecord {
         wish: wish.clone(),

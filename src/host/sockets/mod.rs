@@ -32,6 +32,7 @@ use self::splice::{Pair, Splices};
 use self::tcp::{PeekMode, TcpSock, host_error};
 use self::udp::UdpSock;
 use crate::endpoint::Endpoint;
+use crate::host::netwatch::HostNet;
 
 /// Tokens below this belong to the worker itself.
 pub const FIRST_TOKEN: usize = 1 << 16;
@@ -45,6 +46,18 @@ pub struct HostView {
     pub addresses: Vec<IpAddr>,
     /// It has a default route for IPv6.
     pub v6_route: bool,
+}
+
+impl HostView {
+    /// The same, with what the kernel says now of the host's network.
+    #[must_use]
+    pub fn following(&self, net: &HostNet) -> Self {
+        Self {
+            resolvers: self.resolvers.clone(),
+            addresses: net.addresses.iter().map(|a| a.0).collect(),
+            v6_route: net.v6_default_route,
+        }
+    }
 }
 
 /// A socket and what it is for.
