@@ -1,6 +1,5 @@
 //! What happens unasked: sandboxes end, interfaces go, the host's network changes.
 
-use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 
 use super::LivePlane;

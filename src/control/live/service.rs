@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use switch_core::nat::service::{Face, Server, ServiceConfig, Services};
 
-use super::{LivePlane, number};
+use super::LivePlane;
 use crate::control::ids::{EndpointId, NetworkId, ServiceId};
 use crate::control::plane::PlaneError;
 use crate::control::spec::{Backend, ServiceSpec};
@@ -72,7 +72,7 @@ impl LivePlane {
             })
         };
         let faces = spec.ports.iter().map(|port| Face {
-            proto: number(port.proto),
+            proto: port.proto.number(),
             port: port.port,
             target: port.target,
         });
