@@ -8,6 +8,7 @@
 
 mod ends;
 mod many;
+mod open;
 mod operations;
 mod plan;
 mod raw;

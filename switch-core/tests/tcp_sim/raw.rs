@@ -14,30 +14,30 @@ use switch_core::verdict::Verdict;
 use switch_core::wire::tcp::{ACK, FIN, RST, SYN};
 use switch_core::wire::vnet_hdr::VnetHdr;
 
-const SERVER: &str = "192.0.2.9:80";
+pub(crate) const SERVER: &str = "192.0.2.9:80";
 
 /// A client without a stack: the second guest, which no frame reaches.
-struct Client {
-    net: SimNet,
+pub(crate) struct Client {
+    pub(crate) net: SimNet,
     /// What it sends.
     script: Script,
     iss: u32,
-    ack: u32,
+    pub(crate) ack: u32,
 }
 
 /// A segment that it got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Got {
-    seq: u32,
-    ack: u32,
-    flags: u8,
+pub(crate) struct Got {
+    pub(crate) seq: u32,
+    pub(crate) ack: u32,
+    pub(crate) flags: u8,
     /// Bytes of payload.
-    len: u32,
+    pub(crate) len: u32,
 }
 
 impl Client {
-    /// Connects to a server of this script. `limits` are those of the switch.
-    fn connect(limits: Limits, down: Script) -> Self {
+    /// One that has not sent anything yet. `limits` are those of the switch, `server` is what it talks to.
+    pub(crate) fn new(limits: Limits, server: TcpServer) -> Self {
         let setup = Setup {
             guests: 2,
             limits,
@@ -47,14 +47,18 @@ impl Client {
         let mut faults = setup.faults;
         faults.delay = Duration::from_secs(1 << 20);
         net.down[1].set_faults(faults);
-        let server = SERVER.parse().unwrap();
-        net.host.tcp_servers.insert(server, TcpServer::Near(down));
-        let mut client = Self {
+        net.host.tcp_servers.insert(SERVER.parse().unwrap(), server);
+        Self {
             net,
             script: Script::new(1, 1 << 20),
             iss: u32::MAX - 5_000,
             ack: 0,
-        };
+        }
+    }
+
+    /// Connects to a server of this script.
+    fn connect(limits: Limits, down: Script) -> Self {
+        let mut client = Self::new(limits, TcpServer::Near(down));
         client.segment(SYN, u32::MAX, &[]);
         let got = client.got();
         assert_eq!(got.len(), 1);
@@ -66,11 +70,11 @@ impl Client {
     }
 
     /// The sequence number of a place in the stream.
-    fn seq(&self, place: u32) -> u32 {
+    pub(crate) fn seq(&self, place: u32) -> u32 {
         self.iss.wrapping_add(1).wrapping_add(place)
     }
 
-    fn segment(&mut self, flags: u8, place: u32, payload: &[u8]) -> Verdict {
+    pub(crate) fn segment(&mut self, flags: u8, place: u32, payload: &[u8]) -> Verdict {
         let addresses = Setup::addresses(1);
         let link = Link {
             src: addresses.mac,
@@ -90,14 +94,14 @@ impl Client {
     }
 
     /// Sends the bytes of these places.
-    fn send(&mut self, flags: u8, from: u32, to: u32) -> Verdict {
+    pub(crate) fn send(&mut self, flags: u8, from: u32, to: u32) -> Verdict {
         let mut payload = vec![0; (to - from) as usize];
         self.script.fill(from as usize, &mut payload);
         self.segment(flags | ACK, from, &payload)
     }
 
     /// What has come within some time.
-    fn got(&mut self) -> Vec<Got> {
+    pub(crate) fn got(&mut self) -> Vec<Got> {
         self.net.run_for(Duration::from_millis(30));
         let frames = self.net.down[1].arrived(Tick::NEVER);
         let tcp = frames.iter().filter(|(_, frame)| frame[23] == 6);
@@ -110,7 +114,7 @@ impl Client {
         .collect()
     }
 
-    fn peer(&self) -> &Peer {
+    pub(crate) fn peer(&self) -> &Peer {
         let server: SocketAddr = SERVER.parse().unwrap();
         let mut peers = self.net.host.peers();
         peers.find(|peer| peer.remote == server).unwrap()

@@ -210,7 +210,12 @@ impl TcpFlows {
             }
             State::SynSent => self.syn_sent(host, cx, id, hdr, segment),
             State::TimeWait => {
-                self.mark_ack(id);
+                // Who has forgotten the connection answers with a reset, which an answer would only bring again.
+                if hdr.flags & RST == 0 {
+                    self.mark_ack(id);
+                } else if hdr.seq == flow.rcv_nxt {
+                    self.remove(host, id, false);
+                }
                 Ok(())
             }
             State::SynReceived | State::Established => {

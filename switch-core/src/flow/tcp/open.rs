@@ -185,7 +185,7 @@ impl TcpFlows {
     }
 
     /// A SYN for a connection that exists: sent again, or forged. Source: RFC 5961 section 4.
-    pub(super) fn syn_again<H: Tx>(
+    pub(super) fn syn_again<H: Tx + TcpHost>(
         &mut self,
         host: &mut H,
         cx: &Cx,
@@ -195,15 +195,21 @@ impl TcpFlows {
         let Some(flow) = self.flows.get(id as usize) else {
             return Err(DropReason::NoFlow);
         };
-        if flow.state == State::SynReceived && hdr.seq == flow.rcv_nxt.wrapping_sub(1) {
+        let again = flow.state == State::SynReceived && hdr.seq == flow.rcv_nxt.wrapping_sub(1);
+        if again && hdr.flags & ACK == 0 {
             self.syn_ack(host, cx, id);
-        } else {
-            self.mark_ack(id);
+            return Ok(());
         }
+        // The other half of a simultaneous open: it has our SYN, and waits for word of that.
+        if again && hdr.ack == flow.base {
+            self.acknowledged(host, cx, id, hdr, &[], true)?;
+        }
+        self.mark_ack(id);
         Ok(())
     }
 
-    /// Brings an accepted connection of the host to the sandbox: sends a SYN from the client's address.
+    /// Brings an accepted connection of the host to the sandbox: sends a SYN from the client's address, or answers
+    /// the sandbox's own to that client, which it crossed.
     /// Errors: `TableFull`; the caller closes the socket.
     pub fn accept<H: Tx + TcpHost>(
         &mut self,
@@ -222,6 +228,10 @@ impl TcpFlows {
             .map(|id| (id, self.flows.get(id as usize).map(|f| f.state)))
         {
             Some((old, Some(State::TimeWait))) => self.remove(host, old, false),
+            Some((old, Some(State::Connecting))) => {
+                self.cross(host, cx, old, what.sock);
+                return Ok(());
+            }
             Some(_) => return Err(DropReason::TableFull),
             None => {}
         }
@@ -286,18 +296,27 @@ impl TcpFlows {
             }
             return Ok(());
         }
-        if hdr.flags & SYN == 0 || !acks_syn {
-            // A simultaneous open ends here too: its SYN is answered by our SYN sent again with ACK to come.
+        let crossed = hdr.flags & (SYN | ACK) == SYN;
+        if !crossed && (hdr.flags & SYN == 0 || !acks_syn) {
             return Err(DropReason::OutOfWindow);
         }
         let options = segment
             .get(20..hdr.len)
             .map(TcpOptions::parse)
             .unwrap_or_default();
-        flow.state = State::Established;
-        flow.snd_una = hdr.ack;
         flow.rcv_nxt = hdr.seq.wrapping_add(1);
         flow.acked = flow.rcv_nxt;
+        if crossed {
+            // It has not seen our SYN, which is said once more. Source: RFC 9293 section 3.5, figure 8.
+            flow.state = State::SynReceived;
+            flow.rcv_edge = flow.rcv_nxt;
+            negotiate(flow, &options, cx.mtu, u32::from(hdr.window));
+            flow.wnd_from = (hdr.seq, flow.snd_una);
+            self.syn_ack(host, cx, id);
+            return Ok(());
+        }
+        flow.state = State::Established;
+        flow.snd_una = hdr.ack;
         let window = flow.grant.min(65_535);
         flow.rcv_edge = flow.rcv_nxt.wrapping_add(window);
         negotiate(flow, &options, cx.mtu, u32::from(hdr.window));
@@ -308,6 +327,19 @@ impl TcpFlows {
         self.mark_ack(id);
         self.mark_pump(id);
         Ok(())
+    }
+
+    /// The client to whom the sandbox was about to connect has connected itself: that connection is the one.
+    fn cross<H: Tx + TcpHost>(&mut self, host: &mut H, cx: &Cx, id: u32, sock: SockId) {
+        let Some(flow) = self.flows.get_mut(id as usize) else {
+            return;
+        };
+        if let Some(old) = flow.sock.replace(sock) {
+            host.tcp_close(old, true);
+        }
+        flow.readable = true;
+        host.tcp_assign(sock, id);
+        self.connected(host, cx, id);
     }
 
     fn insert(&mut self, flow: Flow) -> u32 {
