@@ -63,7 +63,7 @@ fn throughput_by_delay_and_loss() {
     one way   loss   up  down  Mbit/s
         50µs   0 %    95    95
         50µs   1 %    24    59
-        50µs   5 %  0.23   7.7
+        50µs   5 %  0.22   7.7
       1.05ms   0 %    86    89
       1.05ms   1 %    23    32
       1.05ms   5 %  0.22   6.2

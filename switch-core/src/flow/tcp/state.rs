@@ -154,6 +154,9 @@ pub struct Flow {
     pub(super) since_growth: u32,
     /// The acknowledgement number sent last.
     pub(super) acked: u32,
+    /// Whether the sandbox uses up half of its window before it is told of any: then each acknowledgement wakes
+    /// its sender once for half a window, and not for each frame. Over with the first one that came late.
+    pub(super) fills: bool,
     pub(super) ring: Option<Box<Ring>>,
     pub(super) ahead: Option<Box<Ranges>>,
     pub(super) sack_ok: bool,
@@ -221,6 +224,7 @@ impl Flow {
             epoch: 0,
             since_growth: 0,
             acked: 0,
+            fills: false,
             ring: None,
             ahead: None,
             sack_ok: false,

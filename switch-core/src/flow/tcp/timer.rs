@@ -45,6 +45,7 @@ impl TcpFlows {
         flow.armed = Tick::NEVER;
         if flow.ack_at <= cx.now {
             flow.ack_at = Tick::NEVER;
+            flow.fills = false;
             self.mark_ack(id);
         }
         if self

@@ -16,13 +16,16 @@ use crate::wire::tcp::{FIN, TcpHeader};
 /// The largest window of one flow.
 const MAX_GRANT: u32 = 1 << 20;
 /// The sum of the windows of flows that are sending: a TAP's queue holds 500 frames (its txqueuelen), and
-/// what does not fit is lost. 12 MB are some 190 super-frames.
-const UNDER_WAY: u32 = 12 << 20;
+/// what does not fit is lost. 24 MB are some 380 super-frames.
+const UNDER_WAY: u32 = 24 << 20;
 /// Flows count as sending for one to two epochs of 2^24 ns, 17 ms.
 const EPOCH_SHIFT: u32 = 24;
 /// How long an acknowledgement of little data waits for an answer to ride on.
 /// RFC 9293 section 3.8.6.3 allows 500 ms; a sender with Nagle's algorithm waits for it, so keep it short.
 const ACK_DELAY: Duration = Duration::from_millis(5);
+
+/// What counts as a super-frame, in segments.
+const SUPER: usize = 8;
 
 impl TcpFlows {
     /// Takes the data and the FIN of a segment.
@@ -134,7 +137,11 @@ impl TcpFlows {
             return;
         };
         let unacked = flow.rcv_nxt.wrapping_sub(flow.acked);
-        if unacked >= 2 * u32::from(flow.mss) || flow.offered() < flow.grant / 2 {
+        if flow.offered() < flow.grant / 2 {
+            // Of small frames the sender's congestion control wants to hear more often.
+            flow.fills = payload.len() >= SUPER * usize::from(flow.mss);
+            self.mark_ack(id);
+        } else if unacked >= 2 * u32::from(flow.mss) && !flow.fills {
             self.mark_ack(id);
         } else {
             self.mark_ack_later(id);
@@ -146,6 +153,8 @@ impl TcpFlows {
         let Some(flow) = self.flows.get_mut(id as usize) else {
             return;
         };
+        // Its sender will have a smaller window after this.
+        flow.fills = false;
         if !payload.is_empty() {
             let nxt = flow.rcv_nxt;
             let ring = flow.ring.get_or_insert_with(|| self.rings.take(nxt));
