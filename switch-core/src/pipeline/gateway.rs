@@ -16,6 +16,7 @@ use crate::verdict::{DropReason, Verdict};
 use crate::wire::checksum::l4_valid;
 use crate::wire::packet::{Ip, Kind, PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, Packet};
 use crate::wire::tcp::{ACK, RST, SYN, TcpHeader, TcpOptions};
+use crate::wire::too_big::TooBig;
 use crate::wire::udp::UdpHeader;
 use crate::wire::vnet_hdr::{GSO_UDP_L4, VnetHdr};
 
@@ -356,6 +357,9 @@ impl Switch {
         frame: &[u8],
     ) -> Result<Verdict, DropReason> {
         let message = frame.get(ip.l4..ip.end).ok_or(DropReason::Truncated)?;
+        if let Some(said) = TooBig::parse(ip.src.is_ipv4(), message) {
+            return self.too_big(cx, (packet, ip), message, &said);
+        }
         let wanted = if ip.src.is_ipv4() { 8 } else { 128 };
         if message.first() != Some(&wanted) {
             return Err(DropReason::UnknownProtocol);

@@ -19,6 +19,7 @@ mod service_tests;
 mod services;
 #[cfg(test)]
 mod tests;
+mod too_big;
 
 use core::net::IpAddr;
 use std::io::IoSlice;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::guest::Guest;
 use super::host::SimHost;
 use super::link::{Link, Offered};
+use super::packets;
 use super::script::Script;
 pub use super::setup::{GATEWAY, GATEWAY_V4, GATEWAY_V6, Setup};
 use crate::addr::PortId;
@@ -36,6 +37,8 @@ pub struct SimNet {
     pub up: Vec<Link>,
     /// The link of each port towards its guest.
     pub down: Vec<Link>,
+    /// What a router in each guest lets through to it, IP header included: it says so of what is larger.
+    pub narrow: Option<u16>,
     /// What has happened.
     pub trace: Trace,
     now: Tick,
@@ -99,6 +102,7 @@ impl SimNet {
             ports: (0..setup.guests).map(|n| PortId(n.into())).collect(),
             up: (0..links).map(link).collect(),
             down: (0..links).map(|n| link(n + 500)).collect(),
+            narrow: None,
             trace: Trace::default(),
             now: Tick::ZERO,
             uso: setup.uso,
@@ -167,9 +171,12 @@ impl SimNet {
             }
             // What arrives where nobody is any more is lost.
             let guest = self.ports.iter().position(|port| port.0 as usize == n);
-            if let Some(guest) = guest {
-                let frames = arrived.into_iter();
-                frames.for_each(|(_, frame)| self.guests[guest].deliver(frame));
+            let Some(guest) = guest else { continue };
+            for (_, frame) in arrived {
+                match self.narrow.and_then(|mtu| packets::too_big(&frame, mtu)) {
+                    Some(said) => self.up[n].push(now, VnetHdr::default(), said),
+                    None => self.guests[guest].deliver(frame),
+                }
             }
         }
         for (port, guest) in self.ports.iter().zip(&mut self.guests) {

@@ -4,7 +4,7 @@ use core::net::{IpAddr, SocketAddr};
 
 use crate::addr::Mac;
 use crate::wire::emit::HeaderBuf;
-use crate::wire::packet::{PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP};
+use crate::wire::packet::{Kind, PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, Packet};
 use crate::wire::vnet_hdr::{GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, VnetHdr};
 
 /// An EtherType of nobody. Source: IEEE 802 section 9.2.3, for local experiments.
@@ -109,13 +109,25 @@ impl Link {
     /// An echo request, checksum complete.
     #[must_use]
     pub fn echo(self, src: IpAddr, dst: IpAddr, ident: u16, seq: u16, payload: &[u8]) -> Vec<u8> {
-        let (proto, kind) = if src.is_ipv4() {
-            (PROTO_ICMP, 8)
-        } else {
-            (PROTO_ICMPV6, 128)
-        };
+        let kind = if src.is_ipv4() { 8 } else { 128 };
         let ([i0, i1], [s0, s1]) = (ident.to_be_bytes(), seq.to_be_bytes());
-        let mut message = [&[kind, 0, 0, 0, i0, i1, s0, s1], payload].concat();
+        self.icmp(
+            src,
+            dst,
+            &[&[kind, 0, 0, 0, i0, i1, s0, s1], payload].concat(),
+        )
+    }
+
+    /// An ICMP message, whose checksum is computed.
+    #[must_use]
+    pub fn icmp(self, src: IpAddr, dst: IpAddr, message: &[u8]) -> Vec<u8> {
+        let proto = if src.is_ipv4() {
+            PROTO_ICMP
+        } else {
+            PROTO_ICMPV6
+        };
+        let mut message = message.to_vec();
+        message[2..4].fill(0);
         let mut total = crate::wire::checksum::sum(&message);
         if src.is_ipv6() {
             let len = message.len() as u32;
@@ -126,6 +138,28 @@ impl Link {
         let head = self.ip(src, dst, proto, message.len());
         [head.as_slice(), &message].concat()
     }
+}
+
+/// What the receiver of a frame says if it has to go on over a link of this MTU and is too large; none if it is not,
+/// or may be cut.
+#[must_use]
+pub fn too_big(frame: &[u8], mtu: u16) -> Option<Vec<u8>> {
+    let packet = Packet::parse(frame).ok()?;
+    let Kind::Ip(ip) = packet.kind else {
+        return None;
+    };
+    if ip.end - packet.l3 <= usize::from(mtu) || ip.src.is_ipv4() && !ip.dont_fragment {
+        return None;
+    }
+    let [m0, m1] = mtu.to_be_bytes();
+    let (kind, code) = if ip.src.is_ipv4() { (3, 4) } else { (2, 0) };
+    let quote = &frame[packet.l3..ip.l4 + 8];
+    let message = [&[kind, code, 0, 0, 0, 0, m0, m1], quote].concat();
+    let back = Link {
+        src: packet.dst,
+        dst: packet.src,
+    };
+    Some(back.icmp(ip.dst, ip.src, &message))
 }
 
 /// What a TCP header says, and what follows it.

@@ -5,6 +5,7 @@ pub mod checksum;
 pub mod emit;
 pub mod packet;
 pub mod tcp;
+pub mod too_big;
 pub mod udp;
 pub mod vnet_hdr;
 

@@ -8,6 +8,7 @@
 
 mod ends;
 mod many;
+mod narrow;
 mod open;
 mod operations;
 mod plan;

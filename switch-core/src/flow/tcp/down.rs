@@ -1,10 +1,12 @@
 //! Stage 6: Host to sandbox: bytes are peeked from the socket straight into a super-frame, and stay there
 //! until the sandbox has acknowledged them.
 
+use super::open::our_mss;
 use super::segment;
 use super::seq::{self, Ranges, diff, dist, le, lt};
-use super::state::{Flow, State};
+use super::state::{Flow, Key, State};
 use super::{Cx, MAX_PAYLOAD, TcpFlows};
+use crate::addr::Mac;
 use crate::flow::host::{HostError, Peeked, TcpHost, Tx};
 use crate::time::Tick;
 use crate::verdict::DropReason;
@@ -339,6 +341,31 @@ impl TcpFlows {
             }
         }
         self.rearm(id);
+    }
+
+    /// A packet of connection `key` was larger than a link behind its endpoint: smaller ones go on from where the
+    /// sandbox stands. Every connection finds out for itself. Units: `mtu` with the IP header.
+    /// Errors: `NoFlow`; `OutOfWindow` for a packet that is not under way, as RFC 5927 section 7.2 asks.
+    pub fn too_big(&mut self, guest: Mac, key: &Key, seq: u32, mtu: u16) -> Result<(), DropReason> {
+        let id = self.find(key).ok_or(DropReason::NoFlow)?;
+        let flow = self.flows.get_mut(id as usize).ok_or(DropReason::NoFlow)?;
+        if flow.mac != guest || flow.state != State::Established {
+            return Err(DropReason::NoFlow);
+        }
+        if lt(seq, flow.snd_una) || le(flow.snd_max, seq) {
+            return Err(DropReason::OutOfWindow);
+        }
+        let mss = our_mss(mtu, key);
+        if mss < flow.mss {
+            flow.mss = mss;
+            // Nothing says that the way is congested.
+            flow.control.recover = None;
+            flow.control.dup_acks = 0;
+            flow.control.timed = None;
+            flow.snd_nxt = flow.snd_una;
+            self.mark_pump(id);
+        }
+        Ok(())
     }
 
     /// Goes back to the first byte not acknowledged, after a time-out.

@@ -381,7 +381,7 @@ fn negotiate(flow: &mut Flow, options: &TcpOptions, mtu: u16, window: u32) {
 }
 
 /// The largest segment that an endpoint of this MTU takes. Source: RFC 9293 section 3.7.1.
-fn our_mss(mtu: u16, key: &Key) -> u16 {
+pub(super) fn our_mss(mtu: u16, key: &Key) -> u16 {
     let headers = match key.guest {
         IpAddr::V4(_) => 40,
         IpAddr::V6(_) => 60,

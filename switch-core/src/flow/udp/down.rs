@@ -1,11 +1,12 @@
 //! Stage 6: UDP from the host to the sandbox: datagrams, and errors about the sandbox's own.
 
 use core::net::{IpAddr, SocketAddr};
+use core::time::Duration;
 use std::io::IoSlice;
 
 use arrayvec::ArrayVec;
 
-use super::{Filter, MAX_BYTES, MAX_RUN, Remote, UdpFlows};
+use super::{Filter, MAX_BYTES, MAX_RUN, Mapping, Remote, UdpFlows};
 use crate::addr::{Mac, PortId};
 use crate::flow::event::IcmpReport;
 use crate::flow::host::Tx;
@@ -13,10 +14,24 @@ use crate::flow::large;
 use crate::flow::tcp::Cx;
 use crate::respond::Gateway;
 use crate::respond::icmp::{self, IcmpError};
+use crate::time::Tick;
 use crate::verdict::DropReason;
 use crate::wire::emit::HeaderBuf;
 use crate::wire::packet::PROTO_UDP;
 use crate::wire::vnet_hdr::{GSO_UDP_L4, VnetHdr};
+
+/// How long a smaller MTU is believed, before a larger datagram tries again. Source: RFC 1191 section 6.3.
+const NARROW: Duration = Duration::from_secs(600);
+
+impl Mapping {
+    /// The largest packet for the sandbox now.
+    fn mtu(&self, cx: &Cx) -> u16 {
+        match self.narrow {
+            Some((mtu, until)) if cx.now < until => mtu.min(cx.mtu),
+            _ => cx.mtu,
+        }
+    }
+}
 
 impl UdpFlows {
     /// Takes datagrams of one remote from the host to the sandbox: one super-frame where the endpoint takes it.
@@ -62,7 +77,8 @@ impl UdpFlows {
         let bytes: usize = event.pieces.iter().map(|p| p.len()).sum();
         mapping.bytes.1 += bytes as u64;
         let (port, to) = (mapping.port, (mapping.mac, mapping.guest));
-        let room = usize::from(cx.mtu).saturating_sub(if shown.is_ipv4() { 28 } else { 48 });
+        let mtu = mapping.mtu(cx);
+        let room = usize::from(mtu).saturating_sub(if shown.is_ipv4() { 28 } else { 48 });
         let first = event.pieces.first().map_or(0, |p| p.len());
         if first > room {
             for piece in event.pieces {
@@ -71,7 +87,7 @@ impl UdpFlows {
                     host,
                     (port, cx.mac, to.0),
                     (shown, to.1),
-                    (event.tos, cx.mtu, self.large_id),
+                    (event.tos, mtu, self.large_id),
                     piece,
                 );
             }
@@ -86,6 +102,24 @@ impl UdpFlows {
         for run in event.pieces.chunks(lot) {
             write(host, cx, (port, to.0), (shown, to.1), event.tos, run);
         }
+        Ok(())
+    }
+
+    /// A datagram of `to.1` for the mapping of `to.0` was larger than a link behind the endpoint: later ones go in
+    /// pieces. Units: `mtu` with the IP header. Errors: `NoFlow` for what this sandbox cannot have got.
+    pub fn too_big(
+        &mut self,
+        now: Tick,
+        mac: Mac,
+        (guest, remote): (SocketAddr, SocketAddr),
+        mtu: u16,
+    ) -> Result<(), DropReason> {
+        let id = self.index.get(&guest).ok_or(DropReason::NoFlow)?;
+        let mapping = self.mappings.get_mut(*id as usize);
+        let mapping = mapping
+            .filter(|m| m.mac == mac && m.remotes.iter().any(|r| r.shown == remote))
+            .ok_or(DropReason::NoFlow)?;
+        mapping.narrow = Some((mtu, now + NARROW));
         Ok(())
     }
 

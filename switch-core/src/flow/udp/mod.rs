@@ -75,6 +75,8 @@ struct Mapping {
     used: Tick,
     /// Payload from the sandbox, and to it.
     bytes: (u64, u64),
+    /// The largest packet that gets through behind the endpoint, and until when that is believed.
+    narrow: Option<(u16, Tick)>,
 }
 
 impl Mapping {
@@ -343,6 +345,7 @@ impl UdpFlows {
                 only_dns: true,
                 used: now,
                 bytes: (0, 0),
+                narrow: None,
             },
         );
         Ok(id)
@@ -383,6 +386,7 @@ impl UdpFlows {
                 only_dns: false,
                 used: now,
                 bytes: (0, 0),
+                narrow: None,
             },
         );
     }
