@@ -1,10 +1,11 @@
 //! The host's own services are closed to a sandbox, however it spells their address.
 
+use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::support::netns::{self, HOST, HOST6, Namespace};
+use crate::support::netns::{self, HOST, HOST6, Namespace, OUTSIDE};
 use crate::support::wait::{self, SOON};
 use crate::support::weft::json;
 use crate::support::{guest, servers};
@@ -235,5 +236,49 @@ fn a_mapping_is_no_way_in() {
             .send_to(b"in", ("127.0.0.1", mapped.port()))
             .unwrap();
         assert!(socket.recv_from(&mut [0; 8]).is_err());
+    });
+}
+
+#[test]
+fn addresses_of_the_host_that_change_are_followed() {
+    netns::inside(|world| {
+        let (port, _) = services(&world.host);
+        let peer = servers::tcp(&world.outside, (OUTSIDE, 0), |mut stream, peer| {
+            write!(stream, "{}", peer.ip())
+        });
+        let sandbox = world.sandbox(&[]);
+        let seen_as = || {
+            let mut seen = String::new();
+            guest::connect(&sandbox.net, peer)
+                .unwrap()
+                .read_to_string(&mut seen)
+                .unwrap();
+            seen
+        };
+        assert_eq!(seen_as(), HOST.to_string());
+        // An address that comes is the host's, and so are the services there.
+        world
+            .host
+            .ip("addr add 192.0.2.77/24 dev eth0\naddr add 2001:db8:1::77/64 dev eth0 nodad");
+        for ip in ["192.0.2.77", "2001:db8:1::77"] {
+            let to = SocketAddr::from((ip.parse::<IpAddr>().unwrap(), port));
+            let closed = || guest::connect(&sandbox.net, to).is_err();
+            wait::until(&format!("{to} is closed"), SOON, closed);
+        }
+        // The kernel would drop the second address of a subnet with the first.
+        world
+            .host
+            .set("net/ipv4/conf/eth0/promote_secondaries", "1");
+        // What leaves takes its new flows along, and is no longer the host's.
+        world.host.ip(&format!(
+            "addr del {HOST}/24 dev eth0\nroute replace default via {OUTSIDE}"
+        ));
+        wait::until("the other address is used", SOON, || {
+            seen_as() == "192.0.2.77"
+        });
+        world.outside.ip(&format!("addr add {HOST}/24 dev out0"));
+        let moved = servers::http(&world.outside, (HOST, 0));
+        let open = || guest::connect(&sandbox.net, moved).is_ok();
+        wait::until("the address is another host's", SOON, open);
     });
 }
