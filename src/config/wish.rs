@@ -153,10 +153,18 @@ pub struct EndpointWish {
     #[arg(long)]
     #[serde(skip_serializing_if = "is_default")]
     pub no_configure: bool,
-    /// Tags: access:VLAN or trunk:VLAN,VLAN-VLAN [default: untagged]
-    #[arg(long, value_name = "TAGS")]
+    /// The VLAN of the network that it is on, without tags [default: 1, where the gateway is]
+    #[arg(long, value_name = "VLAN")]
     #[serde(skip_serializing_if = "is_default")]
-    pub vlan: Option<String>,
+    pub vlan: Option<u16>,
+    /// The VLANs that it is on, with tags: VLAN,VLAN-VLAN
+    #[arg(long, value_name = "VLANS")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub trunk: Option<String>,
+    /// The VLAN of a trunk's frames without tags [default: they are dropped]
+    #[arg(long, value_name = "VLAN")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub native: Option<u16>,
     /// A setting below net. inside: KEY=VALUE, with IFNAME for the interface's name (repeatable)
     #[arg(long = "sysctl", value_name = "KEY=VALUE")]
     #[serde(skip_serializing_if = "is_default")]

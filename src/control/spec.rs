@@ -1,5 +1,6 @@
 //! What control asks of the data plane: networks, endpoints, publishes, names and services, all of them checked and whole.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
@@ -121,17 +122,64 @@ pub enum EndpointKind {
     Packet,
 }
 
-/// Tags on an endpoint's frames. Source: IEEE 802.1Q.
+/// The network's own VLAN, where its gateway is, and whose frames have no tag. Source: IEEE 802.1Q-2018 table 9-2.
+pub const OWN_VLAN: u16 = 1;
+
+/// The VLANs of its network that an endpoint is on. Source: IEEE 802.1Q.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Vlan {
-    /// Untagged frames only, on the network's own segment.
+    /// The network's own, without tags.
     #[default]
     None,
-    /// Untagged frames, which belong to this VLAN.
+    /// This one, without tags. Never [`OWN_VLAN`].
     Access(u16),
-    /// Tagged frames of these VLANs.
-    Trunk(Vec<u16>),
+    /// Several, with tags.
+    Trunk {
+        /// Their numbers, in order. Never [`OWN_VLAN`].
+        tagged: Vec<u16>,
+        /// Where frames without tags belong; none if they are dropped.
+        native: Option<u16>,
+    },
+}
+
+impl Vlan {
+    /// True for an endpoint that the gateway can reach.
+    #[must_use]
+    pub fn meets_gateway(&self) -> bool {
+        match self {
+            Self::None => true,
+            Self::Access(_) => false,
+            Self::Trunk { native, .. } => *native == Some(OWN_VLAN),
+        }
+    }
+
+    /// True for an endpoint that sends and receives frames without tags.
+    #[must_use]
+    pub fn has_untagged(&self) -> bool {
+        !matches!(self, Self::Trunk { native: None, .. })
+    }
+}
+
+impl fmt::Display for Vlan {
+    /// As in tables: `-`, `10`, or `10,20-30`, with the native one in brackets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (tagged, native) = match self {
+            Self::None => return f.write_str("-"),
+            Self::Access(id) => return write!(f, "{id}"),
+            Self::Trunk { tagged, native } => (tagged, native),
+        };
+        let follow = |a: &u16, b: &u16| a.checked_add(1) == Some(*b);
+        for (at, run) in tagged.chunk_by(follow).enumerate() {
+            let comma = if at == 0 { "" } else { "," };
+            match run {
+                [first, .., last] => write!(f, "{comma}{first}-{last}")?,
+                [one] => write!(f, "{comma}{one}")?,
+                [] => {}
+            }
+        }
+        native.map_or(Ok(()), |id| write!(f, "({id})"))
+    }
 }
 
 /// A route inside the sandbox beside that to the subnet and the default one.
@@ -288,6 +336,21 @@ pub struct ServiceSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn vlans_are_told_in_few_words() {
+        let trunk = |tagged: &[u16], native| Vlan::Trunk {
+            tagged: tagged.to_vec(),
+            native,
+        };
+        assert_eq!(Vlan::None.to_string(), "-");
+        assert_eq!(Vlan::Access(10).to_string(), "10");
+        assert_eq!(
+            trunk(&[10, 20, 21, 22, 30], None).to_string(),
+            "10,20-22,30"
+        );
+        assert_eq!(trunk(&[4093, 4094], Some(1)).to_string(), "4093-4094(1)");
+    }
 
     #[test]
     fn every_kind_of_sandbox_survives_as_text() {

@@ -68,10 +68,16 @@ fn commands_are_refused_by_one_line() {
                 &format!("endpoint connect front {pid} --kind packet"),
                 "packet",
             ),
+            (&format!("endpoint connect front {pid} --vlan 4095"), "4095"),
             (
-                &format!("endpoint connect front {pid} --vlan access:7"),
-                "tag",
+                &format!("endpoint connect front {pid} --trunk 1-9"),
+                "native",
             ),
+            (
+                &format!("endpoint connect front {pid} --trunk 10,9-7"),
+                "10,9-7",
+            ),
+            (&format!("endpoint connect front {pid} --native 7"), "trunk"),
             ("endpoint connect front a", "already"),
             ("endpoint connect front 999999", "999999"),
             (&format!("endpoint connect front {of_host}"), "host"),

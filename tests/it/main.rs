@@ -15,6 +15,7 @@ mod daemon_policy;
 mod daemon_publish;
 mod daemon_refused;
 mod daemon_service;
+mod daemon_vlan;
 mod demo;
 mod dns;
 mod dns_tcp;

@@ -78,6 +78,7 @@ pub(super) const ENDPOINT: &[&str] = &[
     "IPV4",
     "IPV6",
     "MAC",
+    "VLAN",
     "STATE",
 ];
 
@@ -89,6 +90,7 @@ pub(super) fn endpoint(e: &Endpoint) -> Vec<String> {
         text(e.v4),
         text(e.v6),
         e.mac.clone(),
+        e.vlan.to_string(),
         state(e.down.as_ref()),
     ]
 }

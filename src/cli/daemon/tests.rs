@@ -102,13 +102,13 @@ fn a_users_hour() {
     $ weft endpoint connect web 9
     the sandbox is gone: 9
     $ weft endpoint ls
-    NETWORK  SANDBOX  INTERFACE  IPV4         IPV6  MAC                STATE
-    web      db       eth0       172.18.0.10  -     02:00:00:00:00:01  up
-    web      app      eth0       172.18.0.11  -     02:00:00:00:00:02  up
-    back     db       eth1       10.7.0.2     -     02:00:00:00:00:03  up
+    NETWORK  SANDBOX  INTERFACE  IPV4         IPV6  MAC                VLAN  STATE
+    web      db       eth0       172.18.0.10  -     02:00:00:00:00:01  -     up
+    web      app      eth0       172.18.0.11  -     02:00:00:00:00:02  -     up
+    back     db       eth1       10.7.0.2     -     02:00:00:00:00:03  -     up
     $ weft endpoint ls --network back
-    NETWORK  SANDBOX  INTERFACE  IPV4      IPV6  MAC                STATE
-    back     db       eth1       10.7.0.2  -     02:00:00:00:00:03  up
+    NETWORK  SANDBOX  INTERFACE  IPV4      IPV6  MAC                VLAN  STATE
+    back     db       eth1       10.7.0.2  -     02:00:00:00:00:03  -     up
     $ weft publish add db 5432 8000-8009:80-89/udp --network web
     1 5432:5432/tcp
     2 8000-8009:80-89/udp

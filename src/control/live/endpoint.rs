@@ -12,7 +12,7 @@ use switch_core::respond::Guest;
 use super::{End, LivePlane};
 use crate::control::ids::EndpointId;
 use crate::control::plane::PlaneError;
-use crate::control::spec::{EndpointKind, EndpointSpec, Interface, Sandbox, SandboxRef, Vlan};
+use crate::control::spec::{EndpointKind, EndpointSpec, Interface, Sandbox, SandboxRef};
 use crate::endpoint::Caps;
 use crate::endpoint::tap_io::TapEndpoint;
 use crate::host::broker_proto::Target;
@@ -38,13 +38,13 @@ impl LivePlane {
         if spec.kind == EndpointKind::Packet {
             return Err(PlaneError::Unsupported("a packet endpoint"));
         }
-        if spec.vlan != Vlan::None {
-            return Err(PlaneError::Unsupported("a tagged endpoint"));
-        }
         let number = self.ports.take("endpoints")?;
-        let made = self.join_and_make(spec, PortId(number), adopt);
+        let made = self
+            .take_vlans(spec)
+            .and_then(|()| self.join_and_make(spec, PortId(number), adopt));
         if made.is_err() {
             self.ports.give_back(number);
+            self.give_vlans_back(spec.network);
         }
         made
     }
@@ -165,6 +165,7 @@ impl LivePlane {
             policy: end.rules.clone(),
             limits: Some(Arc::clone(&end.limits)),
             guard: Some(Guard::new(spec.mac, addresses, slaac, trust)),
+            vlans: self.vlans_of(spec, trust)?,
             ..Port::new(end.port, spec.mac, spec.mtu, end.uso)
         };
         let guest = Guest {
@@ -211,6 +212,7 @@ impl LivePlane {
         drop(links);
         self.macs.forget(port);
         self.ports.give_back(port.0);
+        self.give_vlans_back(end.spec.network);
         self.backend_changed(end.spec.network, id)?;
         Ok(Some(end))
     }

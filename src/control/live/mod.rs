@@ -4,7 +4,7 @@
 //! by every worker when the call returns, no table is shared but that of the MACs, and no lock is in a packet's way.
 //! A descriptor is closed by whoever took it back from the last worker, never by a worker.
 //!
-//! Files: `start` makes the plane, `network`, `endpoint`, `publish`, `service` and `policy` change it, `show` reads it, `events`
+//! Files: `start` makes the plane, `network`, `endpoint`, `publish`, `service`, `vlan` and `policy` change it, `show` reads it, `events`
 //! tells what happened.
 //!
 //! [`Job`]: crate::worker::Job
@@ -18,6 +18,7 @@ mod publish;
 mod service;
 mod show;
 mod start;
+mod vlan;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
@@ -69,6 +70,8 @@ struct Net {
     slot: u32,
     policy: Option<PolicySpec>,
     services: Option<Arc<Services>>,
+    /// Numbers of its VLANs in the workers' tables.
+    vlans: BTreeMap<u16, u32>,
 }
 
 /// An endpoint and where it is.
@@ -116,6 +119,8 @@ pub struct LivePlane {
     rules: BTreeMap<PublishId, Rule>,
     services: BTreeMap<ServiceId, ServiceSpec>,
     slots: Numbers,
+    /// Numbers of VLANs, from [`vlan::FIRST`] on.
+    segments: Numbers,
     ports: Numbers,
     sources: Epoll,
     told: VecDeque<PlaneEvent>,

@@ -43,6 +43,7 @@ impl LivePlane {
             slot,
             policy: None,
             services: None,
+            vlans: std::collections::BTreeMap::new(),
         };
         self.nets.insert(spec.id, net);
         Ok(())
@@ -101,6 +102,12 @@ impl LivePlane {
     }
 
     pub(super) fn give_names(&mut self, record: &NameRecord) -> Result<(), PlaneError> {
+        if let NameOwner::Endpoint(id) = record.owner
+            && self.end(id).is_ok_and(|e| !e.spec.vlan.meets_gateway())
+        {
+            // Nobody who can ask could reach it.
+            return Ok(());
+        }
         let slot = self.net(record.network)?.slot;
         let (owner, record) = (owner(record.owner), record.clone());
         self.on_all(move |board| {

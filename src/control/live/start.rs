@@ -13,7 +13,7 @@ use switch_core::l2::table::{MAX_NETWORKS, MacTable};
 use switch_core::time::Tick;
 
 use super::numbers::Numbers;
-use super::{Hand, LivePlane};
+use super::{Hand, LivePlane, vlan};
 use crate::host::broker::Broker;
 use crate::host::netwatch::NetWatch;
 use crate::host::sockets::{FIRST_TOKEN, HostIo, HostView};
@@ -73,7 +73,8 @@ impl LivePlane {
             ends: std::collections::BTreeMap::new(),
             rules: std::collections::BTreeMap::new(),
             services: std::collections::BTreeMap::new(),
-            slots: Numbers::new(MAX_NETWORKS),
+            slots: Numbers::new(vlan::FIRST),
+            segments: Numbers::new(MAX_NETWORKS - vlan::FIRST),
             ports: Numbers::new(u32::try_from(ports).unwrap_or(u32::MAX)),
             sources: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
             told: std::collections::VecDeque::new(),

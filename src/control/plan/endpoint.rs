@@ -14,7 +14,7 @@ use crate::config::{Code, Problem, names};
 use crate::control::ids::EndpointId;
 use crate::control::model::{EndpointRecord, LeavingRecord, Model, NetworkRecord, Origin};
 use crate::control::policy::PolicyScope;
-use crate::control::spec::{EndpointSpec, Sandbox, SandboxRef, Uplink, Vlan};
+use crate::control::spec::{EndpointSpec, OWN_VLAN, Sandbox, SandboxRef, Uplink, Vlan};
 
 /// Aliases of an endpoint at most; its host name and its sandbox's name come on top.
 const ALIASES: usize = 32;
@@ -124,6 +124,7 @@ pub fn connect(
         let message = format!("mtu {mtu}: the network's is {}", network.spec.mtu);
         return Err(Problem::new(Code::BadOption, message).at("mtu"));
     }
+    let vlan = vlan(wish)?;
     let id = model.next_endpoint();
     let spec = EndpointSpec {
         id,
@@ -135,12 +136,13 @@ pub fn connect(
         v6,
         mtu,
         kind: wish.kind.unwrap_or_default(),
-        configure: !wish.no_configure,
+        // An address where no frame passes would lead into nothing.
+        configure: !wish.no_configure && vlan.has_untagged(),
         default_route: false,
         routes: Vec::new(),
         sysctls: sysctls(wish)?,
         persistent: true,
-        vlan: vlan(wish.vlan.as_deref())?,
+        vlan,
     };
     if wish.policy.is_some() {
         let scope = PolicyScope::Endpoint(id);
@@ -158,6 +160,18 @@ pub fn connect(
     remember(model, on, v4, v6);
     route(model, &name);
     Ok(id)
+}
+
+/// Refuses what needs the gateway for an endpoint that it cannot reach. Errors: `BadOption`.
+pub(super) fn meets_gateway(endpoint: &EndpointRecord, field: &str) -> Result<(), Problem> {
+    if endpoint.spec.vlan.meets_gateway() {
+        return Ok(());
+    }
+    let message = format!(
+        "sandbox '{}' is on VLAN {}, and the gateway, which leads there, on VLAN {OWN_VLAN} only",
+        endpoint.name, endpoint.spec.vlan
+    );
+    Err(Problem::new(Code::BadOption, message).at(field))
 }
 
 /// Takes a sandbox off a network. Errors: `UnknownNetwork`, `UnknownEndpoint`.
@@ -185,11 +199,12 @@ pub fn forget(model: &mut Model, id: EndpointId) {
 }
 
 /// Gives the default route of a sandbox to its endpoint of highest priority, the oldest of several. A network without a way
-/// out gives none.
+/// out gives none, nor does a VLAN, where no gateway is.
 pub fn route(model: &mut Model, name: &str) {
     let leads_out = |e: &&Arc<EndpointRecord>| {
         let network = model.networks.get(&e.spec.network);
-        network.is_some_and(|n| n.spec.uplink != Uplink::None)
+        let out = network.is_some_and(|n| n.spec.uplink != Uplink::None);
+        out && e.spec.vlan.meets_gateway()
     };
     let rank = |e: &&Arc<EndpointRecord>| (e.priority, std::cmp::Reverse(e.spec.id));
     let ways = model.of_sandbox(name).filter(leads_out);
@@ -378,32 +393,49 @@ fn sysctls(wish: &EndpointWish) -> Result<Vec<(String, String)>, Problem> {
 }
 
 /// Errors: `BadOption`. Source of the bounds: IEEE 802.1Q-2018 table 9-2.
-fn vlan(text: Option<&str>) -> Result<Vlan, Problem> {
-    let Some(text) = text else {
-        return Ok(Vlan::None);
+fn vlan(wish: &EndpointWish) -> Result<Vlan, Problem> {
+    let bad = |field: &str, why: String| Problem::new(Code::BadOption, why).at(field);
+    let one = |field: &str, id: u16| {
+        let message = || format!("{field} {id}: a VLAN is 1 to 4094");
+        let known = (1..=4094).contains(&id);
+        known.then_some(id).ok_or_else(|| bad(field, message()))
     };
-    let bad = || {
-        let message = format!("vlan '{text}': give access:VLAN or trunk:VLAN,VLAN-VLAN, 1 to 4094");
-        Problem::new(Code::BadOption, message).at("vlan")
-    };
-    let one = |t: &str| {
-        let id = t.parse::<u16>().ok();
-        id.filter(|v| (1..=4094).contains(v)).ok_or_else(bad)
-    };
-    if let Some(id) = text.strip_prefix("access:") {
-        return Ok(Vlan::Access(one(id)?));
-    }
-    let list = text.strip_prefix("trunk:").ok_or_else(bad)?;
-    let mut all = Vec::new();
-    for part in list.split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last) = (one(first)?, one(last)?);
-        if first > last {
-            return Err(bad());
+    let Some(text) = &wish.trunk else {
+        if wish.native.is_some() {
+            let why = "native is the VLAN of a trunk's frames without tags: give trunk, too";
+            return Err(bad("native", why.to_owned()));
         }
-        all.extend(first..=last);
+        let id = wish.vlan.map(|id| one("vlan", id)).transpose()?;
+        let other = id.filter(|&id| id != OWN_VLAN);
+        return Ok(other.map_or(Vlan::None, Vlan::Access));
+    };
+    if wish.vlan.is_some() {
+        let why = "an endpoint is on one VLAN (vlan), or on several (trunk)";
+        return Err(bad("vlan", why.to_owned()));
     }
-    all.sort_unstable();
-    all.dedup();
-    Ok(Vlan::Trunk(all))
+    let wrong = || {
+        bad(
+            "trunk",
+            format!("trunk '{text}': give VLAN,VLAN-VLAN, 2 to 4094"),
+        )
+    };
+    let number = |t: &str| t.parse::<u16>().map_err(|_| wrong());
+    let mut tagged = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = (number(first)?, number(last)?);
+        if first > last || last > 4094 || first == 0 {
+            return Err(wrong());
+        }
+        if first == OWN_VLAN {
+            let why = "VLAN 1 is the network's own and has no tags: give it as native";
+            return Err(bad("trunk", why.to_owned()));
+        }
+        tagged.extend(first..=last);
+    }
+    let native = wish.native.map(|id| one("native", id)).transpose()?;
+    tagged.retain(|&id| Some(id) != native);
+    tagged.sort_unstable();
+    tagged.dedup();
+    Ok(Vlan::Trunk { tagged, native })
 }

@@ -81,9 +81,11 @@ fn backends(model: &Model, wish: &ServiceWish) -> Result<(), Problem> {
         return Err(Problem::new(Code::BadOption, message).at("backends"));
     }
     for (at, backend) in wish.backends.iter().enumerate() {
-        model
+        let field = format!("backends.{at}");
+        let found = model
             .endpoint(&wish.network, backend)
-            .map_err(|p| Problem { field: None, ..p }.at(&format!("backends.{at}")))?;
+            .map_err(|p| Problem { field: None, ..p }.at(&field))?;
+        endpoint::meets_gateway(found, &field)?;
     }
     Ok(())
 }

@@ -175,8 +175,11 @@ fn endpoints_that_are_refused() {
         (2, EndpointWish { ifname: some("a/b"), ..two() }, Code::BadName),
         (1, EndpointWish { ifname: some("eth0"), ..wish("back", "db") }, Code::InterfaceExists),
         (2, EndpointWish { sysctls: vec!["ipv4/x=1".into()], ..two() }, Code::BadOption),
-        (2, EndpointWish { vlan: some("access:4095"), ..two() }, Code::BadOption),
-        (2, EndpointWish { vlan: some("trunk:5-2"), ..two() }, Code::BadOption),
+        (2, EndpointWish { vlan: Some(4095), ..two() }, Code::BadOption),
+        (2, EndpointWish { native: Some(7), ..two() }, Code::BadOption),
+        (2, EndpointWish { vlan: Some(7), trunk: some("8"), ..two() }, Code::BadOption),
+        (2, EndpointWish { trunk: some("5-2"), ..two() }, Code::BadOption),
+        (2, EndpointWish { trunk: some("1-5"), ..two() }, Code::BadOption),
     ];
     for (pid, wish, code) in cases {
         let before = model.clone();

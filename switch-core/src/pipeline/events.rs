@@ -281,13 +281,13 @@ impl Switch {
         self.config.gateway.v6_default_route = v6_default_route;
     }
 
-    /// Writes an unsolicited router advertisement to every endpoint.
+    /// Writes an unsolicited router advertisement to every endpoint that the gateway can reach.
     pub fn advertise<H: Host>(&mut self, host: &mut H) {
         if self.config.gateway.v6.is_none() {
             return;
         }
         crate::respond::nd::advert(&self.config.gateway, &mut self.out);
-        for port in self.ports.iter() {
+        for port in self.ports.own() {
             host.tx(
                 port.id,
                 &VnetHdr::default(),

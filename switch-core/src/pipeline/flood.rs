@@ -1,10 +1,10 @@
 //! Stage 7-8: Frames for everybody: to 64 endpoints in a turn, the rest when others had theirs.
 
 use std::collections::VecDeque;
-use std::io::IoSlice;
 
 use super::ports::Ports;
 use super::rules::Rulebook;
+use super::vlans::{Exit, Source};
 use super::{Switch, egress};
 use crate::addr::PortId;
 use crate::flow::host::Host;
@@ -22,6 +22,7 @@ const MOST_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 struct Pending {
     rest: Rest,
+    from: Source,
     vnet: VnetHdr,
     frame: Vec<u8>,
 }
@@ -52,14 +53,14 @@ impl Floods {
 }
 
 impl Switch {
-    /// Sends a frame to every endpoint but the one that it is from.
+    /// Sends a frame to every endpoint of its segment but the one that it is from.
     /// Errors: `Isolated` where endpoints may not speak to each other; `Storm` when too many are under way, and some
     /// endpoints do not get it.
     pub(super) fn flood<H: Host>(
         &mut self,
         host: &mut H,
         now: Tick,
-        from: PortId,
+        from: Source,
         packet: &Packet,
         vnet: &VnetHdr,
         frame: &[u8],
@@ -83,7 +84,7 @@ impl Switch {
             vnet,
             frame,
         };
-        let mut rest = Some(Rest::all(from));
+        let mut rest = Some(Rest::all(from.port));
         // One that floods at line rate has its share of a batch, and others theirs.
         if floods.is_empty() && floods.spent < TURN {
             let spent = &mut floods.spent;
@@ -91,11 +92,13 @@ impl Switch {
                 *spent += 1;
                 copies.send(drops, host, to);
             };
-            rest = ports.list().flood(from, &mut each);
+            let list = ports.list(from.vlan);
+            rest = list.and_then(|list| list.flood(from.port, &mut each));
         }
         if let Some(rest) = rest {
             floods.push(Pending {
                 rest,
+                from,
                 vnet: *vnet,
                 frame: frame.to_vec(),
             })?;
@@ -122,7 +125,7 @@ impl Switch {
                     ports,
                     rules,
                     now,
-                    from: pending.rest.from(),
+                    from: pending.from,
                     packet: &packet,
                     vnet: &pending.vnet,
                     frame: &pending.frame,
@@ -131,7 +134,8 @@ impl Switch {
                     *spent += 1;
                     copies.send(drops, host, to);
                 };
-                ports.list().go_on(pending.rest, &mut each)
+                let list = ports.list(pending.from.vlan)?;
+                list.go_on(pending.rest, &mut each)
             });
             // A network that has been emptied meanwhile costs a turn, too.
             *spent += 1;
@@ -152,7 +156,7 @@ struct Copies<'a> {
     ports: &'a Ports,
     rules: &'a Rulebook,
     now: Tick,
-    from: PortId,
+    from: Source,
     packet: &'a Packet,
     vnet: &'a VnetHdr,
     frame: &'a [u8],
@@ -165,17 +169,18 @@ impl Copies<'_> {
             return;
         };
         let (now, packet, vnet, frame) = (self.now, self.packet, self.vnet, self.frame);
-        if port.isolated && self.ports.get(self.from).is_some_and(|p| p.isolated) {
+        if port.isolated && self.ports.get(self.from.port).is_some_and(|p| p.isolated) {
             return;
         }
         if !egress::fits(frame, packet, vnet, port.mtu) {
             drops.count(DropReason::TooBig);
-        } else if !self.rules.lets_in(port, packet, frame, now) {
+        } else if !self.rules.lets_in(self.from.vlan, port, packet, frame, now) {
             drops.count(DropReason::Denied);
         } else if !port.has_room(now, frame, packet, vnet) {
             drops.count(DropReason::RateLimited);
         } else {
-            host.tx(to, vnet, &[IoSlice::new(frame)]);
+            let exit = Exit::new(port, self.from.vlan, packet);
+            exit.send(host, vnet, frame, &[]);
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Stage 7-8: Frames from endpoint to endpoint: neighbours of one flow that wait already leave as one, for a system
 //! call costs more than all else. What is merged is copied: it is small, or it would have come as one.
 
-use std::io::IoSlice;
-
+use super::rules::Ends;
+use super::vlans::{Exit, Source};
 use super::{Switch, egress, seconds};
 use crate::addr::PortId;
 use crate::flow::host::Host;
@@ -17,7 +17,7 @@ use crate::wire::vnet_hdr::VnetHdr;
 /// Frames of one flow on their way to one endpoint.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
-    run: Option<(PortId, Run)>,
+    run: Option<(Exit, Run)>,
     /// Their payload; kept for its memory.
     bytes: Vec<u8>,
 }
@@ -49,19 +49,19 @@ impl Switch {
             Some(to) if !egress::fits(frame, packet, vnet, to.mtu) => Err(DropReason::TooBig),
             Some(to) if port.policy.is_some() || to.policy.is_some() => {
                 let to = to.id;
-                self.admit(host, cx, (from, to), packet, frame)?;
+                self.admit(host, cx, Ends::own(from, to), packet, frame)?;
                 self.deliver(host, now, to, packet, vnet, frame)
             }
             Some(to) if !to.has_room(now, frame, packet, vnet) => Err(DropReason::RateLimited),
             Some(to) => {
-                let to = (to.id, to.uso);
+                let to = Exit::untouched(to);
                 self.hand_over(host, to, packet, vnet, frame)
             }
             None => {
                 if let Some(limits) = &port.limits {
                     limits.spread(now, || Load::of(frame, packet, vnet))?;
                 }
-                self.spread(host, now, from, packet, vnet, frame)
+                self.spread(host, now, Source::own(from), packet, vnet, frame)
             }
         }
     }
@@ -71,14 +71,14 @@ impl Switch {
         &mut self,
         host: &mut H,
         now: Tick,
-        from: PortId,
+        from: Source,
         packet: &Packet,
         vnet: &VnetHdr,
         frame: &[u8],
     ) -> Result<Verdict, DropReason> {
-        let port = self.ports.get(from);
+        let port = self.ports.get(from.port);
         if let Some(port) = port.filter(|p| p.policy.is_some()) {
-            self.admit_all(now, port, packet, frame)?;
+            self.admit_all(now, (port, from.vlan), packet, frame)?;
         }
         self.flood(host, now, from, packet, vnet, frame)
     }
@@ -97,23 +97,23 @@ impl Switch {
             None => Err(DropReason::NoFlow),
             Some(to) if !to.has_room(now, frame, packet, vnet) => Err(DropReason::RateLimited),
             Some(to) => {
-                let to = (to.id, to.uso);
+                let to = Exit::untouched(to);
                 self.hand_over(host, to, packet, vnet, frame)
             }
         }
     }
 
     #[inline]
-    fn hand_over<H: Host>(
+    pub(super) fn hand_over<H: Host>(
         &mut self,
         host: &mut H,
-        to: (PortId, bool),
+        to: Exit,
         packet: &Packet,
         vnet: &VnetHdr,
         frame: &[u8],
     ) -> Result<Verdict, DropReason> {
         if self.forward(host, to, packet, vnet, frame) {
-            Ok(Verdict::Forward(to.0))
+            Ok(Verdict::Forward(to.port))
         } else {
             Err(DropReason::TxFailed)
         }
@@ -124,7 +124,7 @@ impl Switch {
     pub(super) fn forward<H: Host>(
         &mut self,
         host: &mut H,
-        (to, merges): (PortId, bool),
+        to: Exit,
         packet: &Packet,
         vnet: &VnetHdr,
         frame: &[u8],
@@ -139,14 +139,16 @@ impl Switch {
             return true;
         }
         self.end_run(host);
-        if merges && let Some(run) = Run::start(frame, packet, vnet) {
+        if to.merges
+            && let Some(run) = Run::start(frame, packet, vnet)
+        {
             let first = frame.get(run.first_payload()).unwrap_or_default();
             self.pending.bytes.clear();
             self.pending.bytes.extend_from_slice(first);
             self.pending.run = Some((to, run));
             return true;
         }
-        host.tx(to, vnet, &[IoSlice::new(frame)])
+        to.send(host, vnet, frame, &[])
     }
 
     /// Sends what was kept. To be called when no frame follows at once.
@@ -157,8 +159,7 @@ impl Switch {
         };
         let frames = run.frames();
         let (vnet, head) = run.finish();
-        let pieces = [IoSlice::new(head), IoSlice::new(&self.pending.bytes)];
-        if !host.tx(to, &vnet, &pieces) {
+        if !to.send(host, &vnet, head, &self.pending.bytes) {
             for _ in 0..frames {
                 self.drops.count(DropReason::TxFailed);
             }

@@ -27,7 +27,10 @@ pub struct Settings {
 impl Switch {
     /// Adds an endpoint, with what the gateway gives out to it.
     pub fn add_port(&mut self, port: Port, guest: Guest) {
-        self.config.gateway.guests.insert(guest);
+        // Whom the gateway cannot reach it does not speak for.
+        if port.is_own() {
+            self.config.gateway.guests.insert(guest);
+        }
         self.rules.adopt(None, &port);
         self.ports.insert(port);
     }

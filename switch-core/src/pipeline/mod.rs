@@ -20,6 +20,7 @@ mod services;
 #[cfg(test)]
 mod tests;
 mod too_big;
+mod vlans;
 
 use core::net::IpAddr;
 use std::io::IoSlice;
@@ -31,6 +32,7 @@ use self::names::Names;
 use self::ports::Ports;
 use self::rules::Rulebook;
 use self::services::Arrived;
+use self::vlans::Source;
 use crate::addr::{NetworkId, PortId};
 use crate::flow::echo::EchoFlows;
 use crate::flow::host::Host;
@@ -51,6 +53,7 @@ use crate::wire::vnet_hdr::VnetHdr;
 
 pub use self::members::Settings;
 pub use self::ports::Port;
+pub use self::vlans::{Untagged, Vlan, Vlans};
 
 /// What a switch is made of.
 #[derive(Debug, Clone)]
@@ -180,7 +183,8 @@ impl Switch {
         let Some(port) = self.ports.get(from) else {
             return Err(DropReason::NoFlow);
         };
-        match &port.guard {
+        let vlan = port.vlan_of(&packet)?;
+        match port.guard_of(&packet) {
             Some(guard) => {
                 let gw = &self.config.gateway;
                 guard.check(&packet, frame, &|a| {
@@ -199,9 +203,6 @@ impl Switch {
             mtu: port.mtu,
             uso: port.uso,
         };
-        if is_tagged(&packet) {
-            return Err(DropReason::Vlan);
-        }
         if packet.dst.is_bridge_reserved() {
             return Err(DropReason::Reserved);
         }
@@ -210,8 +211,11 @@ impl Switch {
             limits.sent(now, &packet, || Load::of(frame, &packet, vnet))?;
         }
         if packet.src != port.mac {
-            self.macs
-                .learn(self.config.network, packet.src, from, seconds(now));
+            let segment = vlan.map_or(self.config.network, |vlan| vlan.segment);
+            self.macs.learn(segment, packet.src, from, seconds(now));
+        }
+        if let Some(vlan) = vlan {
+            return self.switch_vlan(host, &cx, (from, vlan), &packet, vnet, frame);
         }
         if packet.dst == self.config.gateway.mac {
             return match partial {
@@ -223,7 +227,7 @@ impl Switch {
             if self.answer(host, from, &packet, frame)? || for_routers(&packet, frame) {
                 return Ok(Verdict::Answer);
             }
-            return self.spread(host, now, from, &packet, vnet, frame);
+            return self.spread(host, now, Source::own(from), &packet, vnet, frame);
         }
         if self.services.is_some()
             && let Kind::Ip(ip) = &packet.kind
@@ -295,14 +299,6 @@ fn for_routers(packet: &Packet, frame: &[u8]) -> bool {
         }
         _ => false,
     }
-}
-
-/// True for a frame of a VLAN. An endpoint belongs to one network and knows no others; a tag of VLAN 0 only gives a
-/// priority. Source: IEEE 802.1Q section 6.9.
-fn is_tagged(packet: &Packet) -> bool {
-    const VID: u16 = 0x0fff;
-    let inner = matches!(packet.kind, Kind::Other(0x8100 | 0x88a8 | 0x9100));
-    inner || packet.vlan.is_some_and(|tci| tci & VID != 0)
 }
 
 /// Seconds for the station table.

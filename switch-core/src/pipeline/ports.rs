@@ -1,10 +1,11 @@
-//! Stage 1, 8: The endpoints of one network, by number and by MAC.
+//! Stage 1, 8: The endpoints of one network, by number and by MAC: those on its own segment, and those of its VLANs.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use ahash::RandomState;
 
+use super::vlans::{Vlan, Vlans};
 use crate::addr::{Mac, PortId};
 use crate::l2::flood::PortList;
 use crate::policy::eval::Policy;
@@ -33,6 +34,8 @@ pub struct Port {
     pub policy: Option<Arc<Policy>>,
     /// How much it may send and receive. One for all workers.
     pub limits: Option<Arc<Limits>>,
+    /// Its VLANs. `None` is the network's own segment, and no tags.
+    pub vlans: Option<Arc<Vlans>>,
 }
 
 impl Port {
@@ -48,7 +51,14 @@ impl Port {
             guard: None,
             policy: None,
             limits: None,
+            vlans: None,
         }
+    }
+
+    /// True if its untagged frames are ones of the network's own segment, where the gateway is.
+    #[must_use]
+    pub fn is_own(&self) -> bool {
+        self.vlans.as_ref().is_none_or(|vlans| vlans.is_own())
     }
 
     /// Charges a frame to the endpoint. False if it may have no more now.
@@ -69,16 +79,51 @@ impl Port {
 #[derive(Debug, Clone)]
 pub(super) struct Ports {
     slots: Vec<Option<Port>>,
+    /// Of the network's own segment.
+    own: Segment,
+    /// Of its VLANs; who is on several is in each.
+    vlans: HashMap<u16, Segment, RandomState>,
+    state: RandomState,
+}
+
+/// The endpoints that hear each other.
+#[derive(Debug, Clone)]
+struct Segment {
     by_mac: HashMap<Mac, PortId, RandomState>,
     list: PortList,
 }
 
+impl Segment {
+    fn new(state: &RandomState) -> Self {
+        Self {
+            by_mac: HashMap::with_hasher(state.clone()),
+            list: PortList::default(),
+        }
+    }
+
+    fn insert(&mut self, port: &Port) {
+        self.by_mac.insert(port.mac, port.id);
+        self.list.insert(port.id);
+    }
+
+    /// True if nobody is left.
+    fn remove(&mut self, port: &Port) -> bool {
+        if self.by_mac.get(&port.mac) == Some(&port.id) {
+            self.by_mac.remove(&port.mac);
+        }
+        self.list.remove(port.id);
+        self.list.as_slice().is_empty()
+    }
+}
+
 impl Ports {
     pub(super) fn new([a, b, c, d]: [u64; 4]) -> Self {
+        let state = RandomState::with_seeds(a, b, c, d);
         Self {
             slots: Vec::new(),
-            by_mac: HashMap::with_hasher(RandomState::with_seeds(a, b, c, d)),
-            list: PortList::default(),
+            own: Segment::new(&state),
+            vlans: HashMap::with_hasher(state.clone()),
+            state,
         }
     }
 
@@ -87,21 +132,43 @@ impl Ports {
         self.slots.get(id.0 as usize)?.as_ref()
     }
 
+    /// The endpoint of a MAC on the network's own segment.
     #[inline]
     pub(super) fn by_mac(&self, mac: Mac) -> Option<PortId> {
-        self.by_mac.get(&mac).copied()
+        self.own.by_mac.get(&mac).copied()
     }
 
+    /// The endpoint of a MAC on a VLAN, or on the own segment.
+    pub(super) fn by_mac_on(&self, vlan: Option<Vlan>, mac: Mac) -> Option<PortId> {
+        self.segment(vlan)?.by_mac.get(&mac).copied()
+    }
+
+    fn segment(&self, vlan: Option<Vlan>) -> Option<&Segment> {
+        match vlan {
+            None => Some(&self.own),
+            Some(vlan) => self.vlans.get(&vlan.id),
+        }
+    }
+
+    /// The first endpoint of the own segment.
     pub(super) fn first(&self) -> Option<&Port> {
-        self.get(*self.list.as_slice().first()?)
+        self.get(*self.own.list.as_slice().first()?)
     }
 
-    pub(super) fn list(&self) -> &PortList {
-        &self.list
+    /// Who hears what is sent to everybody on a VLAN, or on the own segment.
+    pub(super) fn list(&self, vlan: Option<Vlan>) -> Option<&PortList> {
+        self.segment(vlan).map(|segment| &segment.list)
     }
 
+    /// Every endpoint of the own segment.
+    pub(super) fn own(&self) -> impl Iterator<Item = &Port> {
+        let list = self.own.list.as_slice();
+        list.iter().filter_map(|&id| self.get(id))
+    }
+
+    /// Every endpoint.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Port> {
-        self.list.as_slice().iter().filter_map(|&id| self.get(id))
+        self.slots.iter().flatten()
     }
 
     /// Adds an endpoint, in place of one with the same number.
@@ -111,8 +178,14 @@ impl Ports {
         if self.slots.len() <= at {
             self.slots.resize_with(at + 1, || None);
         }
-        self.by_mac.insert(port.mac, port.id);
-        self.list.insert(port.id);
+        if port.is_own() {
+            self.own.insert(&port);
+        }
+        for vlan in port.vlans.iter().flat_map(|vlans| vlans.iter()) {
+            let state = &self.state;
+            let segment = self.vlans.entry(vlan.id);
+            segment.or_insert_with(|| Segment::new(state)).insert(&port);
+        }
         if let Some(slot) = self.slots.get_mut(at) {
             *slot = Some(port);
         }
@@ -120,10 +193,15 @@ impl Ports {
 
     pub(super) fn remove(&mut self, id: PortId) -> Option<Port> {
         let port = self.slots.get_mut(id.0 as usize)?.take()?;
-        if self.by_mac.get(&port.mac) == Some(&id) {
-            self.by_mac.remove(&port.mac);
+        if port.is_own() {
+            self.own.remove(&port);
         }
-        self.list.remove(id);
+        for vlan in port.vlans.iter().flat_map(|vlans| vlans.iter()) {
+            let segment = self.vlans.get_mut(&vlan.id);
+            if segment.is_some_and(|segment| segment.remove(&port)) {
+                self.vlans.remove(&vlan.id);
+            }
+        }
         Some(port)
     }
 }

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::ports::{Port, Ports};
+use super::vlans::Vlan;
 use super::{Switch, seconds};
 use crate::addr::{NetworkId, PortId};
 use crate::conntrack::switched::{CAPACITY, Stage, Switched};
@@ -99,17 +100,34 @@ impl Rulebook {
     }
 
     /// True if an endpoint may have its copy of a frame for everybody.
-    pub(super) fn lets_in(&self, port: &Port, packet: &Packet, frame: &[u8], now: Tick) -> bool {
-        port.policy.is_none() || self.group(packet, frame, now, |t| self.invites(port, t, now))
+    pub(super) fn lets_in(
+        &self,
+        vlan: Option<Vlan>,
+        port: &Port,
+        packet: &Packet,
+        frame: &[u8],
+        now: Tick,
+    ) -> bool {
+        let ask = |t: &Tuple| self.invites(port, t, now);
+        port.policy.is_none() || self.group(vlan, packet, frame, now, ask)
     }
 
     /// True if an endpoint may send a frame to everybody.
-    fn lets_out(&self, port: &Port, packet: &Packet, frame: &[u8], now: Tick) -> bool {
-        port.policy.is_none() || self.group(packet, frame, now, |t| self.sends(port, t, now))
+    fn lets_out(
+        &self,
+        vlan: Option<Vlan>,
+        port: &Port,
+        packet: &Packet,
+        frame: &[u8],
+        now: Tick,
+    ) -> bool {
+        let ask = |t: &Tuple| self.sends(port, t, now);
+        port.policy.is_none() || self.group(vlan, packet, frame, now, ask)
     }
 
     fn group(
         &self,
+        vlan: Option<Vlan>,
         packet: &Packet,
         frame: &[u8],
         now: Tick,
@@ -118,7 +136,7 @@ impl Rulebook {
         let Kind::Ip(ip) = packet.kind else {
             return true;
         };
-        let Ok((tuple, role)) = Tuple::of(self.net, &ip, frame) else {
+        let Ok((tuple, role)) = Tuple::of(vlan.map_or(self.net, |v| v.segment), &ip, frame) else {
             return false;
         };
         let known = || {
@@ -127,6 +145,30 @@ impl Rulebook {
                 .and_then(|t| t.peek(&tuple, seconds(now)))
         };
         role == Role::Serves || known().is_some() || (!tuple.piece && ask(&tuple) == Action::Allow)
+    }
+}
+
+/// The two endpoints of a frame.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ends {
+    from: PortId,
+    to: PortId,
+    /// Where they hear each other, if that is not the network's own segment. The gateway is not there, so that
+    /// nobody answers for what is rejected.
+    vlan: Option<NetworkId>,
+}
+
+impl Ends {
+    /// Two endpoints on the network's own segment.
+    pub(super) const fn own(from: PortId, to: PortId) -> Self {
+        let vlan = None;
+        Self { from, to, vlan }
+    }
+
+    /// Two endpoints on a VLAN.
+    pub(super) const fn on(vlan: NetworkId, from: PortId, to: PortId) -> Self {
+        let vlan = Some(vlan);
+        Self { from, to, vlan }
     }
 }
 
@@ -142,21 +184,22 @@ impl Switch {
         &mut self,
         host: &mut H,
         cx: &Cx,
-        (from, to): (PortId, PortId),
+        ends: Ends,
         packet: &Packet,
         frame: &[u8],
     ) -> Result<(), DropReason> {
         let Kind::Ip(ip) = packet.kind else {
             return Ok(());
         };
-        let (tuple, role) = Tuple::of(self.config.network, &ip, frame)?;
+        let (from, net) = (ends.from, ends.vlan.unwrap_or(self.config.network));
+        let (tuple, role) = Tuple::of(net, &ip, frame)?;
         if role == Role::Serves {
             return Ok(());
         }
         let table = Arc::clone(self.rules.table());
         let now = seconds(cx.now);
         if table.pass(&tuple, role, now).is_none() {
-            let owner = self.decide(host, cx, (from, to), (&tuple, role), (packet, &ip), frame)?;
+            let owner = self.decide(host, cx, ends, (&tuple, role), (packet, &ip), frame)?;
             let stage = if role == Role::Opens {
                 Stage::New
             } else {
@@ -182,7 +225,7 @@ impl Switch {
         &mut self,
         host: &mut H,
         cx: &Cx,
-        (from, to): (PortId, PortId),
+        Ends { from, to, vlan }: Ends,
         (tuple, role): (&Tuple, Role),
         (packet, ip): (&Packet, &Ip),
         frame: &[u8],
@@ -204,6 +247,7 @@ impl Switch {
             match action {
                 Action::Allow => sender,
                 Action::Drop => return Err(DropReason::Denied),
+                Action::Reject if vlan.is_some() => return Err(DropReason::Denied),
                 Action::Reject => return Err(self.reject(host, cx, from, (packet, ip), frame)),
             }
         };
@@ -217,11 +261,11 @@ impl Switch {
     pub(super) fn admit_all(
         &self,
         now: Tick,
-        port: &Port,
+        (port, vlan): (&Port, Option<Vlan>),
         packet: &Packet,
         frame: &[u8],
     ) -> Result<(), DropReason> {
-        if self.rules.lets_out(port, packet, frame, now) {
+        if self.rules.lets_out(vlan, port, packet, frame, now) {
             Ok(())
         } else {
             Err(DropReason::Denied)

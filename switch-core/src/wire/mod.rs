@@ -7,6 +7,7 @@ pub mod packet;
 pub mod tcp;
 pub mod too_big;
 pub mod udp;
+pub mod vlan;
 pub mod vnet_hdr;
 
 /// Reads two bytes in network order at an offset.
