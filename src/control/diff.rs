@@ -1,7 +1,7 @@
 //! The difference of two models: what the store must write, and what the data plane must do, in an order in which nothing
 //! refers to what is not there.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -114,23 +114,6 @@ fn gone(result: Result<(), PlaneError>) -> Result<(), PlaneError> {
     }
 }
 
-/// What a key held and holds, for every key of which that is not the same record.
-fn changed<'a, K: Ord + Copy, V>(
-    old: &'a BTreeMap<K, Arc<V>>,
-    new: &'a BTreeMap<K, Arc<V>>,
-) -> Vec<(K, Option<&'a V>, Option<&'a V>)> {
-    let mut all = Vec::new();
-    for (&key, before) in old {
-        match new.get(&key) {
-            Some(after) if Arc::ptr_eq(before, after) => {}
-            after => all.push((key, Some(&**before), after.map(|a| &**a))),
-        }
-    }
-    let added = new.iter().filter(|(key, _)| !old.contains_key(key));
-    all.extend(added.map(|(&key, after)| (key, None, Some(&**after))));
-    all
-}
-
 /// What the store must write.
 #[must_use]
 pub fn writes(old: &Model, new: &Model) -> Vec<Write> {
@@ -145,22 +128,22 @@ pub fn writes(old: &Model, new: &Model) -> Vec<Write> {
         }
     }
     let mut list = Vec::new();
-    for (id, a, b) in changed(&old.networks, &new.networks) {
+    for (id, a, b) in old.networks.changed(&new.networks) {
         push(&mut list, Key::Network(id), a, b);
     }
-    for (id, a, b) in changed(&old.endpoints, &new.endpoints) {
+    for (id, a, b) in old.endpoints.changed(&new.endpoints) {
         push(&mut list, Key::Endpoint(id), a, b);
     }
-    for (id, a, b) in changed(&old.publishes, &new.publishes) {
+    for (id, a, b) in old.publishes.changed(&new.publishes) {
         push(&mut list, Key::Publish(id), a, b);
     }
-    for (id, a, b) in changed(&old.services, &new.services) {
+    for (id, a, b) in old.services.changed(&new.services) {
         push(&mut list, Key::Service(id), a, b);
     }
-    for (scope, a, b) in changed(&old.policies, &new.policies) {
+    for (scope, a, b) in old.policies.changed(&new.policies) {
         push(&mut list, Key::Policy(scope), a, b);
     }
-    for (id, a, b) in changed(&old.leaving, &new.leaving) {
+    for (id, a, b) in old.leaving.changed(&new.leaving) {
         push(&mut list, Key::Leaving(id), a, b);
     }
     push(
@@ -177,8 +160,8 @@ pub fn writes(old: &Model, new: &Model) -> Vec<Write> {
 pub fn steps(old: &Model, new: &Model) -> Vec<Step> {
     let mut down = Vec::new();
     let mut up = Vec::new();
-    let networks = changed(&old.networks, &new.networks);
-    let endpoints = changed(&old.endpoints, &new.endpoints);
+    let networks = old.networks.changed(&new.networks);
+    let endpoints = old.endpoints.changed(&new.endpoints);
     let moved: BTreeSet<EndpointId> = endpoints
         .iter()
         .filter(|(_, a, b)| !matches!((a, b), (Some(a), Some(b)) if same_interface(a, b)))
@@ -255,7 +238,7 @@ fn publishes(
     up: &mut Vec<Step>,
 ) {
     let rule = |id, model: &Model| model.publishes.get(&id).map(|p| p.spec.clone());
-    let changes = changed(&old.publishes, &new.publishes);
+    let changes = old.publishes.changed(&new.publishes);
     let touched = changes.iter().map(|&(id, _, _)| id);
     let carried = old
         .publishes

@@ -128,17 +128,22 @@ impl<P: Plane> Engine<P> {
     /// before it, so that it sees them.
     fn draft(&mut self, waiting: &mut VecDeque<Job>) -> Vec<Draft> {
         let mut drafts: Vec<Draft> = Vec::new();
-        self.facts.routes = self.plane.host_routes();
         while let Some(job) = waiting.pop_front() {
             if drafts.len() == BATCH || (request::asks(&job.request) && !drafts.is_empty()) {
                 waiting.push_front(job);
                 break;
             }
             if request::asks(&job.request) {
+                if request::chooses_subnets(&job.request) {
+                    self.facts.routes = self.plane.host_routes();
+                }
                 let reply = answer::ask(self, &job.request);
                 // Whoever asked may have gone; so below.
                 let _ = job.answer.send(reply);
                 continue;
+            }
+            if request::chooses_subnets(&job.request) {
+                self.facts.routes = self.plane.host_routes();
             }
             let mut model = drafts.last().map_or(&self.model, |d| &d.model).clone();
             let mut identify =
@@ -208,22 +213,31 @@ impl<P: Plane> Engine<P> {
             }
             undo.push(step.inverse());
         }
-        self.model = next;
-        self.tidy();
+        self.put_in_force(next);
         Ok(())
     }
 
     /// Undoes steps, the last first. What cannot be undone is told and left.
     fn undo(&mut self, steps: Vec<Step>) {
         for step in steps.into_iter().rev() {
+            let runtime = &mut self.runtime;
             match step.run(&mut self.plane) {
                 Ok(Done::Interface(id, interface)) => {
-                    self.runtime.interfaces.insert(id, interface);
+                    runtime.interfaces.insert(id, interface);
                 }
-                Ok(_) => {}
-                Err(e) => self
-                    .runtime
-                    .note(format!("undoing a change that failed: {e}")),
+                Ok(Done::Published(spec, published)) => {
+                    if !published.failed.is_empty() {
+                        runtime.failed.insert(spec.id, published.failed);
+                    }
+                }
+                Ok(Done::Plain) => {
+                    if let Step::Endpoint(Some(gone), None) = &step {
+                        runtime.interfaces.remove(&gone.id);
+                    } else if let Step::Publish(Some(gone), None) = &step {
+                        runtime.failed.remove(&gone.id);
+                    }
+                }
+                Err(e) => runtime.note(format!("undoing a change that failed: {e}")),
             }
         }
     }
@@ -263,23 +277,28 @@ impl<P: Plane> Engine<P> {
         }
     }
 
-    /// Forgets what was known of things that are gone.
-    fn tidy(&mut self) {
-        let Self { runtime, model, .. } = self;
+    /// Takes a model that the data plane is alike to, and forgets what was known of things that are gone.
+    fn put_in_force(&mut self, mut next: Model) {
         // Their interfaces are gone by now.
-        model.leaving.clear();
-        runtime
-            .networks_down
-            .retain(|id, _| model.networks.contains_key(id));
-        runtime
-            .endpoints_down
-            .retain(|id, _| model.endpoints.contains_key(id));
-        runtime
-            .interfaces
-            .retain(|id, _| model.endpoints.contains_key(id));
-        runtime
-            .failed
-            .retain(|id, _| model.publishes.contains_key(id));
+        next.leaving.clear();
+        let old = std::mem::replace(&mut self.model, next);
+        let (new, runtime) = (&self.model, &mut self.runtime);
+        for (id, _, now) in old.networks.changed(&new.networks) {
+            if now.is_none() {
+                runtime.networks_down.remove(&id);
+            }
+        }
+        for (id, _, now) in old.endpoints.changed(&new.endpoints) {
+            if now.is_none() {
+                runtime.endpoints_down.remove(&id);
+                runtime.interfaces.remove(&id);
+            }
+        }
+        for (id, _, now) in old.publishes.changed(&new.publishes) {
+            if now.is_none() {
+                runtime.failed.remove(&id);
+            }
+        }
     }
 
     /// Takes what the data plane tells unasked: an endpoint whose sandbox has ended goes, and the store forgets it.
@@ -324,8 +343,7 @@ impl<P: Plane> Engine<P> {
             }
         }
         let written = next.clone();
-        self.model = next;
-        self.tidy();
+        self.put_in_force(next);
         let amended = diff::writes(&written, &self.model);
         self.store.commit(amended).await.map_err(store)?;
         self.plane.settle().map_err(|e| problem(&e))

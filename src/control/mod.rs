@@ -25,6 +25,7 @@ pub mod restore;
 mod restore_tests;
 pub mod serve;
 pub mod server;
+pub mod shelf;
 pub mod show;
 pub mod spec;
 pub mod store;

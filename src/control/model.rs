@@ -1,9 +1,9 @@
 //! What users have made: the records that the store keeps, and the questions that are asked of them.
 //!
 //! A model is a value. A request makes another one out of it; what the store must write and the data plane must do is the
-//! difference of the two (`diff`), and undoing is forgetting the new one. Records are shared, so a copy is cheap.
+//! difference of the two (`diff`), and undoing is forgetting the new one. Records are shared, and so a copy is cheap ([`Shelf`]).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ids::{EndpointId, NetworkId, PublishId, ServiceId};
 use super::policy::{PolicyScope, PolicySpec};
+use super::shelf::Shelf;
 use super::spec::{
     Backend, EndpointSpec, NameOwner, NameRecord, NetworkSpec, PublishSpec, Sandbox, ServicePort,
     ServiceSpec,
@@ -135,17 +136,17 @@ pub struct Counters {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Model {
     /// Networks.
-    pub networks: BTreeMap<NetworkId, Arc<NetworkRecord>>,
+    pub networks: Shelf<NetworkId, NetworkRecord>,
     /// Endpoints.
-    pub endpoints: BTreeMap<EndpointId, Arc<EndpointRecord>>,
+    pub endpoints: Shelf<EndpointId, EndpointRecord>,
     /// Publish rules.
-    pub publishes: BTreeMap<PublishId, Arc<PublishRecord>>,
+    pub publishes: Shelf<PublishId, PublishRecord>,
     /// Services.
-    pub services: BTreeMap<ServiceId, Arc<ServiceRecord>>,
+    pub services: Shelf<ServiceId, ServiceRecord>,
     /// Policies.
-    pub policies: BTreeMap<PolicyScope, Arc<PolicyRecord>>,
+    pub policies: Shelf<PolicyScope, PolicyRecord>,
     /// Endpoints on their way out.
-    pub leaving: BTreeMap<EndpointId, Arc<LeavingRecord>>,
+    pub leaving: Shelf<EndpointId, LeavingRecord>,
     /// Numbers.
     pub counters: Counters,
 }
@@ -277,37 +278,38 @@ impl Model {
     /// Addresses on a network that something has: the gateway, endpoints, services, addresses of the host's loopback.
     #[must_use]
     pub fn addresses(&self, network: &NetworkSpec) -> BTreeSet<IpAddr> {
-        let mut taken = BTreeSet::new();
-        taken.extend(network.v4.map(|s| IpAddr::V4(s.gateway)));
-        taken.extend(network.v6.map(|s| IpAddr::V6(s.gateway)));
-        taken.extend(network.host_loopback.iter().copied());
-        for e in self.on_network(network.id) {
-            taken.extend(e.spec.v4.map(IpAddr::V4));
-            taken.extend(e.spec.v6.map(IpAddr::V6));
-        }
-        for s in self.services_on(network.id) {
-            taken.extend(s.v4.map(IpAddr::V4));
-            taken.extend(s.v6.map(IpAddr::V6));
-        }
-        taken
+        let both = |v4: Option<Ipv4Addr>, v6: Option<Ipv6Addr>| {
+            let v4 = v4.map(IpAddr::V4).into_iter();
+            v4.chain(v6.map(IpAddr::V6))
+        };
+        let gateway = both(network.v4.map(|s| s.gateway), network.v6.map(|s| s.gateway));
+        let endpoints = self.on_network(network.id);
+        let services = self.services_on(network.id);
+        gateway
+            .chain(network.host_loopback.iter().copied())
+            .chain(endpoints.flat_map(|e| both(e.spec.v4, e.spec.v6)))
+            .chain(services.flat_map(|s| both(s.v4, s.v6)))
+            .collect()
     }
 
-    /// Who has an address on a network, in words.
+    /// Who has an address on a network, in words; `None` when it is free.
     #[must_use]
-    pub fn holder(&self, network: &NetworkSpec, addr: IpAddr) -> String {
-        let endpoint = |e: &&Arc<EndpointRecord>| {
-            e.spec.v4.map(IpAddr::V4) == Some(addr) || e.spec.v6.map(IpAddr::V6) == Some(addr)
+    pub fn holder(&self, network: &NetworkSpec, addr: IpAddr) -> Option<String> {
+        let is = |v4: Option<Ipv4Addr>, v6: Option<Ipv6Addr>| match addr {
+            IpAddr::V4(addr) => v4 == Some(addr),
+            IpAddr::V6(addr) => v6 == Some(addr),
         };
-        let service = |s: &&Arc<ServiceRecord>| {
-            s.v4.map(IpAddr::V4) == Some(addr) || s.v6.map(IpAddr::V6) == Some(addr)
-        };
-        if let Some(e) = self.on_network(network.id).find(endpoint) {
-            return format!("sandbox '{}'", e.name);
+        let (v4, v6) = (network.v4.map(|s| s.gateway), network.v6.map(|s| s.gateway));
+        if is(v4, v6) || network.host_loopback.contains(&addr) {
+            return Some("the gateway".to_owned());
         }
-        if let Some(s) = self.services_on(network.id).find(service) {
-            return format!("service '{}'", s.wish.name);
+        let mut endpoints = self.on_network(network.id);
+        if let Some(e) = endpoints.find(|e| is(e.spec.v4, e.spec.v6)) {
+            return Some(format!("sandbox '{}'", e.name));
         }
-        "the gateway".to_owned()
+        let mut services = self.services_on(network.id);
+        let found = services.find(|s| is(s.v4, s.v6));
+        found.map(|s| format!("service '{}'", s.wish.name))
     }
 
     /// A service as the data plane knows it: with those backends that are there.

@@ -49,6 +49,11 @@ pub(super) fn asks(request: &Request) -> bool {
     }
 }
 
+/// True for a request whose plan depends on where the host has routes: asking the kernel for them takes longer than most plans.
+pub(super) fn chooses_subnets(request: &Request) -> bool {
+    matches!(request, Request::CreateNetwork(_) | Request::Apply(..))
+}
+
 /// Changes the model as asked. Errors: those of the plans.
 pub(super) fn plan(
     model: &mut Model,

@@ -61,7 +61,7 @@ fn leavers<P: Plane>(
     model: &mut Model,
     runtime: &mut Runtime,
 ) -> Result<(), PlaneError> {
-    for (id, record) in std::mem::take(&mut model.leaving) {
+    for (&id, record) in std::mem::take(&mut model.leaving).iter() {
         let mut take = || {
             plane.add_network(&record.network)?;
             let adopted = plane.adopt_endpoint(&record.endpoint);

@@ -78,7 +78,7 @@ fn everything_is_as_it_was_after_a_death_at_every_write() {
                 .filter(|id| !before.endpoints.contains_key(id))
                 .count();
             assert!(gone + more <= 1, "write {at}");
-            for (id, record) in &before.endpoints {
+            for (id, record) in before.endpoints.iter() {
                 let now = model.endpoints.get(id);
                 assert!(now.is_none_or(|n| n.spec.v4 == record.spec.v4
                     && n.spec.mac == record.spec.mac

@@ -289,8 +289,14 @@ impl LivePlane {
 
     /// The worker with the fewest endpoints.
     fn least_busy(&self) -> usize {
-        let count = |worker: &usize| self.ends.values().filter(|e| e.owner == *worker).count();
-        (0..self.hands.len()).min_by_key(count).unwrap_or(0)
+        let mut counts = vec![0; self.hands.len()];
+        if counts.len() > 1 {
+            for end in self.ends.values() {
+                counts[end.owner] += 1;
+            }
+        }
+        let least = counts.iter().enumerate().min_by_key(|(_, count)| **count);
+        least.map_or(0, |(worker, _)| worker)
     }
 
     /// The endpoint in a place.

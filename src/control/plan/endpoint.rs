@@ -1,5 +1,7 @@
 //! Endpoints: a sandbox joins a network, and leaves it.
 
+use std::cell::LazyCell;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -209,10 +211,14 @@ pub fn route(model: &mut Model, name: &str) {
     let rank = |e: &&Arc<EndpointRecord>| (e.priority, std::cmp::Reverse(e.spec.id));
     let ways = model.of_sandbox(name).filter(leads_out);
     let best = ways.max_by_key(rank).map(|e| e.spec.id);
-    for endpoint in model.endpoints.values_mut().filter(|e| e.name == name) {
-        let has = Some(endpoint.spec.id) == best;
-        if endpoint.spec.default_route != has {
-            Arc::make_mut(endpoint).spec.default_route = has;
+    let has = |e: &Arc<EndpointRecord>| Some(e.spec.id) == best;
+    let wrong = model
+        .of_sandbox(name)
+        .filter(|e| e.spec.default_route != has(e));
+    let wrong: Vec<_> = wrong.map(|e| e.spec.id).collect();
+    for id in wrong {
+        if let Some(endpoint) = model.endpoints.get_mut(&id) {
+            Arc::make_mut(endpoint).spec.default_route = Some(id) == best;
         }
     }
 }
@@ -291,7 +297,10 @@ pub(super) fn addresses(
     ip6: Option<&str>,
 ) -> Result<(Option<Ipv4Addr>, Option<Ipv6Addr>), Problem> {
     let spec = &network.spec;
-    let taken = model.addresses(spec);
+    // Mostly the address after the last one is free: all of them are gathered only where it is not.
+    let taken = LazyCell::new(|| model.addresses(spec));
+    let nobody = BTreeSet::new();
+    let rests = |addr: IpAddr| model.holder(spec, addr).is_none();
     let none = |family: &str, field: &str| {
         let message = format!("network '{}' has no {family}", spec.name);
         Problem::new(Code::BadOption, message).at(field)
@@ -303,12 +312,12 @@ pub(super) fn addresses(
         );
         Problem::new(Code::PoolFull, message).at(field)
     };
-    let free = |addr: IpAddr, field: &str| {
-        if !taken.contains(&addr) {
-            return Ok(());
+    let free = |addr: IpAddr, field: &str| match model.holder(spec, addr) {
+        None => Ok(()),
+        Some(holder) => {
+            let message = format!("{addr} belongs to {holder}");
+            Err(Problem::new(Code::AddressTaken, message).at(field))
         }
-        let message = format!("{addr} belongs to {}", model.holder(spec, addr));
-        Err(Problem::new(Code::AddressTaken, message).at(field))
     };
     let v4 = match (&spec.v4, ip) {
         (None, None) => None,
@@ -323,7 +332,8 @@ pub(super) fn addresses(
             let range = network
                 .range
                 .map_or_else(|| ipam::range4(subnet, None), Ok)?;
-            let next = ipam::next4(&range, network.last4, &taken);
+            let guess = ipam::next4(&range, network.last4, &nobody).filter(|a| rests((*a).into()));
+            let next = guess.or_else(|| ipam::next4(&range, network.last4, &taken));
             Some(next.ok_or_else(|| full("ip"))?)
         }
     };
@@ -337,7 +347,8 @@ pub(super) fn addresses(
             Some(addr)
         }
         (Some(subnet), None) => {
-            let next = ipam::next6(subnet, network.last6, &taken);
+            let guess = ipam::next6(subnet, network.last6, &nobody).filter(|a| rests((*a).into()));
+            let next = guess.or_else(|| ipam::next6(subnet, network.last6, &taken));
             Some(next.ok_or_else(|| full("ip6"))?)
         }
     };

@@ -278,7 +278,7 @@ fn describe(old: &Model, new: &Model) -> Vec<Change> {
             .get(&id)
             .map(|n| (n.spec.name.clone(), format!("{:?}", n.spec)))
     };
-    for id in keys(&old.networks, &new.networks) {
+    for (id, ..) in old.networks.changed(&new.networks) {
         push("network", network(old, id), network(new, id));
     }
     let endpoint = |m: &Model, id| {
@@ -287,7 +287,7 @@ fn describe(old: &Model, new: &Model) -> Vec<Change> {
             (name, format!("{:?} {:?}", e.spec, e.names))
         })
     };
-    for id in keys(&old.endpoints, &new.endpoints) {
+    for (id, ..) in old.endpoints.changed(&new.endpoints) {
         push("endpoint", endpoint(old, id), endpoint(new, id));
     }
     let rule = |m: &Model, id| {
@@ -298,7 +298,7 @@ fn describe(old: &Model, new: &Model) -> Vec<Change> {
             )
         })
     };
-    for id in keys(&old.publishes, &new.publishes) {
+    for (id, ..) in old.publishes.changed(&new.publishes) {
         push("publish", rule(old, id), rule(new, id));
     }
     let service = |m: &Model, id| {
@@ -306,7 +306,7 @@ fn describe(old: &Model, new: &Model) -> Vec<Change> {
             .get(&id)
             .map(|s| (s.wish.name.clone(), format!("{s:?}")))
     };
-    for id in keys(&old.services, &new.services) {
+    for (id, ..) in old.services.changed(&new.services) {
         push("service", service(old, id), service(new, id));
     }
     let policy = |m: &Model, scope| {
@@ -320,15 +320,8 @@ fn describe(old: &Model, new: &Model) -> Vec<Change> {
             (name, format!("{:?}", p.spec))
         })
     };
-    for scope in keys(&old.policies, &new.policies) {
+    for (scope, ..) in old.policies.changed(&new.policies) {
         push("policy", policy(old, scope), policy(new, scope));
     }
     all
-}
-
-fn keys<K: Ord + Copy, V>(
-    a: &std::collections::BTreeMap<K, V>,
-    b: &std::collections::BTreeMap<K, V>,
-) -> BTreeSet<K> {
-    a.keys().chain(b.keys()).copied().collect()
 }
