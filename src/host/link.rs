@@ -1,7 +1,7 @@
 //! Links, addresses and routes by netlink, and the sysctls of a sandbox. Acts on the namespace of the calling thread.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,8 @@ use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use nix::fcntl::{OFlag, open, openat};
+use nix::sys::stat::Mode;
 use switch_core::addr::Mac;
 
 use super::netlink::Netlink;
@@ -275,24 +277,42 @@ pub fn sysctl(name: &str, value: &str) -> io::Result<()> {
 /// everyone, no duplicate detection; and where weft sets the addresses itself, no router solicitations.
 pub fn prepare_families(ifname: &str, v6: bool, configure: bool) {
     let v6_off = if v6 { "0" } else { "1" };
-    let own = |key: &str| format!("net/ipv6/conf/{ifname}/{key}");
+    let own = |key: &str| format!("conf/{ifname}/{key}");
     let groups = mapped_groups();
-    let mut settings = vec![
-        ("net/ipv4/ping_group_range".to_owned(), groups.as_str()),
-        ("net/ipv4/ip_unprivileged_port_start".to_owned(), "0"),
-        ("net/ipv6/conf/all/disable_ipv6".to_owned(), "0"),
-        ("net/ipv6/conf/lo/disable_ipv6".to_owned(), "0"),
+    let of_v4 = [
+        ("ping_group_range".to_owned(), groups.as_str()),
+        ("ip_unprivileged_port_start".to_owned(), "0"),
+    ];
+    let mut of_v6 = vec![
+        ("conf/all/disable_ipv6".to_owned(), "0"),
+        ("conf/lo/disable_ipv6".to_owned(), "0"),
         (own("disable_ipv6"), v6_off),
         (own("accept_dad"), "0"),
         (own("dad_transmits"), "0"),
     ];
     if configure {
-        settings.push((own("accept_ra"), "0"));
-        settings.push((own("router_solicitations"), "0"));
+        of_v6.push((own("accept_ra"), "0"));
+        of_v6.push((own("router_solicitations"), "0"));
     }
+    sysctls("net/ipv4", &of_v4);
+    sysctls("net/ipv6", &of_v6);
+}
+
+/// Writes sysctls below one directory of /proc/sys, as far as that can be done. The directory is looked up once: the kernel
+/// keeps those of all namespaces under one name, and looks through them one by one.
+fn sysctls(directory: &str, settings: &[(String, &str)]) {
+    let path = format!("/proc/sys/{directory}");
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let opened = open(path.as_str(), flags, Mode::empty());
+    let set = |name: &str, value: &str| -> io::Result<()> {
+        let directory = opened.as_ref().map_err(|e| *e)?;
+        let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+        let file = openat(directory, name, flags, Mode::empty())?;
+        File::from(file).write_all(value.as_bytes())
+    };
     for (name, value) in settings {
-        if let Err(error) = sysctl(&name, value) {
-            tracing::debug!(name, value, %error, "sysctl not set");
+        if let Err(error) = set(name, value) {
+            tracing::debug!(directory, name, value, %error, "sysctl not set");
         }
     }
 }

@@ -100,7 +100,8 @@ impl Server {
             if ready.helper {
                 self.hear_helper()?;
             }
-            if ready.fleet || ready.files {
+            let due = self.fleet.as_ref().and_then(Fleet::due);
+            if ready.fleet || ready.files || due.is_some_and(|at| at <= Instant::now()) {
                 let told = self.fleet.as_mut().map(|fleet| fleet.hear(ready.files));
                 for event in told.unwrap_or_default() {
                     self.tell(event)?;
@@ -131,13 +132,18 @@ impl Server {
         if let Some(fleet) = &self.fleet {
             fds.extend(fleet.poll_fds());
         }
-        let timeout = match &self.watch {
-            Resolv::Later(at, _) => {
+        let watch_at = match &self.watch {
+            Resolv::Later(at, _) => Some(*at),
+            Resolv::Now(_) | Resolv::Never => None,
+        };
+        let look_at = self.fleet.as_ref().and_then(Fleet::due);
+        let timeout = match watch_at.into_iter().chain(look_at).min() {
+            Some(at) => {
                 let left = at.saturating_duration_since(Instant::now());
                 // Rounded up: a wait of nothing would spin.
                 PollTimeout::try_from(left + Duration::from_millis(1))?
             }
-            Resolv::Now(_) | Resolv::Never => PollTimeout::NONE,
+            None => PollTimeout::NONE,
         };
         super::retry(|| poll(&mut fds, timeout))?;
         let mut flags = fds.iter().map(|fd| fd.any().unwrap_or(false));

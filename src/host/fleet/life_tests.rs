@@ -1,5 +1,6 @@
 //! Sandboxes, interfaces and brokers that end, as root and as an ordinary user.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
 use std::process::Command;
@@ -144,6 +145,38 @@ fn a_sandbox_named_by_a_file_ends_with_it() {
         broker.remove_link(&old(direct, "eth0", 1)).unwrap();
         holder.end();
         assert_eq!(event(&mut broker), Event::SandboxEnded(direct));
+    });
+}
+
+#[test]
+fn files_that_go_one_after_the_other_are_all_missed() {
+    const MANY: usize = 20;
+    alone(|| {
+        let holder = Holder::new(true);
+        let folder = tempfile::tempdir().unwrap();
+        let mut broker = Broker::spawn().unwrap();
+        let joined: Vec<_> = (0..MANY)
+            .map(|n| {
+                let path = folder.path().join(n.to_string());
+                let process = format!("/proc/{}/ns/net", holder.0);
+                std::os::unix::fs::symlink(process, &path).unwrap();
+                let identity = broker.identify(&Target::Path(path.clone())).unwrap();
+                (path, broker.join(&identity).unwrap())
+            })
+            .collect();
+        // The first is looked for at once; the others go while that look is just over, and nothing happens after the last.
+        for (path, id) in &joined {
+            fs::remove_file(path).unwrap();
+            let error = broker.add_link(*id, &link_spec(1)).unwrap_err();
+            assert!(matches!(error, FleetError::SandboxGone(_)), "{error:?}");
+        }
+        let mut left: BTreeSet<_> = joined.iter().map(|(_, id)| *id).collect();
+        while !left.is_empty() {
+            let told = event(&mut broker);
+            let ended = left.iter().find(|id| told == Event::SandboxEnded(**id));
+            let ended = *ended.unwrap_or_else(|| panic!("{told:?}"));
+            left.remove(&ended);
+        }
     });
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollTimeout};
@@ -24,6 +25,10 @@ const AT_ONCE: usize = 64;
 /// Children that remove interfaces at the same time.
 const BESIDE: usize = 64;
 
+/// Files are looked at so often at most. Each mount on the machine asks for a look, and so do thousands of namespaces that
+/// are made one after the other; a look at a thousand files takes a millisecond. Whoever enters a sandbox looks by itself.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
 /// All sandboxes of a broker.
 #[derive(Debug)]
 pub(in super::super) struct Fleet {
@@ -33,6 +38,9 @@ pub(in super::super) struct Fleet {
     pub(super) sandboxes: HashMap<SandboxId, Sandbox>,
     pub(super) known: HashMap<Identity, SandboxId>,
     pub(super) next: u32,
+    /// When all files are looked at next, if something has happened.
+    look: Option<Instant>,
+    looked: Option<Instant>,
 }
 
 impl Fleet {
@@ -50,6 +58,8 @@ impl Fleet {
             sandboxes: HashMap::new(),
             known: HashMap::new(),
             next: 0,
+            look: None,
+            looked: None,
         })
     }
 
@@ -58,6 +68,11 @@ impl Fleet {
         let [directories, mounts] = self.files.poll_fds();
         let epoll = PollFd::new(self.epoll.0.as_fd(), PollFlags::POLLIN);
         [epoll, directories, mounts]
+    }
+
+    /// When [`Self::hear`] wants to be called, whether a descriptor is ready or not.
+    pub(in super::super) fn due(&self) -> Option<Instant> {
+        self.look
     }
 
     /// Takes what has happened. `files`: another descriptor than the first is ready. Never blocks.
@@ -70,25 +85,31 @@ impl Fleet {
                 self.end(SandboxId(id), &mut events);
             }
         }
+        let now = Instant::now();
         if files {
             self.files.drain();
-            let gone = |s: &Sandbox| {
-                s.live
-                    .as_ref()
-                    .and_then(|l| l.file.as_ref())
-                    .is_some_and(Watched::is_gone)
-            };
-            let gone: Vec<_> = self
-                .sandboxes
-                .iter()
-                .filter(|(_, sandbox)| gone(sandbox))
-                .map(|(id, _)| *id)
-                .collect();
-            for id in gone {
-                self.end(id, &mut events);
-            }
+            let next = self.looked.map_or(now, |at| now.max(at + LOOK_EVERY));
+            self.look.get_or_insert(next);
+        }
+        if self.look.is_some_and(|at| at <= now) {
+            (self.look, self.looked) = (None, Some(now));
+            self.look_at_files(&mut events);
         }
         events
+    }
+
+    fn look_at_files(&mut self, events: &mut Vec<Event>) {
+        let file = |s: &Sandbox| {
+            s.live
+                .as_ref()
+                .and_then(|l| l.file.as_ref())
+                .is_some_and(Watched::is_gone)
+        };
+        let gone = self.sandboxes.iter().filter(|(_, sandbox)| file(sandbox));
+        let gone: Vec<_> = gone.map(|(id, _)| *id).collect();
+        for id in gone {
+            self.end(id, events);
+        }
     }
 
     /// Does what was asked.
