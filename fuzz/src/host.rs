@@ -25,6 +25,7 @@ pub(super) fn gateway() -> Gateway {
         v4: Some((Ipv4Addr::new(10, 0, 0, 1), 24)),
         v6: Some((Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1), 64)),
         mtu: 1500,
+        uplink: true,
         v6_default_route: true,
         search: vec!["corp.test".into()],
         guests: vec![Guest {

@@ -34,7 +34,6 @@ pub fn run(data: &[u8]) {
         gateway: gateway(),
         ports: vec![Port::new(PORT, GUEST, 1500, true)],
         icc: true,
-        uplink: true,
         rule: HostRule::default(),
         filter: Filter::default(),
         ephemeral: (32_768, 60_999),

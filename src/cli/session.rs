@@ -300,6 +300,7 @@ impl Session {
                 v4: c.v4.map(|s| (s.gateway, s.prefix)),
                 v6: c.v6.map(|s| (s.gateway, s.prefix)),
                 mtu: c.mtu,
+                uplink: true,
                 v6_default_route: self.view.load().v6_route,
                 search: c.dns_search.clone(),
                 guests: vec![guest].into(),
@@ -307,7 +308,6 @@ impl Session {
             },
             ports: vec![Port::new(PortId(0), c.mac, c.mtu, caps.uso)],
             icc: true,
-            uplink: true,
             rule: HostRule {
                 loopback_v4: c.loopback_v4,
                 loopback_v6: c.loopback_v6,

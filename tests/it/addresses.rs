@@ -1,14 +1,12 @@
 //! Addresses in the sandbox: set directly, and by DHCP, router advertisements and DHCPv6 for those who ask.
 
-use std::fs;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::PermissionsExt as _;
-use std::process::Command;
 use std::time::Duration;
 
-use crate::support::netns::{self, Namespace, OUTSIDE, have};
+use crate::support::lease::{autoconfigure, dhclient};
+use crate::support::netns::{self, OUTSIDE, have};
 use crate::support::wait::{self, SOON};
-use crate::support::weft::{Running, Sandbox, json};
+use crate::support::weft::json;
 use crate::support::{guest, servers};
 
 #[test]
@@ -82,48 +80,6 @@ fn what_is_asked_for_is_given() {
     });
 }
 
-/// Runs a real dhclient inside until it has a lease; returns the variables that it tells its script.
-#[track_caller]
-fn dhclient(sandbox: &Sandbox, family: &str) -> String {
-    let dir = tempfile::tempdir().unwrap();
-    let at = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
-    // Written at once and then renamed, so that it is never read half.
-    let script = format!("#!/bin/sh\nenv >{0}.$$; mv {0}.$$ {0}.$reason\n", at("got"));
-    fs::write(at("script"), script).unwrap();
-    fs::set_permissions(at("script"), fs::Permissions::from_mode(0o755)).unwrap();
-    let request = "also request interface-mtu, domain-search, rfc3442-classless-static-routes;";
-    let request = if family == "-4" { request } else { "" };
-    let option = "option rfc3442-classless-static-routes code 121 = array of unsigned integer 8;";
-    fs::write(at("conf"), format!("{option}\n{request}\n")).unwrap();
-    fs::write(at("leases"), "").unwrap();
-    let mut command = Command::new("dhclient");
-    command.args([
-        family,
-        "-1",
-        "-d",
-        "-cf",
-        &at("conf"),
-        "-lf",
-        &at("leases"),
-        "--no-pid",
-    ]);
-    command.args(["-sf", &at("script"), "-e", "PATH=/usr/bin:/bin", "eth0"]);
-    let mut running = Running::start(&sandbox.net, &mut command);
-    let bound = at(if family == "-4" {
-        "got.BOUND"
-    } else {
-        "got.BOUND6"
-    });
-    wait::value("a lease", SOON, || {
-        assert!(
-            !running.has_ended(),
-            "dhclient ended: {:?}",
-            running.end(SOON)
-        );
-        fs::read_to_string(&bound).ok()
-    })
-}
-
 #[test]
 fn a_real_dhcp_client_gets_its_lease() {
     netns::inside(|world| {
@@ -132,7 +88,7 @@ fn a_real_dhcp_client_gets_its_lease() {
         }
         let sandbox = world.sandbox(&["--dns-search", "corp.test"]);
         sandbox.net.ip("addr flush dev eth0 scope global");
-        let got = dhclient(&sandbox, "-4");
+        let got = dhclient(&sandbox.net, "-4");
         for wanted in [
             format!("new_ip_address={}", sandbox.v4),
             "new_subnet_mask=255.255.255.0".to_owned(),
@@ -146,23 +102,6 @@ fn a_real_dhcp_client_gets_its_lease() {
         assert!(got.contains("new_dhcp_lease_time="), "{got}");
         assert!(got.contains("corp.test"), "{got}");
     });
-}
-
-/// Makes the kernel configure eth0 from router advertisements, as a fresh host does.
-fn autoconfigure(net: &Namespace) {
-    // The kernel's defaults, which weft has replaced because it sets the addresses itself.
-    for (key, value) in [
-        ("accept_ra", "2"),
-        ("autoconf", "1"),
-        ("accept_ra_defrtr", "1"),
-        ("router_solicitations", "-1"),
-    ] {
-        net.set(&format!("net/ipv6/conf/eth0/{key}"), value);
-    }
-    // Coming up makes the kernel solicit.
-    net.ip("link set eth0 down");
-    net.ip("addr flush dev eth0 scope global");
-    net.ip("link set eth0 up");
 }
 
 #[test]
@@ -216,7 +155,7 @@ fn a_real_dhcpv6_client_gets_its_lease() {
             return;
         }
         let sandbox = world.sandbox(&[]);
-        let got = dhclient(&sandbox, "-6");
+        let got = dhclient(&sandbox.net, "-6");
         assert!(
             got.contains(&format!("new_ip6_address={}", sandbox.v6)),
             "{got}"

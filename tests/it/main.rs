@@ -10,6 +10,7 @@ mod daemon;
 mod daemon_api;
 mod daemon_death;
 mod daemon_hostile;
+mod daemon_internal;
 mod daemon_names;
 mod daemon_policy;
 mod daemon_publish;

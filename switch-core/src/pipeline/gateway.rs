@@ -218,7 +218,7 @@ impl Switch {
     /// Where a conversation with `to` really goes. At the gateway's own address there is name service only, which
     /// does not come here.
     fn destination(&self, proto: u8, to: SocketAddr) -> Result<SocketAddr, DropReason> {
-        if !self.config.uplink {
+        if !self.config.gateway.uplink {
             return Err(DropReason::Refused);
         }
         let gw = &self.config.gateway;

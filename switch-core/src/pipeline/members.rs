@@ -92,7 +92,7 @@ impl Switch {
     /// Changes the network in place.
     pub fn configure(&mut self, settings: Settings) {
         self.config.icc = settings.icc;
-        self.config.uplink = settings.uplink;
+        self.config.gateway.uplink = settings.uplink;
         self.config.rule = settings.rule;
         self.config.gateway.search = settings.search;
     }

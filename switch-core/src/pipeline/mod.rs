@@ -66,8 +66,6 @@ pub struct Config {
     pub ports: Vec<Port>,
     /// Endpoints may speak to each other.
     pub icc: bool,
-    /// The world outside can be reached.
-    pub uplink: bool,
     /// What of the host it may reach.
     pub rule: HostRule,
     /// Which remotes may answer datagrams.

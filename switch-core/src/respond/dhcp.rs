@@ -183,11 +183,13 @@ fn write(
         }
         let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
         put(1, &mask.to_be_bytes());
-        // A client that takes 121 ignores 3, so the default route stands in both.
-        let mut routes = vec![0];
-        routes.extend_from_slice(&own.octets());
-        put(121, &routes);
-        put(3, &own.octets());
+        if gw.uplink {
+            // A client that takes 121 ignores 3, so the default route stands in both.
+            let mut routes = vec![0];
+            routes.extend_from_slice(&own.octets());
+            put(121, &routes);
+            put(3, &own.octets());
+        }
         put(6, &own.octets());
         if !guest.name.is_empty() {
             put(12, guest.name.as_bytes());

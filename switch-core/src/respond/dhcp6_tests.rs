@@ -10,6 +10,7 @@ fn gateway() -> Gateway {
         v4: None,
         v6: Some(("fd00::1".parse().unwrap(), 64)),
         mtu: 1500,
+        uplink: true,
         v6_default_route: true,
         search: vec!["example.org".into()],
         guests: vec![Guest {

@@ -40,6 +40,8 @@ pub struct Gateway {
     pub v6: Option<(Ipv6Addr, u8)>,
     /// The network's MTU.
     pub mtu: u16,
+    /// The world outside can be reached: where not, the gateway is nobody's router.
+    pub uplink: bool,
     /// The host has a way to the IPv6 world, so routers are announced as default.
     pub v6_default_route: bool,
     /// Search domains.

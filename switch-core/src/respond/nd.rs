@@ -135,7 +135,7 @@ pub fn advert(gw: &Gateway, out: &mut Vec<u8>) {
 
 fn advertise(gw: &Gateway, to: (Ipv6Addr, Mac), out: &mut Vec<u8>) {
     let Some((own, prefix)) = gw.v6 else { return };
-    let lifetime = if gw.v6_default_route {
+    let lifetime = if gw.uplink && gw.v6_default_route {
         ROUTER_LIFETIME
     } else {
         0

@@ -126,6 +126,7 @@ fn gateway() -> Gateway {
         v4: Some((Ipv4Addr::new(10, 0, 0, 1), 24)),
         v6: Some(("fd00::1".parse().unwrap(), 64)),
         mtu: 1500,
+        uplink: true,
         v6_default_route: true,
         search: vec!["Corp.Test".into()],
         guests: vec![Guest {
