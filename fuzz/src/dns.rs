@@ -4,7 +4,7 @@
 use core::net::Ipv4Addr;
 use std::io::IoSlice;
 
-use switch_core::addr::PortId;
+use switch_core::addr::{Mac, PortId};
 use switch_core::flow::host::Peeked;
 use switch_core::respond::dns::stream::{Nudge, Streams};
 use switch_core::respond::dns::{Client, Dns, answer_local};
@@ -84,7 +84,7 @@ fn forward(data: &[u8]) {
     let client = client();
     let mut now = Tick::from_millis(1);
     let query = bytes.piece();
-    let _own = answer_local(&gateway, query);
+    let _own = answer_local(&gateway, Mac([2, 0, 0, 0, 0, 2]), query);
     if let Some(answer) = dns.handle_query(now, client, &gateway, query, &mut world) {
         assert_eq!(answer.get(..2), query.get(..2), "the client's own number");
         assert!(world.open.is_empty());

@@ -117,3 +117,39 @@ fn names_come_and_go_at_once() {
         drop(places);
     });
 }
+
+#[test]
+fn any_gateway_knows_the_names_of_all_networks_of_the_asker() {
+    netns::inside(|world| {
+        if !netns::have("dig") {
+            return;
+        }
+        let _resolver = outside(world);
+        let mut daemon = Daemon::root(world);
+        two_networks(&daemon);
+        let early = daemon.connected("early", &["back"]);
+        let both = daemon.connected("both", &["front", "back"]);
+        let one = daemon.connected("one", &["front"]);
+        let _late = daemon.connected("late", &["back"]);
+        let of_both = |place: &Place| {
+            let asked =
+                ["early", "late", "one"].map(|name| dig(place, &format!("@10.7.0.1 {name}")));
+            asked.map(|a| a.len())
+        };
+        assert_eq!(of_both(&both), [1, 1, 1]);
+        assert_eq!(dig(&both, "@10.8.0.1 one"), dig(&one, "@10.7.0.1 one"));
+        assert_eq!(dig(&both, "@10.7.0.1 -x 10.8.0.2"), ["early."]);
+        // Of them, not of the network: its other sandboxes do not hear of what they cannot reach.
+        assert_eq!(of_both(&one), [0, 0, 1]);
+        assert_eq!(dig(&early, "@10.8.0.1 one"), NONE);
+        // What goes is forgotten there too, and a restart knows the same.
+        daemon.ok("endpoint disconnect back late");
+        daemon.kill();
+        daemon.start(&[]);
+        assert_eq!(of_both(&both), [1, 0, 1]);
+        daemon.ok("endpoint disconnect back both");
+        assert_eq!(of_both(&both), [0, 0, 1]);
+        daemon.ok("endpoint connect back both");
+        assert_eq!(of_both(&both), [1, 0, 1]);
+    });
+}

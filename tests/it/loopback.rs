@@ -221,7 +221,7 @@ fn its_own_published_port_is_reached_through_the_host() {
 fn a_mapping_is_no_way_in() {
     netns::inside(|world| {
         // The host itself talks to the sandbox's mapping: only those asked may answer.
-        let who = servers::udp_whoami(&world.outside, (netns::OUTSIDE, 0));
+        let who = servers::udp_whoami(&world.outside, (OUTSIDE, 0));
         let sandbox = world.sandbox(&[]);
         let socket = guest::udp(&sandbox.net, who.ip(), Duration::from_millis(500));
         let mapped: SocketAddr = String::from_utf8(guest::ask(&socket, who, b"?"))

@@ -111,6 +111,7 @@ impl LivePlane {
             let _ = self.broker.remove_link(&old(sandbox, spec));
             return Err(e);
         }
+        self.joins_kin(spec.id)?;
         self.backend_changed(spec.network, spec.id)?;
         Ok(Interface {
             ifname: spec.ifname.clone(),
@@ -213,6 +214,7 @@ impl LivePlane {
         self.macs.forget(port);
         self.ports.give_back(port.0);
         self.give_vlans_back(end.spec.network);
+        self.leaves_kin(id, &end)?;
         self.backend_changed(end.spec.network, id)?;
         Ok(Some(end))
     }

@@ -11,6 +11,7 @@
 
 mod endpoint;
 mod events;
+mod kin;
 mod network;
 mod numbers;
 mod policy;
@@ -118,6 +119,10 @@ pub struct LivePlane {
     ends: BTreeMap<EndpointId, End>,
     rules: BTreeMap<PublishId, Rule>,
     services: BTreeMap<ServiceId, ServiceSpec>,
+    /// The names of each network.
+    names: BTreeMap<NetworkId, BTreeMap<NameOwner, NameRecord>>,
+    /// The endpoints of each sandbox, by its namespace.
+    kin: BTreeMap<(u64, u64), Vec<EndpointId>>,
     slots: Numbers,
     /// Numbers of VLANs, from [`vlan::FIRST`] on.
     segments: Numbers,

@@ -82,6 +82,7 @@ impl LivePlane {
         })?;
         self.nets.remove(&id);
         self.services.retain(|_, s| s.network != id);
+        self.names.remove(&id);
         self.slots.give_back(slot);
         Ok(())
     }
@@ -109,13 +110,15 @@ impl LivePlane {
             return Ok(());
         }
         let slot = self.net(record.network)?.slot;
-        let (owner, record) = (owner(record.owner), record.clone());
+        let (of, told) = (owner(record.owner), record.clone());
         self.on_all(move |board| {
             board.with(slot, |switch, _| {
-                switch.set_names(owner, &record.names, &record.addrs);
+                switch.set_names(of, &told.names, &told.addrs);
             });
         })?;
-        Ok(())
+        let names = self.names.entry(record.network).or_default();
+        names.insert(record.owner, record.clone());
+        self.tell_kin(record)
     }
 
     pub(super) fn take_names(
@@ -127,7 +130,10 @@ impl LivePlane {
         self.on_all(move |board| {
             board.with(slot, |switch, _| switch.remove_names(owner));
         })?;
-        Ok(())
+        if let Some(names) = self.names.get_mut(&network) {
+            names.remove(&of);
+        }
+        self.untell_kin(network, of)
     }
 
     fn settings(&self, spec: &NetworkSpec) -> Settings {
@@ -196,7 +202,7 @@ fn supported(spec: &NetworkSpec) -> Result<(), PlaneError> {
 }
 
 /// A number of its own for every owner of names.
-fn owner(of: NameOwner) -> Owner {
+pub(super) fn owner(of: NameOwner) -> Owner {
     match of {
         NameOwner::Endpoint(id) => Owner(u64::from(id.0) << 1),
         NameOwner::Service(id) => Owner(u64::from(id.0) << 1 | 1),

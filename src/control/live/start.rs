@@ -1,6 +1,7 @@
 //! The start, in the order of design: the broker before any thread, everything opened, what is not needed dropped,
 //! then the workers.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -69,10 +70,12 @@ impl LivePlane {
             watch,
             macs: Arc::new(macs),
             switched: Arc::new(Switched::new(CAPACITY, start::random_seeds())),
-            nets: std::collections::BTreeMap::new(),
-            ends: std::collections::BTreeMap::new(),
-            rules: std::collections::BTreeMap::new(),
-            services: std::collections::BTreeMap::new(),
+            nets: BTreeMap::new(),
+            ends: BTreeMap::new(),
+            rules: BTreeMap::new(),
+            services: BTreeMap::new(),
+            names: BTreeMap::new(),
+            kin: BTreeMap::new(),
             slots: Numbers::new(vlan::FIRST),
             segments: Numbers::new(MAX_NETWORKS - vlan::FIRST),
             ports: Numbers::new(u32::try_from(ports).unwrap_or(u32::MAX)),

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::{Port, Switch};
-use crate::addr::{PortId, SockId};
+use crate::addr::{Mac, PortId, SockId};
 use crate::flow::host::Host;
 use crate::flow::row::FlowRow;
 use crate::policy::host_rule::HostRule;
@@ -87,6 +87,24 @@ impl Switch {
     /// Takes an owner's names back.
     pub fn remove_names(&mut self, owner: Owner) {
         self.config.gateway.guests.remove_names(owner);
+    }
+
+    /// Makes names known to the endpoint with this MAC alone, behind those that all know.
+    pub fn set_names_beside(
+        &mut self,
+        asker: Mac,
+        owner: Owner,
+        names: &[String],
+        addrs: &[IpAddr],
+    ) {
+        let guests = &mut self.config.gateway.guests;
+        guests.set_names_beside(asker, owner, names, addrs);
+    }
+
+    /// Takes an owner's names back from one endpoint.
+    pub fn remove_names_beside(&mut self, asker: Mac, owner: Owner) {
+        let guests = &mut self.config.gateway.guests;
+        guests.remove_names_beside(asker, owner);
     }
 
     /// Changes the network in place.

@@ -18,9 +18,9 @@ pub struct Owner(pub u64);
 pub struct Directory {
     guests: HashMap<Mac, Guest>,
     addresses: HashMap<IpAddr, Mac>,
-    names: HashMap<String, Vec<(Owner, Vec<IpAddr>)>>,
-    owners: HashMap<Owner, Vec<String>>,
-    reverse: HashMap<IpAddr, Vec<(Owner, String)>>,
+    names: Names,
+    /// What single endpoints may ask for beside: the names of other networks that they are on.
+    beside: HashMap<Mac, Names>,
     /// Addresses that the gateway answers for.
     virtuals: HashSet<IpAddr>,
 }
@@ -44,7 +44,7 @@ impl From<Vec<Guest>> for Directory {
 impl Directory {
     /// Adds an endpoint, in place of one with the same MAC. Its name, where it has one, is known at once.
     pub fn insert(&mut self, guest: Guest) {
-        self.remove(guest.mac);
+        self.take(guest.mac);
         let addrs: Vec<IpAddr> = both(&guest).collect();
         for &addr in &addrs {
             self.addresses.insert(addr, guest.mac);
@@ -55,8 +55,13 @@ impl Directory {
         self.guests.insert(guest.mac, guest);
     }
 
-    /// Takes an endpoint out, with the name that came with it.
+    /// Takes an endpoint out, with the name that came with it and what it alone could ask for.
     pub fn remove(&mut self, mac: Mac) -> Option<Guest> {
+        self.beside.remove(&mac);
+        self.take(mac)
+    }
+
+    fn take(&mut self, mac: Mac) -> Option<Guest> {
         let guest = self.guests.remove(&mac)?;
         for addr in both(&guest) {
             if self.addresses.get(&addr) == Some(&mac) {
@@ -110,7 +115,63 @@ impl Directory {
     /// Makes names known, in place of those that the owner had. Others may have the same names: all answer.
     /// Reverse lookups give the first.
     pub fn set_names(&mut self, owner: Owner, names: &[String], addrs: &[IpAddr]) {
-        self.remove_names(owner);
+        self.names.set(owner, names, addrs);
+    }
+
+    /// Takes an owner's names back. An owner without any is no error.
+    pub fn remove_names(&mut self, owner: Owner) {
+        self.names.remove(owner);
+    }
+
+    /// Makes names known to one endpoint alone, behind those that all know.
+    pub fn set_names_beside(
+        &mut self,
+        asker: Mac,
+        owner: Owner,
+        names: &[String],
+        addrs: &[IpAddr],
+    ) {
+        let beside = self.beside.entry(asker).or_default();
+        beside.set(owner, names, addrs);
+    }
+
+    /// Takes an owner's names back from one endpoint.
+    pub fn remove_names_beside(&mut self, asker: Mac, owner: Owner) {
+        if let Some(names) = self.beside.get_mut(&asker) {
+            names.remove(owner);
+            if names.owners.is_empty() {
+                self.beside.remove(&asker);
+            }
+        }
+    }
+
+    /// The addresses of a name, which is in lower case and has no final dot; `None` if nobody has it that the one
+    /// who asks may know.
+    #[must_use]
+    pub fn lookup(&self, asker: Mac, name: &str) -> Option<Vec<IpAddr>> {
+        let beside = || self.beside.get(&asker)?.lookup(name);
+        self.names.lookup(name).or_else(beside)
+    }
+
+    /// The first name of an address, for the one who asks.
+    #[must_use]
+    pub fn name_of(&self, asker: Mac, addr: IpAddr) -> Option<&str> {
+        let beside = || self.beside.get(&asker)?.name_of(addr);
+        self.names.name_of(addr).or_else(beside)
+    }
+}
+
+/// Names and whom they belong to.
+#[derive(Debug, Clone, Default)]
+struct Names {
+    names: HashMap<String, Vec<(Owner, Vec<IpAddr>)>>,
+    owners: HashMap<Owner, Vec<String>>,
+    reverse: HashMap<IpAddr, Vec<(Owner, String)>>,
+}
+
+impl Names {
+    fn set(&mut self, owner: Owner, names: &[String], addrs: &[IpAddr]) {
+        self.remove(owner);
         let names: Vec<String> = names.iter().map(|n| plain(n)).collect();
         for name in names.iter().filter(|n| !n.is_empty()) {
             let entry = self.names.entry(name.clone()).or_default();
@@ -125,8 +186,7 @@ impl Directory {
         self.owners.insert(owner, names);
     }
 
-    /// Takes an owner's names back. An owner without any is no error.
-    pub fn remove_names(&mut self, owner: Owner) {
+    fn remove(&mut self, owner: Owner) {
         for name in self.owners.remove(&owner).unwrap_or_default() {
             let Some(entry) = self.names.get_mut(&name) else {
                 continue;
@@ -151,9 +211,7 @@ impl Directory {
         }
     }
 
-    /// The addresses of a name, which is in lower case and has no final dot; `None` if nobody has it.
-    #[must_use]
-    pub fn lookup(&self, name: &str) -> Option<Vec<IpAddr>> {
+    fn lookup(&self, name: &str) -> Option<Vec<IpAddr>> {
         let mut found: Vec<IpAddr> = Vec::new();
         for &addr in self.names.get(name)?.iter().flat_map(|e| &e.1) {
             if found.len() < MAX_ADDRESSES && !found.contains(&addr) {
@@ -163,9 +221,7 @@ impl Directory {
         Some(found)
     }
 
-    /// The first name of an address.
-    #[must_use]
-    pub fn name_of(&self, addr: IpAddr) -> Option<&str> {
+    fn name_of(&self, addr: IpAddr) -> Option<&str> {
         let entry = self.reverse.get(&addr)?;
         entry.first().map(|e| e.1.as_str())
     }
@@ -190,6 +246,8 @@ fn plain(name: &str) -> String {
 mod tests {
     use super::*;
 
+    const ME: Mac = Mac([2, 0, 0, 0, 0, 7]);
+
     fn guest(n: u8, name: &str) -> Guest {
         Guest {
             mac: Mac([2, 0, 0, 0, 0, n]),
@@ -211,17 +269,23 @@ mod tests {
     fn endpoints_are_found_by_all_that_they_have_until_they_go() {
         let mut d: Directory = [guest(2, "Db."), guest(3, "")].into_iter().collect();
         assert_eq!(d.by_addr(v4(2)).unwrap().name, "Db.");
-        assert_eq!(d.lookup("db"), Some(vec![v4(2)]));
-        assert_eq!((d.name_of(v4(2)), d.name_of(v4(3))), (Some("db"), None));
+        assert_eq!(d.lookup(ME, "db"), Some(vec![v4(2)]));
+        assert_eq!(
+            (d.name_of(ME, v4(2)), d.name_of(ME, v4(3))),
+            (Some("db"), None)
+        );
         // The same MAC with another address replaces it.
         d.insert(Guest {
             v4: Some([10, 0, 0, 9].into()),
             ..guest(2, "web")
         });
-        assert_eq!((d.lookup("db"), d.by_addr(v4(2)).is_some()), (None, false));
-        assert_eq!(d.lookup("web"), Some(vec![v4(9)]));
+        assert_eq!(
+            (d.lookup(ME, "db"), d.by_addr(v4(2)).is_some()),
+            (None, false)
+        );
+        assert_eq!(d.lookup(ME, "web"), Some(vec![v4(9)]));
         assert!(d.remove(Mac([2, 0, 0, 0, 0, 2])).is_some() && d.len() == 1);
-        assert_eq!((d.lookup("web"), d.name_of(v4(9))), (None, None));
+        assert_eq!((d.lookup(ME, "web"), d.name_of(ME, v4(9))), (None, None));
     }
 
     #[test]
@@ -230,15 +294,38 @@ mod tests {
         let (a, b) = (Owner(1), Owner(2));
         d.set_names(a, &names(&["one", "all"]), &[v4(1)]);
         d.set_names(b, &names(&["two", "ALL"]), &[v4(2)]);
-        assert_eq!(d.lookup("all"), Some(vec![v4(1), v4(2)]));
+        assert_eq!(d.lookup(ME, "all"), Some(vec![v4(1), v4(2)]));
         d.set_names(a, &names(&["uno"]), &[v4(1)]);
         assert_eq!(
-            (d.lookup("all"), d.lookup("one")),
+            (d.lookup(ME, "all"), d.lookup(ME, "one")),
             (Some(vec![v4(2)]), None)
         );
-        assert_eq!(d.name_of(v4(1)), Some("uno"));
+        assert_eq!(d.name_of(ME, v4(1)), Some("uno"));
         d.remove_names(b);
         d.remove_names(b);
-        assert_eq!((d.lookup("all"), d.name_of(v4(2))), (None, None));
+        assert_eq!((d.lookup(ME, "all"), d.name_of(ME, v4(2))), (None, None));
+    }
+
+    #[test]
+    fn names_of_other_networks_are_for_one_endpoint_alone() {
+        let mut d: Directory = [guest(2, "db"), guest(7, "me")].into_iter().collect();
+        let there = IpAddr::from([10, 9, 0, 1]);
+        d.set_names_beside(ME, Owner(5), &names(&["db", "far"]), &[there]);
+        assert_eq!(d.lookup(ME, "far"), Some(vec![there]));
+        assert_eq!(d.lookup(ME, "db"), Some(vec![v4(2)]), "the network's own");
+        assert_eq!(d.name_of(ME, there), Some("db"));
+        let other = Mac([2, 0, 0, 0, 0, 2]);
+        assert_eq!(
+            (d.lookup(other, "far"), d.name_of(other, there)),
+            (None, None)
+        );
+        // They outlive a change of the endpoint, and end with it.
+        d.insert(guest(7, "myself"));
+        assert_eq!(d.lookup(ME, "far"), Some(vec![there]));
+        d.remove_names_beside(ME, Owner(5));
+        assert_eq!(d.lookup(ME, "far"), None);
+        d.set_names_beside(ME, Owner(5), &names(&["far"]), &[there]);
+        d.remove(ME);
+        assert_eq!(d.lookup(ME, "far"), None);
     }
 }

@@ -7,15 +7,16 @@ use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 
 use super::OUR_SIZE;
 use super::message::bare_answer;
+use crate::addr::Mac;
 use crate::respond::Gateway;
 use crate::respond::directory::MAX_ADDRESSES;
 
 /// Lifetime of own names in seconds: they come and go with endpoints.
 const TTL: u32 = 5;
 
-/// Answers a whole message if it asks for a name of ours.
+/// Answers a whole message if it asks for a name of ours that the endpoint with this MAC may know.
 #[must_use]
-pub fn answer_local(gw: &Gateway, query: &[u8]) -> Option<Vec<u8>> {
+pub fn answer_local(gw: &Gateway, asker: Mac, query: &[u8]) -> Option<Vec<u8>> {
     let query = Message::from_vec(query).ok()?;
     let plain = query.metadata.message_type == MessageType::Query
         && query.metadata.op_code == OpCode::Query
@@ -23,10 +24,10 @@ pub fn answer_local(gw: &Gateway, query: &[u8]) -> Option<Vec<u8>> {
     if !plain {
         return None;
     }
-    local(gw, &query)?.to_vec().ok()
+    local(gw, asker, &query)?.to_vec().ok()
 }
 
-pub(super) fn local(gw: &Gateway, query: &Message) -> Option<Message> {
+pub(super) fn local(gw: &Gateway, asker: Mac, query: &Message) -> Option<Message> {
     let question = query.queries.first()?;
     if question.query_class != DNSClass::IN {
         return None;
@@ -44,14 +45,14 @@ pub(super) fn local(gw: &Gateway, query: &Message) -> Option<Message> {
         if net.prefix_len() != net.max_prefix_len() {
             return None;
         }
-        let name = reverse(gw, net.addr())?;
+        let name = reverse(gw, asker, net.addr())?;
         push(RData::PTR(hickory_proto::rr::rdata::PTR(
             Name::from_ascii(name).ok()?,
         )));
         return Some(answer);
     }
     // Where the name exists and the record does not, the answer is empty.
-    for addr in lookup(gw, text)? {
+    for addr in lookup(gw, asker, text)? {
         match (addr, question.query_type) {
             (IpAddr::V4(a), RecordType::A) => push(RData::A(a.into())),
             (IpAddr::V6(a), RecordType::AAAA) => push(RData::AAAA(a.into())),
@@ -63,7 +64,7 @@ pub(super) fn local(gw: &Gateway, query: &Message) -> Option<Message> {
 
 /// The addresses of a name of ours, bare or under a search domain. Those of the network come first, as they do in the
 /// hosts file of a sandbox.
-fn lookup(gw: &Gateway, name: &str) -> Option<Vec<IpAddr>> {
+fn lookup(gw: &Gateway, asker: Mac, name: &str) -> Option<Vec<IpAddr>> {
     // Search domains are as the user or the host wrote them; the name is in lower case by now.
     let bare = gw
         .search
@@ -80,7 +81,7 @@ fn lookup(gw: &Gateway, name: &str) -> Option<Vec<IpAddr>> {
     if bare == "gateway" {
         return Some(both(gw.v4.map(|v| v.0), gw.v6.map(|v| v.0)));
     }
-    if let Some(found) = gw.guests.lookup(bare) {
+    if let Some(found) = gw.guests.lookup(asker, bare) {
         return Some(found);
     }
     let given = |name: &str| -> Vec<IpAddr> {
@@ -96,11 +97,11 @@ fn same(written: &str, name: &str) -> bool {
     !name.is_empty() && written.trim_end_matches('.').eq_ignore_ascii_case(name)
 }
 
-fn reverse(gw: &Gateway, addr: IpAddr) -> Option<&str> {
+fn reverse(gw: &Gateway, asker: Mac, addr: IpAddr) -> Option<&str> {
     if gw.owns(addr) {
         return Some("gateway");
     }
-    gw.guests.name_of(addr).or_else(|| {
+    gw.guests.name_of(asker, addr).or_else(|| {
         let given = gw.hosts.iter().find(|h| h.1 == addr);
         given.map(|h| h.0.as_str())
     })

@@ -3,6 +3,8 @@
 use super::*;
 use crate::respond::dns::answer_local;
 
+const ASKER: Mac = Mac([2, 0, 0, 0, 0, 9]);
+
 #[test]
 fn own_names_are_answered_on_the_spot() {
     let mut w = World::new(1);
@@ -20,7 +22,7 @@ fn own_names_are_answered_on_the_spot() {
     for (name, kind, want) in cases {
         let q = query(name, kind);
         assert_eq!(texts(&w.ask(&q).unwrap()), want, "{name} {kind}");
-        assert_eq!(texts(&answer_local(&w.gw, &q).unwrap()), want);
+        assert_eq!(texts(&answer_local(&w.gw, ASKER, &q).unwrap()), want);
     }
     assert!(w.host.sent.is_empty());
     assert!(w.dns.poll_timeout().is_none());
@@ -30,9 +32,9 @@ fn own_names_are_answered_on_the_spot() {
 fn who_speaks_edns_is_answered_in_edns() {
     let mut m = message("box.", RecordType::A);
     m.set_edns(Edns::new());
-    let answer = answer_local(&gateway(), &m.to_vec().unwrap()).unwrap();
+    let answer = answer_local(&gateway(), ASKER, &m.to_vec().unwrap()).unwrap();
     assert!(Message::from_vec(&answer).unwrap().edns.is_some());
-    let answer = answer_local(&gateway(), &query("box.", RecordType::A)).unwrap();
+    let answer = answer_local(&gateway(), ASKER, &query("box.", RecordType::A)).unwrap();
     assert!(Message::from_vec(&answer).unwrap().edns.is_none());
 }
 
@@ -46,11 +48,11 @@ fn other_names_other_classes_and_parts_of_reverse_zones_are_not_ours() {
         ("3.0.0.10.in-addr.arpa.", RecordType::PTR),
         ("0.10.in-addr.arpa.", RecordType::PTR),
     ] {
-        assert_eq!(answer_local(&gw, &query(name, kind)), None, "{name}");
+        assert_eq!(answer_local(&gw, ASKER, &query(name, kind)), None, "{name}");
     }
     let mut chaos = message("gateway.", RecordType::TXT);
     chaos.queries[0].set_query_class(DNSClass::CH);
-    assert_eq!(answer_local(&gw, &chaos.to_vec().unwrap()), None);
+    assert_eq!(answer_local(&gw, ASKER, &chaos.to_vec().unwrap()), None);
 }
 
 #[test]
@@ -83,7 +85,7 @@ fn names_that_the_user_gave_are_answered_both_ways() {
         ("9.2.0.192.in-addr.arpa.", RecordType::PTR, vec!["Printer."]),
         (reverse, RecordType::PTR, vec!["printer."]),
     ] {
-        let answer = answer_local(&gw, &query(name, kind)).unwrap();
+        let answer = answer_local(&gw, ASKER, &query(name, kind)).unwrap();
         assert_eq!(texts(&answer), want, "{name} {kind}");
     }
     for (name, kind) in [
@@ -91,7 +93,7 @@ fn names_that_the_user_gave_are_answered_both_ways() {
         ("printer.example.org.", RecordType::A),
         ("14.2.0.192.in-addr.arpa.", RecordType::PTR),
     ] {
-        assert_eq!(answer_local(&gw, &query(name, kind)), None, "{name}");
+        assert_eq!(answer_local(&gw, ASKER, &query(name, kind)), None, "{name}");
     }
 }
 
@@ -102,7 +104,7 @@ fn many_addresses_of_a_name_fit_the_smallest_datagram() {
     gw.hosts = (0..40)
         .map(|n| (name.clone(), format!("2001:db8::{n:x}").parse().unwrap()))
         .collect();
-    let answer = answer_local(&gw, &query(&format!("{name}."), RecordType::AAAA)).unwrap();
+    let answer = answer_local(&gw, ASKER, &query(&format!("{name}."), RecordType::AAAA)).unwrap();
     assert_eq!(texts(&answer).len(), 8);
     assert!(answer.len() <= 512, "{}", answer.len());
 }
