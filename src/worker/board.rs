@@ -79,6 +79,7 @@ impl Board {
     /// Ends a network, which has no endpoint any more.
     pub fn remove_net(&mut self, net: u32) {
         self.with(net, Switch::close);
+        self.io.leave(net);
         if let Some(place) = self.nets.get_mut(net as usize) {
             *place = None;
         }
@@ -334,7 +335,8 @@ impl Board {
             if switch.poll_timeout().is_some_and(|due| due <= now) {
                 switch.handle_timeout(io, now);
             }
-            found.deadline = switch.poll_timeout();
+            let deadlines = [switch.poll_timeout(), io.poll_timeout(net)];
+            found.deadline = deadlines.into_iter().flatten().min();
             found.active = switch.has_ready();
             if found.active {
                 self.active[still] = net;

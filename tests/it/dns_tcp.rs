@@ -204,40 +204,58 @@ fn names_given_by_option_are_answered() {
 #[test]
 fn many_questions_go_down_one_connection_in_pieces() {
     netns::inside(|world| {
-        dns::serve(&world.outside, OUTSIDE, &[("a.test", &BOTH)]);
-        let sandbox = world.sandbox(&[]);
-        for server in BOTH.map(|ip| sandbox.gateway_like(ip)) {
-            let mut stream = guest::connect(&sandbox.net, (server, 53).into()).unwrap();
-            stream.set_nodelay(true).unwrap();
-            let names = ["a.test", "gateway", "none.test"];
-            let all: Vec<u8> = (0..60u16)
-                .flat_map(|id| {
-                    let name = names[usize::from(id) % names.len()];
-                    let query = dns::query(id, name, id % 2 == 0);
-                    let len = u16::try_from(query.len()).unwrap().to_be_bytes();
-                    [&len, &*query].concat()
-                })
-                .collect();
-            // Pieces that part lengths and messages at every place in turn.
-            for piece in all.chunks(17) {
-                stream.write_all(piece).unwrap();
-                thread::sleep(Duration::from_millis(1));
-            }
-            stream.shutdown(std::net::Shutdown::Write).unwrap();
-            let mut got = Vec::new();
-            stream.read_to_end(&mut got).unwrap();
-            let (mut rest, mut ids) = (&got[..], BTreeSet::new());
-            while let Some((len, tail)) = rest.split_first_chunk::<2>() {
-                let (message, tail) = tail.split_at(u16::from_be_bytes(*len).into());
-                let id = u16::from_be_bytes([message[0], message[1]]);
-                let code = if id % 3 == 2 { 3 } else { 0 };
-                assert_eq!(message[3] & 0xf, code, "query {id}");
-                assert!(ids.insert(id), "{id} once");
-                rest = tail;
-            }
-            assert_eq!(ids.len(), 60, "from {server}");
-        }
+        let resolver = dns::serve(&world.outside, OUTSIDE, &[("a.test", &BOTH)]);
+        many_questions(world);
+        assert_eq!(resolver.over_tcp.load(Ordering::Relaxed), 80);
+        // Four at a time for a network, which rested once at most.
+        let connections = resolver.connections.load(Ordering::Relaxed);
+        assert!(connections <= 8, "{connections} connections");
     });
+}
+
+#[test]
+fn a_resolver_may_close_after_each_answer() {
+    netns::inside(|world| {
+        let resolver = dns::serve_one_by_one(&world.outside, OUTSIDE, &[("a.test", &BOTH)]);
+        many_questions(world);
+        assert_eq!(resolver.over_tcp.load(Ordering::Relaxed), 80);
+    });
+}
+
+/// Asks sixty questions at once over TCP, of which two thirds are for the resolver, in each family.
+fn many_questions(world: &netns::World) {
+    let sandbox = world.sandbox(&[]);
+    for server in BOTH.map(|ip| sandbox.gateway_like(ip)) {
+        let mut stream = guest::connect(&sandbox.net, (server, 53).into()).unwrap();
+        stream.set_nodelay(true).unwrap();
+        let names = ["a.test", "gateway", "none.test"];
+        let all: Vec<u8> = (0..60u16)
+            .flat_map(|id| {
+                let name = names[usize::from(id) % names.len()];
+                let query = dns::query(id, name, id % 2 == 0);
+                let len = u16::try_from(query.len()).unwrap().to_be_bytes();
+                [&len, &*query].concat()
+            })
+            .collect();
+        // Pieces that part lengths and messages at every place in turn.
+        for piece in all.chunks(17) {
+            stream.write_all(piece).unwrap();
+            thread::sleep(Duration::from_millis(1));
+        }
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut got = Vec::new();
+        stream.read_to_end(&mut got).unwrap();
+        let (mut rest, mut ids) = (&got[..], BTreeSet::new());
+        while let Some((len, tail)) = rest.split_first_chunk::<2>() {
+            let (message, tail) = tail.split_at(u16::from_be_bytes(*len).into());
+            let id = u16::from_be_bytes([message[0], message[1]]);
+            let code = if id % 3 == 2 { 3 } else { 0 };
+            assert_eq!(message[3] & 0xf, code, "query {id}");
+            assert!(ids.insert(id), "{id} once");
+            rest = tail;
+        }
+        assert_eq!(ids.len(), 60, "from {server}");
+    }
 }
 
 #[test]

@@ -49,10 +49,11 @@ impl HostIo {
                 self.dns_event(switch, now, index);
                 false
             }
-            Kind::DnsTcp(..) => {
-                self.dns_stream_event(switch, now, index);
+            Kind::DnsTcp(_) => {
+                self.line_event(switch, now, index);
                 false
             }
+            Kind::DnsAsk(_) => false,
             Kind::Splice(..) | Kind::SplicedTo(_) => self.splice_event(index, Some(event)),
         }
     }
@@ -66,7 +67,9 @@ impl HostIo {
             Kind::Listener(..) => self.accept(switch, now, index),
             Kind::Udp(..) => self.udp_event(switch, now, index),
             Kind::Splice(..) | Kind::SplicedTo(_) => self.splice_event(index, None),
-            Kind::Tcp(_) | Kind::Echo(..) | Kind::Dns(..) | Kind::DnsTcp(..) => false,
+            Kind::Tcp(_) | Kind::Echo(..) | Kind::Dns(..) | Kind::DnsTcp(_) | Kind::DnsAsk(_) => {
+                false
+            }
         }
     }
 
@@ -301,6 +304,7 @@ impl HostIo {
     /// Tells the switch of the network that acts what was learnt while it was sending. To be called at the end of
     /// each batch.
     pub fn settle(&mut self, switch: &mut Switch, now: Tick) {
+        self.rest_lines(now);
         let mut next = 0;
         while let Some(&sock) = self.reporting.get(next) {
             let slot = self.slots.get_mut(sock.0 as usize);
@@ -400,29 +404,6 @@ impl HostIo {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
             Err(_) => switch.handle_event(self, now, HostEvent::DnsFailed { query }),
         }
-    }
-
-    fn dns_stream_event(&mut self, switch: &mut Switch, now: Tick, index: u32) {
-        let query = loop {
-            let Some(Slot {
-                kind: Kind::DnsTcp(stream, query),
-                ..
-            }) = self.slots.get_mut(index as usize)
-            else {
-                return;
-            };
-            let query = *query;
-            match stream.turn() {
-                // The query's socket goes with its answer; what is no answer to it leaves it there.
-                Ok(message) => {
-                    let message = &message;
-                    switch.handle_event(self, now, HostEvent::DnsAnswer { query, message });
-                }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
-                Err(_) => break query,
-            }
-        };
-        switch.handle_event(self, now, HostEvent::DnsFailed { query });
     }
 
     /// The socket behind an id is still there.

@@ -4,6 +4,7 @@ pub mod dispatch;
 mod dns;
 pub mod links;
 pub mod ping;
+mod resolvers;
 pub mod splice;
 mod sys;
 pub mod tcp;
@@ -28,6 +29,7 @@ use switch_core::wire::vnet_hdr::VnetHdr;
 use self::dns::DnsStream;
 use self::links::{Link, Links};
 use self::ping::PingSock;
+use self::resolvers::Line;
 use self::splice::{Pair, Splices};
 use self::tcp::{PeekMode, TcpSock, host_error};
 use self::udp::UdpSock;
@@ -69,8 +71,10 @@ pub(crate) enum Kind {
     Udp(UdpSock, u32),
     Echo(PingSock, u32),
     Dns(UdpSocket, u32),
-    /// A connection to a resolver, and its one query.
-    DnsTcp(Box<DnsStream>, u32),
+    /// A connection to a resolver.
+    DnsTcp(Box<DnsStream>),
+    /// A query over the connection in this slot.
+    DnsAsk(SockId),
     /// A client of the host joined to a socket inside, and the slot of that one.
     Splice(Box<Pair>, Option<SockId>),
     /// The socket inside, which the pair in this slot owns.
@@ -111,6 +115,8 @@ pub struct HostIo {
     raw_icmp: [Option<Socket>; 2],
     batch: Option<Box<sys::Batch>>,
     splices: Splices,
+    /// Connections to resolvers.
+    lines: Vec<Line>,
     /// UDP sockets whose error queue was emptied while they sent, with what it told.
     reporting: Vec<SockId>,
 }
@@ -148,6 +154,7 @@ impl HostIo {
             raw_icmp,
             batch: Some(Box::new(sys::Batch::new())),
             splices: Splices::default(),
+            lines: Vec::new(),
             reporting: Vec::new(),
         }
     }
@@ -460,14 +467,10 @@ impl DnsHost for HostIo {
         message: &[u8],
     ) -> Result<SockId, HostError> {
         let to = self.resolver(resolver).ok_or(HostError::NetUnreachable)?;
-        let stream = DnsStream::connect(to, message).map_err(|e| host_error(&e))?;
-        let fd = stream.as_raw_fd();
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        self.insert(fd, interest, Kind::DnsTcp(Box::new(stream), query))
-            .map_err(|e| host_error(&e))
+        self.ask(query, to, message).map_err(|e| host_error(&e))
     }
 
     fn dns_close(&mut self, sock: SockId) {
-        self.close(sock);
+        self.end_ask(sock);
     }
 }

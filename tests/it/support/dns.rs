@@ -24,11 +24,13 @@ pub(crate) struct Resolver {
     pub(crate) asked: Arc<Mutex<Vec<String>>>,
     /// How many questions came over TCP.
     pub(crate) over_tcp: Arc<AtomicUsize>,
+    /// And over how many connections.
+    pub(crate) connections: Arc<AtomicUsize>,
 }
 
 /// Serves `zone` at port 53 of `ip`, over UDP and TCP.
 pub(crate) fn serve(at: &Namespace, ip: impl Into<IpAddr>, zone: &[(&str, &[IpAddr])]) -> Resolver {
-    start(at, ip.into(), zone, true)
+    start(at, ip.into(), zone, usize::MAX)
 }
 
 /// As `serve`, but nobody listens on TCP.
@@ -37,7 +39,16 @@ pub(crate) fn serve_udp(
     ip: impl Into<IpAddr>,
     zone: &[(&str, &[IpAddr])],
 ) -> Resolver {
-    start(at, ip.into(), zone, false)
+    start(at, ip.into(), zone, 0)
+}
+
+/// As `serve`, but closes each connection after one answer.
+pub(crate) fn serve_one_by_one(
+    at: &Namespace,
+    ip: impl Into<IpAddr>,
+    zone: &[(&str, &[IpAddr])],
+) -> Resolver {
+    start(at, ip.into(), zone, 1)
 }
 
 /// Takes queries at port 53 of `ip`, over UDP and TCP, and never answers. Returns how many came.
@@ -59,14 +70,19 @@ pub(crate) fn silent(at: &Namespace, ip: impl Into<IpAddr>) -> Arc<AtomicUsize> 
     count
 }
 
-fn start(at: &Namespace, ip: IpAddr, zone: &[(&str, &[IpAddr])], tcp: bool) -> Resolver {
+/// `most` are the questions that it answers on one connection; without any, nobody listens on TCP.
+fn start(at: &Namespace, ip: IpAddr, zone: &[(&str, &[IpAddr])], most: usize) -> Resolver {
     let zone: BTreeMap<String, Vec<IpAddr>> = zone
         .iter()
         .map(|(name, ips)| ((*name).to_owned(), ips.to_vec()))
         .collect();
     let zone = Arc::new(zone);
     let asked = Arc::new(Mutex::new(Vec::new()));
-    let over_tcp = Arc::new(AtomicUsize::new(0));
+    let resolver = Resolver {
+        asked: Arc::clone(&asked),
+        over_tcp: Arc::default(),
+        connections: Arc::default(),
+    };
     let address = SocketAddr::from((ip, 53));
 
     let (udp_zone, udp_asked) = (Arc::clone(&zone), Arc::clone(&asked));
@@ -84,20 +100,25 @@ fn start(at: &Namespace, ip: IpAddr, zone: &[(&str, &[IpAddr])], tcp: bool) -> R
         }
         reply
     });
-    if !tcp {
-        return Resolver { asked, over_tcp };
+    if most == 0 {
+        return resolver;
     }
-    let (tcp_asked, counter) = (Arc::clone(&asked), Arc::clone(&over_tcp));
+    let (counter, connections) = (&resolver.over_tcp, &resolver.connections);
+    let (counter, connections) = (Arc::clone(counter), Arc::clone(connections));
     servers::tcp(at, address, move |mut stream, _| {
-        while let Some(query) = read_message(&mut stream)? {
+        connections.fetch_add(1, Ordering::Relaxed);
+        for _ in 0..most {
+            let Some(query) = read_message(&mut stream)? else {
+                break;
+            };
             counter.fetch_add(1, Ordering::Relaxed);
-            let reply = answer(&query, &zone, &tcp_asked).unwrap_or_default();
+            let reply = answer(&query, &zone, &asked).unwrap_or_default();
             let length = u16::try_from(reply.len()).unwrap_or(0).to_be_bytes();
             stream.write_all(&[&length, &*reply].concat())?;
         }
         Ok(())
     });
-    Resolver { asked, over_tcp }
+    resolver
 }
 
 /// Reads a message behind its length; nothing at the end of the stream.
