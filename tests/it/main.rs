@@ -11,6 +11,7 @@ mod daemon_api;
 mod daemon_death;
 mod daemon_hostile;
 mod daemon_internal;
+mod daemon_loopback;
 mod daemon_names;
 mod daemon_policy;
 mod daemon_publish;

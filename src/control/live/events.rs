@@ -22,6 +22,7 @@ impl LivePlane {
         while let Some(event) = self.broker.next_event() {
             self.take(event);
         }
+        self.restock();
         let changed = self.watch.as_mut().map(|w| w.update().unwrap_or(false));
         if changed == Some(true) {
             self.look_at_host();

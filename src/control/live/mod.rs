@@ -4,7 +4,7 @@
 //! by every worker when the call returns, no table is shared but that of the MACs, and no lock is in a packet's way.
 //! A descriptor is closed by whoever took it back from the last worker, never by a worker.
 //!
-//! Files: `start` makes the plane, `network`, `endpoint`, `publish`, `service`, `vlan` and `policy` change it, `show` reads it, `events`
+//! Files: `start` makes the plane, `network`, `endpoint`, `publish`, `splice`, `service`, `vlan` and `policy` change it, `show` reads it, `events`
 //! tells what happened.
 //!
 //! [`Job`]: crate::worker::Job
@@ -18,6 +18,7 @@ mod policy;
 mod publish;
 mod service;
 mod show;
+mod splice;
 mod start;
 mod vlan;
 
@@ -38,6 +39,7 @@ use switch_core::policy::eval::Policy;
 use switch_core::policy::limit::Limits;
 
 use self::numbers::Numbers;
+use self::splice::Stocks;
 pub use self::start::Options;
 use super::ids::{EndpointId, NetworkId, PublishId, ServiceId};
 use super::plane::{Plane, PlaneError, PlaneEvent};
@@ -123,6 +125,7 @@ pub struct LivePlane {
     names: BTreeMap<NetworkId, BTreeMap<NameOwner, NameRecord>>,
     /// The endpoints of each sandbox, by its namespace.
     kin: BTreeMap<(u64, u64), Vec<EndpointId>>,
+    stocks: Stocks,
     slots: Numbers,
     /// Numbers of VLANs, from [`vlan::FIRST`] on.
     segments: Numbers,

@@ -44,6 +44,7 @@ impl LivePlane {
             self.on_all(move |board| {
                 board.with(slot, |switch, _| switch.change_port(port.clone()));
             })?;
+            self.settle_splicing(id)?;
         }
         Ok(())
     }

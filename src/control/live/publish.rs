@@ -61,6 +61,7 @@ impl LivePlane {
             },
         );
         self.configure_all()?;
+        self.settle_splicing(spec.endpoint)?;
         Ok(published)
     }
 
@@ -135,6 +136,7 @@ impl LivePlane {
                 }
             });
         })?;
+        self.settle_splicing(rule.spec.endpoint)?;
         self.configure_all()
     }
 }

@@ -14,6 +14,7 @@ use switch_core::l2::table::{MAX_NETWORKS, MacTable};
 use switch_core::time::Tick;
 
 use super::numbers::Numbers;
+use super::splice::Stocks;
 use super::{Hand, LivePlane, vlan};
 use crate::host::broker::Broker;
 use crate::host::netwatch::NetWatch;
@@ -76,6 +77,7 @@ impl LivePlane {
             services: BTreeMap::new(),
             names: BTreeMap::new(),
             kin: BTreeMap::new(),
+            stocks: Stocks::new().context("an epoll descriptor")?,
             slots: Numbers::new(vlan::FIRST),
             segments: Numbers::new(MAX_NETWORKS - vlan::FIRST),
             ports: Numbers::new(u32::try_from(ports).unwrap_or(u32::MAX)),
@@ -94,6 +96,7 @@ impl LivePlane {
     fn listen(&self) -> nix::Result<()> {
         let readable = || EpollEvent::new(EpollFlags::EPOLLIN, 0);
         self.sources.add(self.lost.fd(), readable())?;
+        self.sources.add(self.stocks.fd(), readable())?;
         if let Some(fd) = self.broker.fd() {
             self.sources.add(fd, readable())?;
         }

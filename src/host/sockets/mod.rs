@@ -248,6 +248,7 @@ impl HostIo {
 
     /// Takes an endpoint out, and gives it back.
     pub fn detach(&mut self, port: PortId) -> Option<Link> {
+        self.end_splices(port);
         let link = self.links.remove(port)?;
         if let Some(fd) = link.endpoint.fd().filter(|_| link.owned) {
             // A descriptor that has others to the same file stays in epoll when it is closed.

@@ -93,6 +93,28 @@ impl HostIo {
         self.splices.stocks.push((port, stock));
     }
 
+    /// Splices no more connections to `port`; those that are go on.
+    pub fn splice_no_more_to(&mut self, port: PortId) {
+        self.splices.stocks.retain(|(kept, _)| *kept != port);
+    }
+
+    /// Ends what is spliced to an endpoint that goes: both ends are reset.
+    pub(in crate::host::sockets) fn end_splices(&mut self, port: PortId) {
+        self.splice_no_more_to(port);
+        if self.splices.pairs == 0 {
+            return;
+        }
+        let slots = self.slots.iter();
+        let of_port = slots
+            .filter(|(_, slot)| matches!(&slot.kind, Kind::Splice(pair, _) if pair.port == port));
+        let ids: Vec<_> = of_port
+            .filter_map(|(at, _)| u32::try_from(at).ok())
+            .collect();
+        for id in ids {
+            self.end_splice(SockId(id), true);
+        }
+    }
+
     /// What was spliced so far.
     #[must_use]
     pub const fn splice_stats(&self) -> SpliceStats {
@@ -111,7 +133,7 @@ impl HostIo {
         };
         let (client_fd, inner_fd) = (client.as_raw_fd(), inner.as_raw_fd());
         let both = Interest::READABLE | Interest::WRITABLE;
-        let pair = Box::new(Pair::new(client, inner));
+        let pair = Box::new(Pair::new(to.port, client, inner));
         // Where the poll takes no more descriptors the pair is dropped, which closes both.
         let Ok(id) = self.insert(client_fd, both, Kind::Splice(pair, None)) else {
             return None;

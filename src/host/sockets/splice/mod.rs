@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use mio::event::Event;
 use socket2::Socket;
+use switch_core::addr::PortId;
 
 use self::pipe::{Pool, Store};
 
@@ -168,6 +169,8 @@ impl Way {
 /// Two sockets and the bytes between them.
 #[derive(Debug)]
 pub(crate) struct Pair {
+    /// The endpoint whose published port it came to.
+    port: PortId,
     client: Side,
     inner: Side,
     /// The inner socket's handshake is not over.
@@ -180,8 +183,9 @@ pub(crate) struct Pair {
 
 impl Pair {
     /// Joins a connected and a connecting socket; neither blocks.
-    fn new(client: Socket, inner: Socket) -> Self {
+    fn new(port: PortId, client: Socket, inner: Socket) -> Self {
         Self {
+            port,
             client: Side::new(client),
             inner: Side::new(inner),
             connecting: true,

@@ -1,6 +1,7 @@
 //! Sockets opened inside a sandbox ahead of need: the main thread, which can ask for them, fills; the worker takes.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam::queue::ArrayQueue;
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -8,6 +9,8 @@ use socket2::Socket;
 
 /// Sockets of a family kept ready: a browser's burst of connections, with room while the next ones come.
 const READY: usize = 32;
+/// Sockets of a family kept ready where nobody has come yet and many sandboxes share one limit on descriptors.
+const FIRST: usize = 4;
 /// With fewer the worker asks for more.
 const LOW: usize = READY / 2;
 
@@ -16,6 +19,8 @@ const LOW: usize = READY / 2;
 pub struct Stock {
     ready: [Option<ArrayQueue<Socket>>; 2],
     wanted: EventFd,
+    /// Somebody has come, so that it is worth its descriptors.
+    used: AtomicBool,
 }
 
 impl Stock {
@@ -26,7 +31,16 @@ impl Stock {
         Ok(Self {
             ready: [v4, v6].map(|kept| kept.then(|| ArrayQueue::new(READY))),
             wanted: EventFd::from_flags(flags)?,
+            used: AtomicBool::new(true),
         })
+    }
+
+    /// Makes an empty stock of both families that stays small until somebody comes.
+    /// Errors: the process is out of descriptors.
+    pub fn small() -> nix::Result<Self> {
+        let stock = Self::new(true, true)?;
+        stock.used.store(false, Ordering::Relaxed);
+        Ok(stock)
     }
 
     /// Readable when more sockets are wanted.
@@ -40,9 +54,14 @@ impl Stock {
     pub fn missing(&self) -> Vec<(bool, usize)> {
         // Before the sockets are counted.
         let _ = self.wanted.read();
+        let enough = if self.used.load(Ordering::Relaxed) {
+            READY
+        } else {
+            FIRST
+        };
         let families = self.ready.iter().zip([false, true]);
         families
-            .filter_map(|(queue, v6)| Some((v6, READY - queue.as_ref()?.len())))
+            .filter_map(|(queue, v6)| Some((v6, enough.saturating_sub(queue.as_ref()?.len()))))
             .filter(|(_, count)| *count > 0)
             .collect()
     }
@@ -58,6 +77,7 @@ impl Stock {
     pub(super) fn take(&self, v6: bool) -> Option<Socket> {
         let queue = self.ready[usize::from(v6)].as_ref()?;
         let taken = queue.pop();
+        self.used.store(true, Ordering::Relaxed);
         if queue.len() < LOW {
             // Cannot fail but by its counter's overflow, when it is readable as well.
             let _ = self.wanted.write(1);
@@ -106,6 +126,17 @@ mod tests {
         let all = std::iter::from_fn(|| stock.take(false)).count();
         assert_eq!(all, READY);
         assert!(stock.take(true).is_none(), "a family that is not kept");
+    }
+
+    #[test]
+    fn a_small_one_grows_with_the_first_who_comes() {
+        let stock = Stock::small().unwrap();
+        assert_eq!(stock.missing(), [(false, FIRST), (true, FIRST)]);
+        fill(&stock);
+        assert!(stock.missing().is_empty() && !wants(&stock));
+        assert!(stock.take(true).is_some() && wants(&stock));
+        let more = [(false, READY - FIRST), (true, READY - FIRST + 1)];
+        assert_eq!(stock.missing(), more);
     }
 
     #[test]
