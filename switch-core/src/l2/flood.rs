@@ -4,6 +4,10 @@ use crate::addr::PortId;
 
 /// Ports that one turn serves; the rest of a flood waits until others had theirs.
 pub const TURN: usize = 64;
+/// So many looks at ports that want nothing cost about what a copy does.
+pub const LOOKS_PER_COPY: usize = 16;
+/// Ports that one turn looks at.
+const LOOKS: usize = LOOKS_PER_COPY * TURN;
 
 /// The ports of one network, in order of their numbers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -66,24 +70,28 @@ impl PortList {
         &self.0
     }
 
-    /// Gives the first `TURN` ports other than `from` to `each`. Returns what is left, if anything is.
-    pub fn flood(&self, from: PortId, each: &mut impl FnMut(PortId)) -> Option<Rest> {
+    /// Gives ports other than `from` to `each`, until `TURN` of them were served, which it tells. Returns what is left,
+    /// if anything is.
+    pub fn flood(&self, from: PortId, each: &mut impl FnMut(PortId) -> bool) -> Option<Rest> {
         Self::turn(&self.0, from, each)
     }
 
     /// Goes on with a flood, as `flood` begins one.
-    pub fn go_on(&self, rest: Rest, each: &mut impl FnMut(PortId)) -> Option<Rest> {
+    pub fn go_on(&self, rest: Rest, each: &mut impl FnMut(PortId) -> bool) -> Option<Rest> {
         let done = |port: &PortId| rest.done.is_some_and(|done| *port <= done);
         let at = self.0.partition_point(done);
         Self::turn(self.0.get(at..).unwrap_or_default(), rest.from, each)
     }
 
-    fn turn(ports: &[PortId], from: PortId, each: &mut impl FnMut(PortId)) -> Option<Rest> {
+    fn turn(ports: &[PortId], from: PortId, each: &mut impl FnMut(PortId) -> bool) -> Option<Rest> {
         let mut others = ports.iter().copied().filter(|&port| port != from);
-        let mut done = None;
-        for port in others.by_ref().take(TURN) {
-            each(port);
+        let (mut done, mut served) = (None, 0);
+        for port in others.by_ref().take(LOOKS) {
+            served += usize::from(each(port));
             done = Some(port);
+            if served == TURN {
+                break;
+            }
         }
         others.next()?;
         Some(Rest { from, done })
@@ -94,13 +102,18 @@ impl PortList {
 mod tests {
     use super::*;
 
+    fn push<T>(seen: &mut Vec<T>, port: T) -> bool {
+        seen.push(port);
+        true
+    }
+
     fn run(list: &PortList, from: u32) -> (Vec<u32>, usize) {
         let mut seen = Vec::new();
         let mut turns = 1;
-        let mut rest = list.flood(PortId(from), &mut |p| seen.push(p.0));
+        let mut rest = list.flood(PortId(from), &mut |p| push(&mut seen, p.0));
         while let Some(more) = rest {
             let before = seen.len();
-            rest = list.go_on(more, &mut |p| seen.push(p.0));
+            rest = list.go_on(more, &mut |p| push(&mut seen, p.0));
             assert!((1..=TURN).contains(&(seen.len() - before)));
             turns += 1;
         }
@@ -119,15 +132,32 @@ mod tests {
     }
 
     #[test]
+    fn who_wants_nothing_takes_nobodys_turn() {
+        let list: PortList = (0..3000).map(PortId).collect();
+        let mut seen = Vec::new();
+        let mut each = |p: PortId| p.0 % 10 == 0 && push(&mut seen, p.0);
+        let mut rest = list.flood(PortId(0), &mut each);
+        let mut turns = 1;
+        while let Some(more) = rest {
+            rest = list.go_on(more, &mut each);
+            turns += 1;
+        }
+        assert_eq!(seen, (1..300).map(|n| 10 * n).collect::<Vec<_>>());
+        assert_eq!(turns, 5, "of 64 copies");
+        let nobody = list.flood(PortId(0), &mut |_| false);
+        assert!(nobody.is_some(), "looks have their limit too");
+    }
+
+    #[test]
     fn ports_come_and_go_between_turns() {
         let mut list: PortList = (0..200).map(|p| PortId(2 * p)).collect();
         let mut seen = Vec::new();
-        let rest = list.flood(PortId(0), &mut |p| seen.push(p)).unwrap();
+        let rest = list.flood(PortId(0), &mut |p| push(&mut seen, p)).unwrap();
         assert!(list.remove(PortId(10)) && list.remove(PortId(300)) && !list.remove(PortId(3)));
         assert!(list.insert(PortId(11)) && list.insert(PortId(301)) && !list.insert(PortId(2)));
         let mut rest = Some(rest);
         while let Some(more) = rest {
-            rest = list.go_on(more, &mut |p| seen.push(p));
+            rest = list.go_on(more, &mut |p| push(&mut seen, p));
         }
         assert!(seen.is_sorted_by(|a, b| a < b), "none twice");
         assert_eq!(seen.len(), 199, "one less, and one more");

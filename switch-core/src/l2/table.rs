@@ -220,6 +220,14 @@ impl MacTable {
         u16::try_from(now % GENERATIONS).ok()
     }
 
+    /// A port with its generation of now; none for one that the table does not keep.
+    #[must_use]
+    #[inline]
+    pub fn station(&self, port: PortId) -> Option<Station> {
+        let generation = self.generation(port)?;
+        Some(Station { port, generation })
+    }
+
     pub(super) fn live(&self, value: Value, now: u32) -> bool {
         now.saturating_sub(value.seen) < AGEING && self.is_current(value.station)
     }
