@@ -85,6 +85,10 @@ drop_reasons! {
     LoopGuard = "loop-guard",
     /// The service has no backend that can take the conversation.
     NoBackend = "no-backend",
+    /// Multicast that nobody has joined.
+    NoMember = "no-member",
+    /// More multicast groups than the endpoint may join.
+    GroupLimit = "group-limit",
 }
 
 /// What became of a frame.

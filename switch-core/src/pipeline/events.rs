@@ -254,6 +254,7 @@ impl Switch {
             self.dns.poll_timeout(),
             self.names.poll_timeout(),
             self.frags.poll_timeout(),
+            self.multicast_due(),
         ]
         .into_iter()
         .flatten()
@@ -273,6 +274,7 @@ impl Switch {
             self.name_answer(host, now, &client, &answer);
         }
         self.names_timeout(host, now);
+        self.multicast_timeout(host, now);
     }
 
     /// The host's addresses, and whether it has a way to the IPv6 world, have changed.

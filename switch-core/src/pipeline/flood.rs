@@ -2,13 +2,15 @@
 
 use std::collections::VecDeque;
 
+use super::multicast::{GATEWAY, Reach};
 use super::ports::Ports;
 use super::rules::Rulebook;
 use super::vlans::{Exit, Source};
 use super::{Switch, egress};
 use crate::addr::PortId;
 use crate::flow::host::Host;
-use crate::l2::flood::{Rest, TURN};
+use crate::l2::flood::{LOOKS_PER_COPY, Rest, TURN};
+use crate::l2::table::MacTable;
 use crate::time::Tick;
 use crate::verdict::{DropReason, Drops, Verdict};
 use crate::wire::packet::Packet;
@@ -54,8 +56,9 @@ impl Floods {
 
 impl Switch {
     /// Sends a frame to every endpoint of its segment but the one that it is from.
+    /// Multicast that endpoints join goes to those that have, and to routers.
     /// Errors: `Isolated` where endpoints may not speak to each other; `Storm` when too many are under way, and some
-    /// endpoints do not get it.
+    /// endpoints do not get it; `NoMember`.
     pub(super) fn flood<H: Host>(
         &mut self,
         host: &mut H,
@@ -71,13 +74,20 @@ impl Switch {
         let Self {
             ports,
             rules,
+            macs,
             drops,
             floods,
+            snooper,
+            config,
             ..
         } = self;
+        let snooper = snooper.as_ref().filter(|_| from.vlan.is_none());
+        let reach = Reach::of(snooper, config, now, packet, frame);
         let copies = Copies {
             ports,
             rules,
+            macs,
+            reach,
             now,
             from,
             packet,
@@ -85,15 +95,23 @@ impl Switch {
             frame,
         };
         let mut rest = Some(Rest::all(from.port));
+        let mut served = false;
         // One that floods at line rate has its share of a batch, and others theirs.
         if floods.is_empty() && floods.spent < TURN {
-            let spent = &mut floods.spent;
+            let (mut copied, mut looked) = (0, 0);
             let mut each = |to| {
-                *spent += 1;
-                copies.send(drops, host, to);
+                let sent = copies.send(drops, host, to);
+                copied += usize::from(sent);
+                looked += 1;
+                sent
             };
             let list = ports.list(from.vlan);
             rest = list.and_then(|list| list.flood(from.port, &mut each));
+            served = copied > 0;
+            floods.spent += copied + looked / LOOKS_PER_COPY;
+        }
+        if rest.is_none() && !served && !reach.is_all() {
+            return Err(DropReason::NoMember);
         }
         if let Some(rest) = rest {
             floods.push(Pending {
@@ -111,8 +129,11 @@ impl Switch {
         let Self {
             ports,
             rules,
+            macs,
             drops,
             floods,
+            snooper,
+            config,
             ..
         } = self;
         floods.spent = 0;
@@ -121,21 +142,30 @@ impl Switch {
         {
             let spent = &mut floods.spent;
             let rest = Packet::parse(&pending.frame).ok().and_then(|packet| {
+                let snooper = snooper.as_ref().filter(|_| pending.from.vlan.is_none());
+                let reach = Reach::of(snooper, config, now, &packet, &pending.frame);
                 let copies = Copies {
                     ports,
                     rules,
+                    macs,
+                    reach,
                     now,
                     from: pending.from,
                     packet: &packet,
                     vnet: &pending.vnet,
                     frame: &pending.frame,
                 };
+                let mut looked = 0;
                 let mut each = |to| {
-                    *spent += 1;
-                    copies.send(drops, host, to);
+                    let sent = copies.send(drops, host, to);
+                    *spent += usize::from(sent);
+                    looked += 1;
+                    sent
                 };
                 let list = ports.list(pending.from.vlan)?;
-                list.go_on(pending.rest, &mut each)
+                let rest = list.go_on(pending.rest, &mut each);
+                *spent += looked / LOOKS_PER_COPY;
+                rest
             });
             // A network that has been emptied meanwhile costs a turn, too.
             *spent += 1;
@@ -155,6 +185,8 @@ impl Switch {
 struct Copies<'a> {
     ports: &'a Ports,
     rules: &'a Rulebook,
+    macs: &'a MacTable,
+    reach: Reach<'a>,
     now: Tick,
     from: Source,
     packet: &'a Packet,
@@ -163,18 +195,26 @@ struct Copies<'a> {
 }
 
 impl Copies<'_> {
-    /// Sends one endpoint its copy, where it may have it.
-    fn send<H: Host>(&self, drops: &mut Drops, host: &mut H, to: PortId) {
+    /// Sends one endpoint its copy, where it may have it. False if it is not for this one.
+    fn send<H: Host>(&self, drops: &mut Drops, host: &mut H, to: PortId) -> bool {
         let Some(port) = self.ports.get(to) else {
-            return;
+            return false;
         };
+        if !self.reach.has(self.macs, to, self.now) {
+            return false;
+        }
         let (now, packet, vnet, frame) = (self.now, self.packet, self.vnet, self.frame);
         if port.isolated && self.ports.get(self.from.port).is_some_and(|p| p.isolated) {
-            return;
+            return false;
         }
+        // What the gateway itself asks is under no rule.
+        let lets_in = || {
+            let rules = self.rules;
+            self.from.port == GATEWAY || rules.lets_in(self.from.vlan, port, packet, frame, now)
+        };
         if !egress::fits(frame, packet, vnet, port.mtu) {
             drops.count(DropReason::TooBig);
-        } else if !self.rules.lets_in(self.from.vlan, port, packet, frame, now) {
+        } else if !lets_in() {
             drops.count(DropReason::Denied);
         } else if !port.has_room(now, frame, packet, vnet) {
             drops.count(DropReason::RateLimited);
@@ -182,5 +222,6 @@ impl Copies<'_> {
             let exit = Exit::new(port, self.from.vlan, packet);
             exit.send(host, vnet, frame, &[]);
         }
+        true
     }
 }

@@ -32,6 +32,9 @@ impl Switch {
             self.config.gateway.guests.insert(guest);
         }
         self.rules.adopt(None, &port);
+        if port.is_own() {
+            self.ask_later(port.id);
+        }
         self.ports.insert(port);
     }
 
@@ -52,6 +55,7 @@ impl Switch {
         };
         self.config.gateway.guests.remove(port.mac);
         self.rules.forget(id);
+        self.forget_groups(id);
         self.tcp.remove_port(host, id);
         self.udp.remove_port(host, id);
         self.echo.remove_port(host, id);

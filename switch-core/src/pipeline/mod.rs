@@ -8,6 +8,9 @@ mod gateway;
 #[cfg(test)]
 mod limit_tests;
 mod members;
+mod multicast;
+#[cfg(test)]
+mod multicast_tests;
 mod names;
 mod pieces;
 mod ports;
@@ -28,6 +31,7 @@ use std::sync::Arc;
 
 use self::flood::Floods;
 use self::forward::Pending;
+use self::multicast::Snooper;
 use self::names::Names;
 use self::ports::Ports;
 use self::rules::Rulebook;
@@ -39,6 +43,7 @@ use crate::flow::host::Host;
 use crate::flow::tcp::{Cx, Limits, TcpFlows};
 use crate::flow::udp::{Filter, UdpFlows};
 use crate::frag::Reassembly;
+use crate::l2::snoop::PROTO_IGMP;
 use crate::l2::table::MacTable;
 use crate::nat::service::Services;
 use crate::policy::host_rule::HostRule;
@@ -52,6 +57,7 @@ use crate::wire::packet::{Kind, PROTO_ICMP, PROTO_ICMPV6, PROTO_UDP, Packet};
 use crate::wire::vnet_hdr::VnetHdr;
 
 pub use self::members::Settings;
+pub use self::multicast::Snooping;
 pub use self::ports::Port;
 pub use self::vlans::{Untagged, Vlan, Vlans};
 
@@ -87,6 +93,7 @@ pub struct Switch {
     rules: Rulebook,
     services: Option<Arc<Services>>,
     pending: Pending,
+    snooper: Option<Snooper>,
     /// The host's own addresses of now.
     pub(crate) own: Vec<IpAddr>,
     pub(crate) macs: Arc<MacTable>,
@@ -119,6 +126,7 @@ impl Switch {
             rules,
             services: None,
             pending: Pending::default(),
+            snooper: None,
             own: Vec::new(),
             macs,
             tcp: TcpFlows::new(now, config.limits, seeds),
@@ -222,7 +230,10 @@ impl Switch {
             };
         }
         if packet.dst.is_group() {
-            if self.answer(host, from, &packet, frame)? || for_routers(&packet, frame) {
+            if self.answer(host, from, &packet, frame)?
+                || self.snoop(host, now, from, &packet, frame)?
+                || for_routers(&packet, frame)
+            {
                 return Ok(Verdict::Answer);
             }
             return self.spread(host, now, Source::own(from), &packet, vnet, frame);
@@ -284,7 +295,6 @@ impl Switch {
 /// probe for the link-local address that is made of the sender's own MAC, which nobody else may have.
 /// Source: RFC 4541 section 2.1.1, RFC 4861 section 6.1.1, RFC 4862 section 5.4.
 fn for_routers(packet: &Packet, frame: &[u8]) -> bool {
-    const PROTO_IGMP: u8 = 2;
     let Kind::Ip(ip) = packet.kind else {
         return false;
     };

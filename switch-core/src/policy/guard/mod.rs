@@ -74,6 +74,12 @@ impl Guard {
         }
     }
 
+    /// True if the endpoint may be a router, and so ask who wants which group.
+    #[must_use]
+    pub const fn trusts_routers(&self) -> bool {
+        self.trust.router
+    }
+
     /// Decides whether the endpoint may send a frame. `others` says whether an address that it has chosen itself
     /// (link-local, or within `slaac`) is somebody else's: the gateway's, one given out, or one claimed before.
     /// Shape: `packet` is the parse of `frame`. Cost: a few comparisons; no allocation.
