@@ -13,7 +13,7 @@ use super::proto::{
     Service, Show,
 };
 use super::request::{Told, scope_of};
-use super::show::{FlowRow, MacRow, StatRow};
+use super::show::{FlowRow, GroupRow, MacRow, StatRow};
 use super::spec::Published;
 use crate::config::wish::EndpointWish;
 use crate::config::{Code, PortRange, Problem, PublishRule};
@@ -154,6 +154,8 @@ fn network(model: &Model, runtime: &Runtime, n: &NetworkRecord) -> Network {
         icc: spec.icc,
         ageing: spec.ageing,
         snooping: spec.snooping,
+        querier: spec.querier,
+        query_interval: spec.query_interval,
         endpoints: model.on_network(spec.id).map(|e| e.name.clone()).collect(),
         services: model
             .services_on(spec.id)
@@ -273,6 +275,12 @@ fn show<P: Plane>(engine: &mut Engine<P>, table: &Show) -> Result<Reply, Problem
             let name = |r: MacRow| names.name(r.endpoint, Some(r.network), r);
             Reply::Macs(rows.into_iter().map(name).collect())
         }
+        Show::Groups(of) => {
+            let of = of.as_deref().map(|n| model.network(n)).transpose()?;
+            let rows = plane.groups(of.map(|n| n.spec.id)).map_err(refused)?;
+            let name = |r: GroupRow| names.name(r.endpoint, Some(r.network), r);
+            Reply::Groups(rows.into_iter().map(name).collect())
+        }
         Show::Flows(limit) => {
             let rows = plane.flows(None, (*limit).min(FLOWS)).map_err(refused)?;
             let name = |r: FlowRow| names.name(r.endpoint, Some(r.network), r);
@@ -293,8 +301,12 @@ fn stats<P: Plane>(engine: &mut Engine<P>) -> Result<Vec<Named<StatRow>>, Proble
 
 fn numbers<P: Plane>(engine: &mut Engine<P>) -> Result<Numbers, Problem> {
     let stats = stats(engine)?;
-    let model = &engine.model;
     let refused = |e| problem(&e);
+    let members = engine.plane.groups(None).map_err(refused)?;
+    let model = &engine.model;
+    let on = |id: NetworkId| members.iter().filter(|r| r.network == id).count();
+    let networks = model.networks.iter();
+    let groups = networks.map(|(&id, n)| (n.spec.name.clone(), on(id)));
     Ok(Numbers {
         counts: [
             model.networks.len(),
@@ -303,6 +315,7 @@ fn numbers<P: Plane>(engine: &mut Engine<P>) -> Result<Numbers, Problem> {
             model.services.len(),
         ],
         down: engine.runtime.endpoints_down.len(),
+        groups: groups.collect(),
         drops: engine.plane.drops(None).map_err(refused)?,
         stats,
         workers: engine.plane.workers().map_err(refused)?,

@@ -10,7 +10,7 @@ use std::os::fd::BorrowedFd;
 
 use super::ids::{EndpointId, NetworkId, PublishId, ServiceId};
 use super::policy::{PolicyScope, PolicySpec};
-use super::show::{DropRow, FlowRow, MacRow, StatRow, WorkerRow};
+use super::show::{DropRow, FlowRow, GroupRow, MacRow, StatRow, WorkerRow};
 use super::spec::{
     EndpointSpec, Interface, NameOwner, NameRecord, NetworkSpec, PublishSpec, Published, Sandbox,
     SandboxRef, ServiceSpec,
@@ -185,6 +185,10 @@ pub trait Plane {
     /// The MAC table, of one network or all.
     /// Errors: `NoNetwork`, `Ended`.
     fn macs(&mut self, of: Option<NetworkId>) -> Result<Vec<MacRow>, PlaneError>;
+
+    /// Members of multicast groups, of one network or all.
+    /// Errors: `NoNetwork`.
+    fn groups(&mut self, of: Option<NetworkId>) -> Result<Vec<GroupRow>, PlaneError>;
 
     /// Flows, of one endpoint or all, at most `limit`.
     /// Errors: `NoEndpoint`, `Ended`.

@@ -11,7 +11,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::ids::{EndpointId, NetworkId, PublishId, ServiceId};
 use super::plane::{Plane, PlaneError, PlaneEvent};
 use super::policy::{PolicyScope, PolicySpec};
-use super::show::{DropRow, FlowRow, MacRow, StatRow, WorkerRow};
+use super::show::{DropRow, FlowRow, GroupRow, MacRow, StatRow, WorkerRow};
 use super::spec::{
     EndpointSpec, Interface, NameOwner, NameRecord, NetworkSpec, PortFailure, PublishSpec,
     Published, Sandbox, SandboxRef, ServiceSpec,
@@ -348,6 +348,17 @@ impl Plane for FakePlane {
             endpoint: e.id,
             fixed: true,
             age: 0,
+        });
+        Ok(rows.collect())
+    }
+
+    fn groups(&mut self, of: Option<NetworkId>) -> Result<Vec<GroupRow>, PlaneError> {
+        let of = |e: &&EndpointSpec| of.is_none_or(|n| n == e.network);
+        let rows = self.endpoints.values().filter(of).map(|e| GroupRow {
+            network: e.network,
+            group: [239, 1, 2, 3].into(),
+            endpoint: e.id,
+            expires: 260,
         });
         Ok(rows.collect())
     }

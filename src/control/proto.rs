@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::ids::{EndpointId, NetworkId, PublishId, ServiceId};
 use super::plan::Change;
 use super::policy::PolicySpec;
-use super::show::{DropRow, FlowRow, MacRow, StatRow, WorkerRow};
+use super::show::{DropRow, FlowRow, GroupRow, MacRow, StatRow, WorkerRow};
 use super::spec::{Driver, EndpointKind, PortFailure, Sandbox, ServicePort, Subnet, Uplink, Vlan};
 use crate::config::Problem;
 use crate::config::topology::Topology;
@@ -77,6 +77,8 @@ pub enum Scope {
 pub enum Show {
     /// Learned MACs, of one network or all.
     Macs(Option<String>),
+    /// Members of multicast groups, of one network or all.
+    Groups(Option<String>),
     /// Flows, at most so many.
     Flows(usize),
     /// Drops by reason.
@@ -115,6 +117,8 @@ pub enum Reply {
     Applied(Applied),
     /// MACs.
     Macs(Vec<Named<MacRow>>),
+    /// Members of multicast groups.
+    Groups(Vec<Named<GroupRow>>),
     /// Flows.
     Flows(Vec<Named<FlowRow>>),
     /// Drops.
@@ -164,6 +168,10 @@ pub struct Network {
     pub ageing: u32,
     /// Multicast goes only where it was asked for.
     pub snooping: bool,
+    /// The gateway asks who wants which multicast.
+    pub querier: bool,
+    /// How often it does. Units: seconds.
+    pub query_interval: u32,
     /// Sandboxes on it.
     pub endpoints: Vec<String>,
     /// Services on it.
@@ -298,6 +306,8 @@ pub struct Numbers {
     pub down: usize,
     /// Drops by reason.
     pub drops: Vec<DropRow>,
+    /// Members of multicast groups, by network.
+    pub groups: Vec<(String, usize)>,
     /// Counters by endpoint.
     pub stats: Vec<Named<StatRow>>,
     /// Workers.

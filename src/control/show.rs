@@ -1,6 +1,6 @@
 //! What the data plane tells of itself: rows of `weft show`, and the numbers behind the metrics.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 use switch_core::addr::Mac;
@@ -22,6 +22,19 @@ pub struct MacRow {
     pub fixed: bool,
     /// How long ago it was heard. Units: seconds.
     pub age: u64,
+}
+
+/// A member of a multicast group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupRow {
+    /// On which network.
+    pub network: NetworkId,
+    /// The group.
+    pub group: IpAddr,
+    /// Who has joined it.
+    pub endpoint: EndpointId,
+    /// When that ends, unless it is told again. Units: seconds from now.
+    pub expires: u64,
 }
 
 /// A flow.

@@ -76,6 +76,12 @@ pub struct NetworkSpec {
     pub ageing: u32,
     /// Multicast goes only where it was asked for.
     pub snooping: bool,
+    /// The gateway asks who wants which multicast.
+    #[serde(default = "NetworkSpec::querier")]
+    pub querier: bool,
+    /// How often it does. Units: seconds.
+    #[serde(default = "NetworkSpec::query_interval")]
+    pub query_interval: u32,
     /// Search domains handed out.
     pub search: Vec<String>,
     /// Resolvers to ask in place of the host's; the host's when empty.
@@ -86,6 +92,20 @@ pub struct NetworkSpec {
     pub host_access: bool,
     /// Who may answer to datagrams.
     pub udp_filter: UdpFilter,
+}
+
+impl NetworkSpec {
+    /// The gateway asks, unless it is told not to.
+    #[must_use]
+    pub const fn querier() -> bool {
+        true
+    }
+
+    /// How often, unless something else is asked. Units: seconds. Source: RFC 3376 section 8.2.
+    #[must_use]
+    pub const fn query_interval() -> u32 {
+        125
+    }
 }
 
 /// A network namespace, named so that a reused process id is never taken for it.

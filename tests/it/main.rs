@@ -12,6 +12,7 @@ mod daemon_death;
 mod daemon_hostile;
 mod daemon_internal;
 mod daemon_loopback;
+mod daemon_multicast;
 mod daemon_names;
 mod daemon_policy;
 mod daemon_publish;

@@ -167,6 +167,12 @@ pub enum ShowCommand {
         #[arg(long)]
         network: Option<String>,
     },
+    /// Members of multicast groups
+    Groups {
+        /// Of one network only
+        #[arg(long)]
+        network: Option<String>,
+    },
     /// Flows
     Flows {
         /// So many at most

@@ -24,7 +24,7 @@ use crate::control::proto::{
     Applied, Endpoint, Info, Named, Network, Policy, Pruned, Publish, Service,
 };
 use crate::control::serve::default_socket;
-use crate::control::show::{DropRow, FlowRow, MacRow, StatRow, WorkerRow};
+use crate::control::show::{DropRow, FlowRow, GroupRow, MacRow, StatRow, WorkerRow};
 
 pub use args::{
     ApplyArgs, CheckArgs, DaemonCommand, EndpointCommand, NetworkCommand, Output, PolicyCommand,
@@ -280,6 +280,10 @@ impl<'a> Session<'a> {
             ShowCommand::Macs { network } => {
                 let path = of_network("/v1/show/macs", network.as_deref());
                 self.show::<Named<MacRow>>(&path, table::MAC, table::mac)?;
+            }
+            ShowCommand::Groups { network } => {
+                let path = of_network("/v1/show/groups", network.as_deref());
+                self.show::<Named<GroupRow>>(&path, table::GROUP, table::group)?;
             }
             ShowCommand::Flows { limit } => {
                 let path = format!("/v1/show/flows?limit={limit}");

@@ -4,7 +4,7 @@ use comfy_table::{ContentArrangement, Table, TableStyle};
 
 use crate::control::plan::Change;
 use crate::control::proto::{Endpoint, Named, Network, Publish, Service};
-use crate::control::show::{DropRow, FlowRow, MacRow, StatRow, WorkerRow};
+use crate::control::show::{DropRow, FlowRow, GroupRow, MacRow, StatRow, WorkerRow};
 use crate::control::spec::{Driver, Uplink};
 
 /// A table without lines, so that other programs can cut it.
@@ -159,6 +159,17 @@ pub(super) fn mac(m: &Named<MacRow>) -> Vec<String> {
         m.sandbox_name.clone(),
         kind.to_owned(),
         format!("{}s", m.row.age),
+    ]
+}
+
+pub(super) const GROUP: &[&str] = &["NETWORK", "GROUP", "SANDBOX", "EXPIRES"];
+
+pub(super) fn group(g: &Named<GroupRow>) -> Vec<String> {
+    vec![
+        g.network_name.clone(),
+        g.row.group.to_string(),
+        g.sandbox_name.clone(),
+        format!("{}s", g.row.expires),
     ]
 }
 

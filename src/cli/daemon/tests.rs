@@ -69,6 +69,7 @@ fn a_users_hour() {
             "policy set web --sandbox app --rule=drop",
             "policy set web --ingress drop --limit egress=10M:1M --isolated",
             "show macs --network web",
+            "show groups --network back",
             "show drops",
             "show workers",
             "network rm web",
@@ -131,6 +132,9 @@ fn a_users_hour() {
     NETWORK  MAC                SANDBOX  KIND  AGE
     web      02:00:00:00:00:01  db       own   0s
     web      02:00:00:00:00:02  app      own   0s
+    $ weft show groups --network back
+    NETWORK  GROUP      SANDBOX  EXPIRES
+    back     239.1.2.3  db       260s
     $ weft show drops
     REASON   FRAMES
     spoofed  3
@@ -164,7 +168,9 @@ fn answers_in_json_are_whole() {
             serde_json::from_str::<serde_json::Value>(&shown).unwrap(),
             made
         );
-        for table in ["macs", "flows", "drops", "stats", "workers", "daemon"] {
+        for table in [
+            "macs", "groups", "flows", "drops", "stats", "workers", "daemon",
+        ] {
             let rows = weft(socket, &format!("show {table} --json"));
             assert!(
                 serde_json::from_str::<serde_json::Value>(&rows).is_ok(),

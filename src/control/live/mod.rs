@@ -1,7 +1,8 @@
 //! The data plane itself, behind [`Plane`]: workers that own the endpoints, and a broker that makes them.
 //!
 //! Control asks a worker by a [`Job`], which runs between two batches, and waits for its answer: so a change is seen
-//! by every worker when the call returns, no table is shared but that of the MACs, and no lock is in a packet's way.
+//! by every worker when the call returns, no table is shared but those that packets fill (stations, conversations, members
+//! of groups), and no lock is in a packet's way.
 //! A descriptor is closed by whoever took it back from the last worker, never by a worker.
 //!
 //! Files: `start` makes the plane, `network`, `endpoint`, `publish`, `splice`, `service`, `vlan` and `policy` change it, `show` reads it, `events`
@@ -33,6 +34,7 @@ use arc_swap::ArcSwap;
 use nix::sys::epoll::Epoll;
 use switch_core::addr::{PortId, SockId};
 use switch_core::conntrack::switched::Switched;
+use switch_core::l2::snoop::groups::Groups;
 use switch_core::l2::table::MacTable;
 use switch_core::nat::service::Services;
 use switch_core::policy::eval::Policy;
@@ -44,7 +46,7 @@ pub use self::start::Options;
 use super::ids::{EndpointId, NetworkId, PublishId, ServiceId};
 use super::plane::{Plane, PlaneError, PlaneEvent};
 use super::policy::{PolicyScope, PolicySpec};
-use super::show::{DropRow, FlowRow, MacRow, StatRow, WorkerRow};
+use super::show::{DropRow, FlowRow, GroupRow, MacRow, StatRow, WorkerRow};
 use super::spec::{
     EndpointSpec, Interface, NameOwner, NameRecord, NetworkSpec, PublishSpec, Published, Sandbox,
     SandboxRef, ServiceSpec,
@@ -75,6 +77,8 @@ struct Net {
     services: Option<Arc<Services>>,
     /// Numbers of its VLANs in the workers' tables.
     vlans: BTreeMap<u16, u32>,
+    /// Who wants which multicast.
+    groups: Arc<Groups>,
 }
 
 /// An endpoint and where it is.
@@ -283,6 +287,10 @@ impl Plane for LivePlane {
 
     fn macs(&mut self, of: Option<NetworkId>) -> Result<Vec<MacRow>, PlaneError> {
         self.mac_rows(of)
+    }
+
+    fn groups(&mut self, of: Option<NetworkId>) -> Result<Vec<GroupRow>, PlaneError> {
+        self.group_rows(of)
     }
 
     fn flows(&mut self, of: Option<EndpointId>, limit: usize) -> Result<Vec<FlowRow>, PlaneError> {

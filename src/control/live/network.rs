@@ -1,9 +1,11 @@
 //! Networks and their names.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use switch_core::flow::tcp::Limits;
-use switch_core::pipeline::{Config, Settings, Switch};
+use switch_core::l2::snoop::groups::{self, Groups};
+use switch_core::pipeline::{Config, Settings, Snooping, Switch};
 use switch_core::policy::host_rule::HostRule;
 use switch_core::respond::Gateway;
 use switch_core::respond::directory::{Directory, Owner};
@@ -24,10 +26,13 @@ impl LivePlane {
         let config = self.switch_config(spec, slot);
         let (macs, begun, dns) = (Arc::clone(&self.macs), self.start, spec.dns.clone());
         let switched = Arc::clone(&self.switched);
+        let groups = Arc::new(Groups::new(groups::CAPACITY, start::random_seeds()));
+        let snooping = snooping(spec, &groups);
         let made = self.on_all(move |board| {
             let now = super::start::now(begun);
             let mut switch = Switch::new(now, config.clone(), Arc::clone(&macs));
             switch.share(Arc::clone(&switched));
+            switch.set_snooping(snooping.clone());
             let view = board.io.view.load_full();
             switch.host_changed(view.addresses.clone(), view.v6_route);
             board.io.set_resolvers(slot, dns.clone());
@@ -44,6 +49,7 @@ impl LivePlane {
             policy: None,
             services: None,
             vlans: std::collections::BTreeMap::new(),
+            groups,
         };
         self.nets.insert(spec.id, net);
         Ok(())
@@ -71,6 +77,11 @@ impl LivePlane {
         }
         let dns = spec.dns.clone();
         self.on_all(move |board| board.io.set_resolvers(slot, dns.clone()))?;
+        let net = self.net(spec.id)?;
+        let wanted = snooping(spec, &net.groups);
+        self.on_all(move |board| {
+            board.with(slot, |switch, _| switch.set_snooping(wanted.clone()));
+        })?;
         self.configure(spec.id)
     }
 
@@ -188,6 +199,15 @@ impl LivePlane {
             seeds: start::random_seeds(),
         }
     }
+}
+
+/// How a network's switches treat multicast.
+fn snooping(spec: &NetworkSpec, groups: &Arc<Groups>) -> Option<Snooping> {
+    let interval = Duration::from_secs(spec.query_interval.into());
+    spec.snooping.then(|| Snooping {
+        groups: Arc::clone(groups),
+        querier: spec.querier.then_some(interval),
+    })
 }
 
 /// Refuses what this plane has not.

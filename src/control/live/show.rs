@@ -10,7 +10,7 @@ use switch_core::time::Tick;
 use super::{LivePlane, start};
 use crate::control::ids::{EndpointId, NetworkId};
 use crate::control::plane::PlaneError;
-use crate::control::show::{DropRow, FlowRow as Row, MacRow, StatRow, WorkerRow};
+use crate::control::show::{DropRow, FlowRow as Row, GroupRow, MacRow, StatRow, WorkerRow};
 use crate::host::sockets::links::LinkStats;
 use crate::worker::board::Board;
 
@@ -42,6 +42,31 @@ impl LivePlane {
             .chain(learned)
             .filter(|row| wanted(row.network))
             .collect())
+    }
+
+    pub(super) fn group_rows(&self, of: Option<NetworkId>) -> Result<Vec<GroupRow>, PlaneError> {
+        if let Some(id) = of {
+            self.net(id)?;
+        }
+        let ends: BTreeMap<PortId, EndpointId> =
+            self.ends.iter().map(|(&id, e)| (e.port, id)).collect();
+        let now = start::now(self.start);
+        let wanted = |id: NetworkId| of.is_none_or(|of| of == id);
+        let mut rows = Vec::new();
+        for (&network, net) in self.nets.iter().filter(|(id, _)| wanted(**id)) {
+            let members = net.groups.iter(now);
+            let current = members.filter(|(_, station, _)| self.macs.is_current(*station));
+            rows.extend(current.filter_map(|(group, station, until)| {
+                Some(GroupRow {
+                    network,
+                    group: group.address(),
+                    endpoint: *ends.get(&station.port)?,
+                    expires: until.since(now).as_secs(),
+                })
+            }));
+        }
+        rows.sort_by_key(|row| (row.network, row.group, row.endpoint));
+        Ok(rows)
     }
 
     pub(super) fn flow_rows(

@@ -24,6 +24,9 @@ const AGEING: u32 = 300;
 /// Bounds of that. Source: IEEE 802.1D-2004 table 7-5.
 const AGEING_BOUNDS: std::ops::RangeInclusive<u32> = 10..=1_000_000;
 
+/// Bounds of the interval of general queries. Units: seconds. Source: RFC 3376 section 4.1.7, the largest that can be told.
+const QUERIES: std::ops::RangeInclusive<u32> = 1..=31_744;
+
 /// The two families' subnets.
 type Subnets = (Option<Subnet<Ipv4Addr>>, Option<Subnet<Ipv6Addr>>);
 
@@ -66,6 +69,8 @@ pub fn create(
         icc: !wish.no_icc,
         ageing: AGEING,
         snooping: true,
+        querier: NetworkSpec::querier(),
+        query_interval: NetworkSpec::query_interval(),
         search: search(wish)?,
         dns: dns(wish)?,
         host_loopback: host_loopback(wish, v4.as_ref(), v6.as_ref())?,
@@ -341,6 +346,17 @@ fn options(wish: &NetworkWish, spec: &mut NetworkSpec) -> Result<(), Problem> {
                 }
             }
             "snooping" => spec.snooping = truth()?,
+            "querier" => spec.querier = truth()?,
+            "query-interval" => {
+                spec.query_interval = number()?;
+                if !QUERIES.contains(&spec.query_interval) {
+                    return Err(bad(format!(
+                        "opt query-interval: must be {} to {} seconds",
+                        QUERIES.start(),
+                        QUERIES.end()
+                    )));
+                }
+            }
             "mtu" | "com.docker.network.driver.mtu" => {
                 spec.mtu = mtu(Some(number()?)).map_err(|p| bad(p.message))?;
                 if spec.v6.is_some() && spec.mtu < MTU_V6 {
@@ -350,7 +366,7 @@ fn options(wish: &NetworkWish, spec: &mut NetworkSpec) -> Result<(), Problem> {
             "icc" | "com.docker.network.bridge.enable_icc" => spec.icc = truth()?,
             _ => {
                 return Err(bad(format!(
-                    "opt '{key}' is not known; there are ageing, snooping, mtu and icc"
+                    "opt '{key}' is not known; there are ageing, snooping, querier, query-interval, mtu and icc"
                 )));
             }
         }

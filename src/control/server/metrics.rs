@@ -35,6 +35,15 @@ pub(super) fn encode(numbers: &Numbers) -> String {
         add(&drops, &vec![("reason", row.reason.clone())], row.frames);
     }
     registry.register("dropped_frames", "Frames dropped, by reason", drops);
+    let groups = Family::<Labels, Gauge>::default();
+    for (network, members) in &numbers.groups {
+        set(&groups, &vec![("network", network.clone())], *members);
+    }
+    registry.register(
+        "group_members",
+        "Members of multicast groups: an endpoint counts once for each group",
+        groups,
+    );
     endpoints(&mut registry, numbers);
     workers(&mut registry, numbers);
     let mut text = String::new();

@@ -179,6 +179,13 @@ pub(super) const ROUTES: &[Route] = &[
         200,
     ),
     asked(
+        get("/v1/show/groups", |p| {
+            Ok(Request::Show(Show::Groups(query(p, "network"))))
+        }),
+        &["network"],
+        200,
+    ),
+    asked(
         get("/v1/show/flows", |p| {
             let limit = query(p, "limit").map_or(Ok(FLOWS), |l| {
                 let bad = |_| Problem::new(Code::BadRequest, format!("limit '{l}': not a number"));

@@ -250,6 +250,7 @@ fn answers_are_as_described() {
             400,
         ),
         ("GET", "/v1/show/macs", "", 200),
+        ("GET", "/v1/show/groups?network=web", "", 200),
         ("GET", "/v1/show/flows?limit=5", "", 200),
         ("GET", "/v1/show/flows?limit=many", "", 400),
         ("GET", "/v1/show/drops", "", 200),

@@ -302,7 +302,7 @@ impl Switch {
         let interval = query.interval.unwrap_or(INTERVAL);
         let present = presence(query.robustness, interval, query.response);
         groups.enter(Want::Router(family), of, now, now + present);
-        let asks = snooper.how.querier.and(own(&self.config, family));
+        let asks = snooper.how.querier.and_then(|_| own(&self.config, family));
         if asks.is_some_and(|own| own <= ip.src) {
             return;
         }

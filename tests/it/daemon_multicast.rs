@@ -1,0 +1,273 @@
+//! The daemon: multicast goes to the sandboxes that have joined, as their kernels report it.
+
+use std::io::Read as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+
+use nix::net::if_::if_nametoindex;
+use serde_json::Value;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::support::daemon::{Daemon, Place, Who};
+use crate::support::netns;
+use crate::support::wait::{self, SOON};
+
+const FRONT: &str = "network create front --subnet 10.7.0.0/24 --subnet6 fd07::/64";
+const PORT: u16 = 5000;
+const GROUPS: [&str; 2] = ["239.1.2.3", "ff15::1234"];
+
+/// A sandbox that may send, join, and see every frame that reaches it.
+struct Station {
+    place: Place,
+    v4: Ipv4Addr,
+    index: u32,
+    frames: Socket,
+}
+
+impl Station {
+    fn new(place: Place, v4: [u8; 4]) -> Self {
+        let (index, frames) = place.net.enter(|| {
+            let all = Protocol::from(i32::from(u16::to_be(0x0003)));
+            let frames = Socket::new(Domain::PACKET, Type::RAW, Some(all)).unwrap();
+            frames.set_read_timeout(Some(SOON)).unwrap();
+            (if_nametoindex("eth0").unwrap(), frames)
+        });
+        Self {
+            place,
+            v4: v4.into(),
+            index,
+            frames,
+        }
+    }
+
+    fn sends(&self, like: IpAddr) -> UdpSocket {
+        let any: SocketAddr = if like.is_ipv4() {
+            (self.v4, 0).into()
+        } else {
+            (Ipv6Addr::UNSPECIFIED, 0).into()
+        };
+        let socket = self.place.net.enter(|| UdpSocket::bind(any).unwrap());
+        let option = socket2::SockRef::from(&socket);
+        if like.is_ipv4() {
+            option.set_multicast_if_v4(&self.v4).unwrap();
+        } else {
+            option.set_multicast_if_v6(self.index).unwrap();
+        }
+        socket
+    }
+
+    /// Joins a group; leaves with the socket.
+    fn joins(&self, group: IpAddr) -> UdpSocket {
+        self.place.net.enter(|| match group {
+            IpAddr::V4(group) => {
+                let socket = UdpSocket::bind((group, PORT)).unwrap();
+                socket.join_multicast_v4(&group, &self.v4).unwrap();
+                socket
+            }
+            IpAddr::V6(group) => {
+                let socket = UdpSocket::bind((group, PORT)).unwrap();
+                socket.join_multicast_v6(&group, self.index).unwrap();
+                socket
+            }
+        })
+    }
+
+    /// Reads frames until one ends with `last`. True if one before it ended with `wanted`.
+    #[track_caller]
+    fn sees(&self, wanted: &[u8], last: &[u8]) -> bool {
+        let mut seen = false;
+        let mut buffer = [0; 2048];
+        loop {
+            let length = (&self.frames).read(&mut buffer).unwrap();
+            let frame = &buffer[..length];
+            if frame.ends_with(last) {
+                return seen;
+            }
+            seen |= frame.ends_with(wanted);
+        }
+    }
+}
+
+/// A network of three stations on two workers, and what one of them sends.
+struct Field {
+    stations: [Station; 3],
+    sent: std::cell::Cell<u32>,
+}
+
+impl Field {
+    fn new(daemon: &Daemon<'_>) -> Self {
+        let places = ["a", "b", "c"].map(|name| daemon.connected(name, &["front"]));
+        let mut last = 1;
+        let stations = places.map(|place| {
+            last += 1;
+            Station::new(place, [10, 7, 0, last])
+        });
+        Self {
+            stations,
+            sent: 0.into(),
+        }
+    }
+
+    /// Whether the second and the third station get what the first one sends to a group. Behind it goes what
+    /// everybody gets, so that nobody has to wait for what does not come.
+    fn reached(&self, group: IpAddr) -> [bool; 2] {
+        let number = self.sent.replace(self.sent.get() + 1);
+        let (data, fence) = (format!("data {number}."), format!("fence {number}."));
+        let [a, rest @ ..] = &self.stations;
+        let all: IpAddr = match group {
+            IpAddr::V4(_) => [224, 0, 0, 250].into(),
+            IpAddr::V6(_) => "ff02::fa".parse().unwrap(),
+        };
+        let socket = a.sends(group);
+        socket.send_to(data.as_bytes(), (group, PORT)).unwrap();
+        socket.send_to(fence.as_bytes(), (all, PORT)).unwrap();
+        rest.each_ref()
+            .map(|station| station.sees(data.as_bytes(), fence.as_bytes()))
+    }
+
+    #[track_caller]
+    fn settles(&self, what: &str, group: IpAddr, wanted: [bool; 2]) {
+        wait::settled(&format!("{group}: {what}"), &wanted, SOON, || {
+            self.reached(group)
+        });
+    }
+}
+
+fn groups() -> [IpAddr; 2] {
+    GROUPS.map(|g| g.parse().unwrap())
+}
+
+/// The members that the daemon shows.
+fn members(daemon: &Daemon<'_>) -> Vec<(String, String)> {
+    let shown = daemon.json("show groups --network front");
+    let text = |row: &Value, key: &str| row[key].as_str().unwrap().to_owned();
+    let rows = shown.as_array().unwrap().iter();
+    rows.map(|row| (text(row, "group"), text(row, "sandbox_name")))
+        .collect()
+}
+
+#[test]
+fn who_joins_gets_it_and_nobody_else() {
+    netns::inside(|world| {
+        let mut daemon = Daemon::new(world, Who::Root);
+        daemon.start(&["--workers", "2"]);
+        daemon.ok(FRONT);
+        let field = Field::new(&daemon);
+        let [_, b, c] = &field.stations;
+        for group in groups() {
+            field.settles(
+                "everybody was asked, and nobody wants it",
+                group,
+                [false; 2],
+            );
+            let member = b.joins(group);
+            field.settles("one has joined", group, [true, false]);
+            member.set_read_timeout(Some(SOON)).unwrap();
+            let got = member.recv(&mut [0; 64]).unwrap();
+            assert!(got > 0, "its program has it");
+            let row = (group.to_string(), "b".to_owned());
+            assert_eq!(members(&daemon), [row]);
+            let second = c.joins(group);
+            field.settles("two have", group, [true, true]);
+            assert_eq!(members(&daemon).len(), 2);
+            drop(second);
+            field.settles("one of them has left", group, [true, false]);
+            drop(member);
+            field.settles("the other one too", group, [false, false]);
+            assert_eq!(members(&daemon), []);
+        }
+        assert!(daemon.drops("no-member") > 0);
+    });
+}
+
+#[test]
+fn the_earlier_versions_of_the_protocols_are_heard() {
+    netns::inside(|world| {
+        let daemon = Daemon::root(world);
+        daemon.ok(FRONT);
+        let field = Field::new(&daemon);
+        let [_, b, _] = &field.stations;
+        for (key, version) in [("igmp", 2), ("igmp", 1), ("mld", 1)] {
+            let (v4, group) = (key == "igmp", groups()[usize::from(key == "mld")]);
+            let family = if v4 { "ipv4" } else { "ipv6" };
+            let key = format!("net/{family}/conf/eth0/force_{key}_version");
+            b.place.net.set(&key, &version.to_string());
+            field.settles("nobody wants it", group, [false; 2]);
+            let member = b.joins(group);
+            field.settles(&format!("{key} {version}"), group, [true, false]);
+            drop(member);
+            // The first version of IGMP has no word for leaving.
+            if version != 1 || !v4 {
+                field.settles("it has left", group, [false; 2]);
+            }
+        }
+    });
+}
+
+#[test]
+fn members_are_known_again_after_a_death() {
+    netns::inside(|world| {
+        let mut daemon = Daemon::new(world, Who::Root);
+        daemon.start(&["--workers", "2"]);
+        daemon.ok(FRONT);
+        let field = Field::new(&daemon);
+        let _members = groups().map(|group| field.stations[1].joins(group));
+        daemon.kill();
+        daemon.start(&["--workers", "2"]);
+        for group in groups() {
+            field.settles("who was asked has answered", group, [true, false]);
+        }
+        assert_eq!(members(&daemon).len(), 2);
+    });
+}
+
+#[test]
+fn a_sandbox_cannot_ask_in_the_gateways_place() {
+    netns::inside(|world| {
+        let daemon = Daemon::root(world);
+        daemon.ok(FRONT);
+        let field = Field::new(&daemon);
+        let [group, _] = groups();
+        field.settles("nobody wants it", group, [false; 2]);
+        let c = &field.stations[2];
+        let asks = || {
+            let socket = c
+                .place
+                .net
+                .enter(|| Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(2))).unwrap());
+            socket.set_multicast_if_v4(&c.v4).unwrap();
+            let query = [0x11, 100, 0xee, 0x9b, 0, 0, 0, 0];
+            let all: SocketAddr = ([224, 0, 0, 1], 0).into();
+            socket.send_to(&query, &all.into()).unwrap();
+        };
+        asks();
+        wait::until("it is dropped", SOON, || daemon.drops("rogue-router") > 0);
+        assert_eq!(field.reached(group), [false; 2], "it is no router");
+        daemon.ok("policy set front --sandbox c --no-spoof-guard");
+        asks();
+        field.settles("one that may be a router gets all", group, [false, true]);
+    });
+}
+
+#[test]
+fn a_network_may_do_without() {
+    netns::inside(|world| {
+        let daemon = Daemon::root(world);
+        for (option, asked) in [("snooping=false", false), ("querier=false", true)] {
+            daemon.ok(&format!("{FRONT} --opt {option}"));
+            let network = daemon.json("network inspect front");
+            assert_eq!(network["snooping"], asked);
+            let field = Field::new(&daemon);
+            for group in groups() {
+                assert_eq!(field.reached(group), [true; 2], "{option}");
+                let _member = field.stations[1].joins(group);
+                assert_eq!(field.reached(group), [true; 2], "{option}");
+            }
+            for name in ["a", "b", "c"] {
+                daemon.ok(&format!("endpoint disconnect front {name}"));
+            }
+            daemon.ok("network rm front");
+        }
+        let refused = daemon.weft("network create front --opt query-interval=0");
+        assert!(refused.stderr.contains("query-interval"), "{refused:?}");
+    });
+}
