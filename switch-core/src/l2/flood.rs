@@ -135,7 +135,7 @@ mod tests {
     fn who_wants_nothing_takes_nobodys_turn() {
         let list: PortList = (0..3000).map(PortId).collect();
         let mut seen = Vec::new();
-        let mut each = |p: PortId| p.0 % 10 == 0 && push(&mut seen, p.0);
+        let mut each = |p: PortId| p.0.is_multiple_of(10) && push(&mut seen, p.0);
         let mut rest = list.flood(PortId(0), &mut each);
         let mut turns = 1;
         while let Some(more) = rest {

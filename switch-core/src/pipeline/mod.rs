@@ -9,8 +9,6 @@ mod gateway;
 mod limit_tests;
 mod members;
 mod multicast;
-#[cfg(test)]
-mod multicast_tests;
 mod names;
 mod pieces;
 mod ports;

@@ -41,7 +41,7 @@ fn bytes(hex: &str) -> Vec<u8> {
 }
 
 fn said(frame: &[u8]) -> Result<Option<Message<'_>>, DropReason> {
-    parse(&Packet::parse(frame).unwrap(), frame)
+    parse(&Packet::parse(frame)?, frame)
 }
 
 fn wishes(frame: &[u8]) -> Vec<(IpAddr, Wish)> {

@@ -1,0 +1,135 @@
+//! Stage 3: What endpoints say of groups: their reports and leaves, and the queries of routers among them.
+
+use super::own;
+use crate::addr::PortId;
+use crate::flow::host::Host;
+use crate::l2::snoop::groups::Want;
+use crate::l2::snoop::message::{self, Message, Query, Report, Wish};
+use crate::l2::snoop::{Family, Group, INTERVAL, membership, presence};
+use crate::l2::table::Station;
+use crate::pipeline::vlans::Source;
+use crate::pipeline::{Port, Switch};
+use crate::time::Tick;
+use crate::verdict::DropReason;
+use crate::wire::packet::{Kind, Packet};
+use crate::wire::vnet_hdr::VnetHdr;
+
+impl Switch {
+    /// Hears what a frame says of groups. True if it is for routers only, and has reached them.
+    /// Errors: those of the message; `GroupLimit` where one of its groups is too many.
+    pub(in crate::pipeline) fn snoop<H: Host>(
+        &mut self,
+        host: &mut H,
+        now: Tick,
+        from: PortId,
+        packet: &Packet,
+        frame: &[u8],
+    ) -> Result<bool, DropReason> {
+        if self.snooper.is_none() {
+            return Ok(false);
+        }
+        let Some(said) = message::parse(packet, frame)? else {
+            return Ok(false);
+        };
+        match (said, self.macs.station(from)) {
+            (Message::Query(query), Some(of)) => {
+                self.hear_query(now, of, packet, &query);
+                Ok(false)
+            }
+            (Message::Report(report), Some(of)) => {
+                let family = Family::of(match packet.kind {
+                    Kind::Ip(ip) => ip.dst,
+                    Kind::Arp | Kind::Other(_) => return Ok(false),
+                });
+                let heard = self.hear_report(host, now, of, report);
+                self.tell_routers(host, now, family, from, (packet, frame));
+                heard.map(|()| true)
+            }
+            (_, None) => Ok(false),
+        }
+    }
+
+    fn hear_report<H: Host>(
+        &mut self,
+        host: &mut H,
+        now: Tick,
+        of: Station,
+        report: Report<'_>,
+    ) -> Result<(), DropReason> {
+        let mut result = Ok(());
+        for (address, wish) in report {
+            let (Some(group), Some(snooper)) = (Group::of(address), &mut self.snooper) else {
+                continue;
+            };
+            match wish {
+                Wish::Join if !snooper.join(group, of, now) => result = Err(DropReason::GroupLimit),
+                Wish::Join => {}
+                Wish::Leave if snooper.leave(group, of, now) => {
+                    self.ask(host, of.port, group.family(), Some(group));
+                }
+                Wish::Leave => {}
+            }
+        }
+        result
+    }
+
+    /// Takes note of another querier: where its address is the lower one, it asks in the gateway's place.
+    /// Source: RFC 3376 section 6.6.2, RFC 3810 section 7.6.2; RFC 4541 section 2.1.1.
+    fn hear_query(&mut self, now: Tick, of: Station, packet: &Packet, query: &Query) {
+        let Kind::Ip(ip) = packet.kind else {
+            return;
+        };
+        let trusted = |p: &Port| p.guard.as_ref().is_none_or(|g| g.trusts_routers());
+        if !self.ports.get(of.port).is_some_and(trusted) {
+            return;
+        }
+        // A switch that asks in nobody's name is no router.
+        let (Some(snooper), false) = (&self.snooper, ip.src.is_unspecified()) else {
+            return;
+        };
+        let (groups, family) = (&snooper.how.groups, Family::of(ip.src));
+        let interval = query.interval.unwrap_or(INTERVAL);
+        let present = presence(query.robustness, interval, query.response);
+        groups.enter(Want::Router(family), of, now, now + present);
+        let asks = snooper.how.querier.and_then(|_| own(&self.config, family));
+        if asks.is_some_and(|own| own <= ip.src) {
+            return;
+        }
+        match Group::of(query.group) {
+            None => {
+                let life = membership(query.robustness, interval, query.response);
+                groups.yield_to(family, now + present, life);
+            }
+            Some(group) => {
+                let until = now + query.response * query.robustness;
+                for port in self.ports.own() {
+                    if let Some(of) = self.macs.station(port.id) {
+                        groups.lower(Want::Group(group), of, now, until);
+                    }
+                }
+            }
+        }
+    }
+
+    fn tell_routers<H: Host>(
+        &mut self,
+        host: &mut H,
+        now: Tick,
+        family: Family,
+        from: PortId,
+        (packet, frame): (&Packet, &[u8]),
+    ) {
+        let Some(snooper) = &self.snooper else { return };
+        if self.config.icc && snooper.how.groups.has_routers(family, now) {
+            // In a storm the router hears the next report.
+            let _ = self.flood(
+                host,
+                now,
+                Source::own(from),
+                packet,
+                &VnetHdr::default(),
+                frame,
+            );
+        }
+    }
+}
