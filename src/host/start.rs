@@ -9,7 +9,7 @@ pub use super::sys::random_seeds;
 /// A raw ICMP socket where ping sockets are closed to us and the start context may open one.
 #[must_use]
 pub fn raw_icmp(broker: &mut Broker, v6: bool) -> Option<Socket> {
-    if PingSock::open(v6, None, 0).is_ok() {
+    if PingSock::open(v6).is_ok() {
         return None;
     }
     broker.raw_icmp(v6).ok().map(Socket::from)

@@ -15,8 +15,8 @@ use switch_core::verdict::Verdict;
 
 use super::budget::Turn;
 use crate::endpoint::RX_BUFFER;
-use crate::host::sockets::HostIo;
 use crate::host::sockets::links::Link;
+use crate::host::sockets::{HostIo, SHARED};
 
 /// A network on this worker.
 #[derive(Debug)]
@@ -204,16 +204,34 @@ impl Board {
 
     /// Takes an event of a socket. True if the socket may have more for its next turn.
     pub(super) fn handle(&mut self, now: Tick, event: &Event) -> bool {
-        let net = self.io.net_of(event.token());
-        net.and_then(|net| self.with(net, |switch, io| io.handle(switch, now, event)))
-            .unwrap_or(false)
+        let token = event.token();
+        match self.io.net_of(token) {
+            Some(SHARED) => self.handle_shared(token),
+            Some(net) => self
+                .with(net, |switch, io| io.handle(switch, now, event))
+                .unwrap_or(false),
+            None => false,
+        }
     }
 
     /// Gives a socket whose turn was over its next one.
     pub(super) fn again(&mut self, now: Tick, token: Token) -> bool {
-        let net = self.io.net_of(token);
-        net.and_then(|net| self.with(net, |switch, io| io.again(switch, now, token)))
-            .unwrap_or(false)
+        match self.io.net_of(token) {
+            Some(SHARED) => self.handle_shared(token),
+            Some(net) => self
+                .with(net, |switch, io| io.again(switch, now, token))
+                .unwrap_or(false),
+            None => false,
+        }
+    }
+
+    /// What a socket of all networks has waits for the end of the batch, where each gets its own.
+    fn handle_shared(&mut self, token: Token) -> bool {
+        let more = self.io.handle_shared(token);
+        for net in self.io.awaited() {
+            self.touch(net);
+        }
+        more
     }
 
     /// The view of the host has changed: every network takes it over.

@@ -122,6 +122,49 @@ fn traceroute_finds_the_mtu() {
     });
 }
 
+/// Without ping sockets all share one raw socket, which gets what is anybody's.
+#[test]
+fn pings_that_share_a_raw_socket_are_kept_apart() {
+    netns::inside_without_ping(|world| {
+        let sandboxes = [world.sandbox(&[]), world.sandbox(&[])];
+        let first = sandboxes[0].exec(&["ping", "-n", "-c1", "-W3", &OUTSIDE.to_string()]);
+        if first.status != 0 {
+            // No right to raw sockets here.
+            return;
+        }
+        let pings = |sandbox: &Sandbox| {
+            let script = [FAR.to_string(), FAR6.to_string(), OUTSIDE.to_string()]
+                .iter()
+                .cycle()
+                .take(9)
+                .enumerate()
+                .map(|(n, to)| format!("ping -n -c25 -i0.01 -W5 -s{} {to} & ", 50 + n))
+                .collect::<String>();
+            sandbox.exec(&["sh", "-c", &(script + "wait")]).ok()
+        };
+        let said = std::thread::scope(|scope| {
+            let both = sandboxes.each_ref().map(|s| scope.spawn(|| pings(s)));
+            both.map(|one| one.join().unwrap())
+        });
+        for said in said {
+            assert_eq!(said.matches(" 0% packet loss").count(), 9, "{said}");
+            assert!(!said.contains("DUP"), "{said}");
+        }
+        // And errors find the one that asked, too.
+        world
+            .outside
+            .ip("route add unreachable 203.0.113.0/24\nroute add unreachable 2001:db8:9::/64\n");
+        for ip in ["203.0.113.1", "2001:db8:9::1"] {
+            let said = sandboxes[0].exec(&["ping", "-n", "-c2", "-W3", ip]);
+            let text = said.stdout.to_lowercase();
+            assert!(
+                text.contains("unreachable") || text.contains("no route"),
+                "{said:?}"
+            );
+        }
+    });
+}
+
 #[test]
 fn a_host_that_forbids_ping_sockets_is_honest_about_it() {
     netns::inside_without_ping(|world| {

@@ -41,10 +41,7 @@ impl HostIo {
                 }
                 more
             }
-            Kind::Echo(..) => {
-                self.echo_event(switch, now, index);
-                false
-            }
+            Kind::Echo(..) => self.echo_event(switch, now, index),
             Kind::Dns(..) => {
                 self.dns_event(switch, now, index);
                 false
@@ -53,7 +50,7 @@ impl HostIo {
                 self.line_event(switch, now, index);
                 false
             }
-            Kind::DnsAsk(_) => false,
+            Kind::DnsAsk(_) | Kind::Raw { .. } | Kind::RawEcho { .. } => false,
             Kind::Splice(..) | Kind::SplicedTo(_) => self.splice_event(index, Some(event)),
         }
     }
@@ -67,9 +64,13 @@ impl HostIo {
             Kind::Listener(..) => self.accept(switch, now, index),
             Kind::Udp(..) => self.udp_event(switch, now, index),
             Kind::Splice(..) | Kind::SplicedTo(_) => self.splice_event(index, None),
-            Kind::Tcp(_) | Kind::Echo(..) | Kind::Dns(..) | Kind::DnsTcp(_) | Kind::DnsAsk(_) => {
-                false
-            }
+            Kind::Echo(..) => self.echo_event(switch, now, index),
+            Kind::Tcp(_)
+            | Kind::Raw { .. }
+            | Kind::RawEcho { .. }
+            | Kind::Dns(..)
+            | Kind::DnsTcp(_)
+            | Kind::DnsAsk(_) => false,
         }
     }
 
@@ -305,6 +306,7 @@ impl HostIo {
     /// each batch.
     pub fn settle(&mut self, switch: &mut Switch, now: Tick) {
         self.rest_lines(now);
+        self.settle_echoes(switch, now);
         let mut next = 0;
         while let Some(&sock) = self.reporting.get(next) {
             let slot = self.slots.get_mut(sock.0 as usize);
@@ -326,60 +328,6 @@ impl HostIo {
                     switch.handle_event(self, now, HostEvent::UdpFailed { mapping, report });
                 }
             }
-        }
-    }
-
-    fn echo_event(&mut self, switch: &mut Switch, now: Tick, index: u32) {
-        for _ in 0..RUN {
-            let Some(Slot {
-                kind: Kind::Echo(ping, mapping),
-                ..
-            }) = self.slots.get_mut(index as usize)
-            else {
-                return;
-            };
-            let mapping = *mapping;
-            match ping.recv() {
-                Ok(Some(r)) => {
-                    let event = HostEvent::EchoReply {
-                        mapping,
-                        from: r.from,
-                        seq: r.seq,
-                        payload: &r.payload,
-                    };
-                    switch.handle_event(self, now, event);
-                }
-                Ok(None) => {}
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
-                Err(_) => {
-                    let Some(Slot {
-                        kind: Kind::Echo(ping, _),
-                        ..
-                    }) = self.slots.get(index as usize)
-                    else {
-                        return;
-                    };
-                    let Ok(queued) = sys::recv_error(ping.as_fd()) else {
-                        return;
-                    };
-                    if let Some(report) = report(&queued, queued.offender) {
-                        switch.handle_event(self, now, HostEvent::EchoFailed { mapping, report });
-                    }
-                }
-            }
-        }
-        let Some(Slot {
-            kind: Kind::Echo(ping, mapping),
-            ..
-        }) = self.slots.get(index as usize)
-        else {
-            return;
-        };
-        let mapping = *mapping;
-        if let Ok(queued) = sys::recv_error(ping.as_fd())
-            && let Some(report) = report(&queued, queued.offender)
-        {
-            switch.handle_event(self, now, HostEvent::EchoFailed { mapping, report });
         }
     }
 
@@ -413,9 +361,12 @@ impl HostIo {
     }
 }
 
-/// An entry of an error queue as the switch wants it. Where the datagram went to is known from the queue, but
-/// for echo requests on raw sockets.
-fn report(queued: &sys::Report, instead: Option<std::net::IpAddr>) -> Option<IcmpReport<'_>> {
+/// An entry of an error queue as the switch wants it. Where the datagram went to is known from the queue, or it is
+/// `instead`.
+pub(super) fn report(
+    queued: &sys::Report,
+    instead: Option<std::net::IpAddr>,
+) -> Option<IcmpReport<'_>> {
     let to = queued
         .to
         .or_else(|| instead.map(|a| std::net::SocketAddr::new(a, 0)))?;

@@ -2,8 +2,10 @@
 
 pub mod dispatch;
 mod dns;
+mod echo;
 pub mod links;
 pub mod ping;
+mod raw;
 mod resolvers;
 pub mod splice;
 mod sys;
@@ -22,13 +24,14 @@ use slab::Slab;
 use socket2::Socket;
 use switch_core::addr::{PortId, SockId};
 use switch_core::flow::host::{
-    ConnectOptions, DatagramMeta, DnsHost, EchoHost, HostError, Peeked, TcpHost, Tx, UdpHost,
+    ConnectOptions, DatagramMeta, DnsHost, HostError, Peeked, TcpHost, Tx, UdpHost,
 };
 use switch_core::wire::vnet_hdr::VnetHdr;
 
 use self::dns::DnsStream;
 use self::links::{Link, Links};
 use self::ping::PingSock;
+use self::raw::Raw;
 use self::resolvers::Line;
 use self::splice::{Pair, Splices};
 use self::tcp::{PeekMode, TcpSock, host_error};
@@ -38,6 +41,9 @@ use crate::host::netwatch::HostNet;
 
 /// Tokens below this belong to the worker itself.
 pub const FIRST_TOKEN: usize = 1 << 16;
+
+/// In the place of a network, for sockets of all of them.
+pub const SHARED: u32 = u32::MAX;
 
 /// What is known of the host: replaced as a whole when something changes.
 #[derive(Debug, Clone, Default)]
@@ -70,6 +76,15 @@ pub(crate) enum Kind {
     Listener(Socket, Published),
     Udp(UdpSock, u32),
     Echo(PingSock, u32),
+    /// The raw socket of a family, which belongs to no network.
+    Raw {
+        v6: bool,
+    },
+    /// An echo session that shares the raw socket of its family, and its identifier there.
+    RawEcho {
+        v6: bool,
+        ident: u16,
+    },
     Dns(UdpSocket, u32),
     /// A connection to a resolver.
     DnsTcp(Box<DnsStream>),
@@ -112,7 +127,9 @@ pub struct HostIo {
     /// What is known of the host.
     pub view: Arc<ArcSwap<HostView>>,
     peek: [PeekMode; 2],
-    raw_icmp: [Option<Socket>; 2],
+    raw_icmp: [Option<Raw>; 2],
+    raw_polled: [bool; 2],
+    echo_buf: Vec<u8>,
     batch: Option<Box<sys::Batch>>,
     splices: Splices,
     /// Connections to resolvers.
@@ -136,7 +153,7 @@ impl HostIo {
         registry: Registry,
         endpoints: Vec<Box<dyn Endpoint>>,
         view: Arc<ArcSwap<HostView>>,
-        raw_icmp: [Option<Socket>; 2],
+        mut raw_icmp: [Option<Socket>; 2],
     ) -> Self {
         let mut links = Links::default();
         for (port, endpoint) in (0..).map(PortId).zip(endpoints) {
@@ -151,7 +168,10 @@ impl HostIo {
             net: 0,
             view,
             peek: [tcp::probe_peek(false), tcp::probe_peek(true)],
-            raw_icmp,
+            raw_icmp: [false, true]
+                .map(|v6| raw_icmp[usize::from(v6)].take().map(|s| Raw::new(s, v6))),
+            raw_polled: [false; 2],
+            echo_buf: Vec::new(),
             batch: Some(Box::new(sys::Batch::new())),
             splices: Splices::default(),
             lines: Vec::new(),
@@ -201,6 +221,17 @@ impl HostIo {
         Ok(SockId(index))
     }
 
+    /// A slot for what has no descriptor of its own.
+    fn stand_in(&mut self, kind: Kind) -> io::Result<SockId> {
+        let sock = self.slots.insert(Slot {
+            generation: self.generation,
+            net: self.net,
+            kind,
+        });
+        let sock = u32::try_from(sock).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        Ok(SockId(sock))
+    }
+
     /// The slot of an event, unless its socket has been closed since.
     fn find(&self, token: Token) -> Option<u32> {
         let index = u32::try_from((token.0 - FIRST_TOKEN) & 0xffff_ffff).ok()?;
@@ -211,7 +242,7 @@ impl HostIo {
             .map(|_| index)
     }
 
-    /// The network whose socket an event is about.
+    /// The network whose socket an event is about, or [`SHARED`].
     #[must_use]
     pub fn net_of(&self, token: Token) -> Option<u32> {
         let slot = self.slots.get(self.find(token)? as usize)?;
@@ -381,41 +412,6 @@ impl UdpHost for HostIo {
     }
 
     fn udp_close(&mut self, sock: SockId) {
-        self.close(sock);
-    }
-}
-
-impl EchoHost for HostIo {
-    fn echo_open(&mut self, mapping: u32, v6: bool) -> Result<SockId, HostError> {
-        // Our own identifiers start high, away from those that ping programs take from their process ids.
-        let ident = 0x8000 | u16::try_from(mapping & 0x7fff).unwrap_or(0);
-        let sock = PingSock::open(v6, self.raw_icmp[usize::from(v6)].as_ref(), ident)
-            .map_err(|e| host_error(&e))?;
-        let fd = sock.as_fd().as_raw_fd();
-        self.insert(fd, Interest::READABLE, Kind::Echo(sock, mapping))
-            .map_err(|e| host_error(&e))
-    }
-
-    fn echo_send(
-        &mut self,
-        sock: SockId,
-        to: IpAddr,
-        meta: DatagramMeta,
-        seq: u16,
-        payload: &[u8],
-    ) -> Result<(), HostError> {
-        match self.slots.get_mut(sock.0 as usize) {
-            Some(Slot {
-                kind: Kind::Echo(ping, _),
-                ..
-            }) => ping
-                .send(to, &meta, seq, payload)
-                .map_err(|e| host_error(&e)),
-            _ => Err(HostError::Other),
-        }
-    }
-
-    fn echo_close(&mut self, sock: SockId) {
         self.close(sock);
     }
 }

@@ -37,12 +37,7 @@ impl HostIo {
             Some(line) => line,
             None => self.open_line(to)?,
         };
-        let sock = self.slots.insert(Slot {
-            generation: self.generation,
-            net: self.net,
-            kind: Kind::DnsAsk(line),
-        });
-        let sock = SockId(u32::try_from(sock).map_err(|_| io::ErrorKind::OutOfMemory)?);
+        let sock = self.stand_in(Kind::DnsAsk(line))?;
         let asked = match self.stream(line) {
             Some(stream) => stream.ask(query, sock, message),
             None => Err(io::ErrorKind::NotConnected.into()),

@@ -412,89 +412,22 @@ pub(super) fn set_int(fd: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> 
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::net::UdpSocket;
-    use std::os::fd::AsFd;
-
-    #[test]
-    fn a_run_is_cut_and_comes_back_whole() {
-        let (a, b) = (
-            UdpSocket::bind("127.0.0.1:0").unwrap(),
-            UdpSocket::bind("127.0.0.1:0").unwrap(),
-        );
-        set_int(b.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1).unwrap();
-        set_int(b.as_fd(), libc::IPPROTO_IP, libc::IP_PKTINFO, 1).unwrap();
-        let payload: Vec<u8> = (0..250u8).collect();
-        send(
-            a.as_fd(),
-            b.local_addr().unwrap(),
-            &DatagramMeta::default(),
-            &[IoSlice::new(&payload)],
-            100,
-        )
-        .unwrap();
-        let mut batch = Batch::new();
-        let mut got = Vec::new();
-        while got.len() < payload.len() {
-            match batch.recv(b.as_fd()) {
-                Ok(n) => {
-                    for i in 0..n {
-                        let d = batch.get(i).unwrap();
-                        assert_eq!(d.from, a.local_addr().unwrap());
-                        assert_eq!(d.local, Some(Ipv4Addr::LOCALHOST.into()));
-                        assert!(d.segment == 100 || d.payload.len() <= 100);
-                        got.extend_from_slice(d.payload);
-                    }
-                }
-                Err(e) => assert_eq!(e.kind(), io::ErrorKind::WouldBlock),
-            }
-        }
-        assert_eq!(got, payload);
-    }
-
-    #[test]
-    fn dscp_travels_with_its_datagram() {
-        for any in ["127.0.0.1:0", "[::1]:0"] {
-            let (a, b) = (UdpSocket::bind(any).unwrap(), UdpSocket::bind(any).unwrap());
-            let to = b.local_addr().unwrap();
-            let b = super::super::udp::UdpSock::from_bound(b.into(), to.is_ipv6());
-            for tos in [0, 0xb8, 0x2a] {
-                let meta = DatagramMeta {
-                    tos,
-                    ..DatagramMeta::default()
-                };
-                send(a.as_fd(), to, &meta, &[IoSlice::new(b"marked")], 0).unwrap();
-            }
-            let mut batch = Batch::new();
-            let mut seen = Vec::new();
-            while seen.len() < 3 {
-                let n = batch.recv(b.as_fd()).unwrap();
-                seen.extend((0..n).map(|i| batch.get(i).unwrap().tos));
-            }
-            assert_eq!(seen, [0, 0xb8, 0x2a], "{any}");
-        }
-    }
-
-    #[test]
-    fn a_refusal_is_told_with_its_datagram() {
-        let gone = UdpSocket::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap();
-        let a = UdpSocket::bind("127.0.0.1:0").unwrap();
-        set_int(a.as_fd(), libc::IPPROTO_IP, libc::IP_RECVERR, 1).unwrap();
-        send(
-            a.as_fd(),
-            gone,
-            &DatagramMeta::default(),
-            &[IoSlice::new(b"hello")],
-            0,
-        )
-        .unwrap();
-        let report = recv_error(a.as_fd()).unwrap();
-        assert_eq!((report.kind, report.code, report.to), (3, 3, Some(gone)));
-        assert_eq!(report.payload, b"hello");
+/// Sets a socket option that is an array of words.
+pub(super) fn set_words(
+    fd: BorrowedFd<'_>,
+    level: i32,
+    name: i32,
+    words: &[u32],
+) -> io::Result<()> {
+    let len = libc::socklen_t::try_from(size_of_val(words)).unwrap_or(0);
+    // SAFETY: the option's value is the slice, which outlives the call, and its length in bytes is given.
+    let r = unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, words.as_ptr().cast(), len) };
+    if r == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
     }
 }
+
+#[cfg(test)]
+mod tests;
