@@ -89,7 +89,7 @@ pub struct NetworkWish {
     #[arg(long, value_name = "FILTER", value_enum)]
     #[serde(skip_serializing_if = "is_default")]
     pub udp_filter: Option<UdpFilter>,
-    /// More options: ageing=SECONDS, snooping=BOOL, querier=BOOL, query-interval=SECONDS, mtu=BYTES, icc=BOOL (repeatable)
+    /// More options: ageing=SECONDS, loop-hold=SECONDS, snooping=BOOL, querier=BOOL, query-interval=SECONDS, mtu=BYTES, icc=BOOL (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     #[serde(skip_serializing_if = "is_default")]
     pub opt: Vec<String>,

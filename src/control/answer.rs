@@ -153,6 +153,7 @@ fn network(model: &Model, runtime: &Runtime, n: &NetworkRecord) -> Network {
         mtu: spec.mtu,
         icc: spec.icc,
         ageing: spec.ageing,
+        loop_hold: spec.loop_hold,
         snooping: spec.snooping,
         querier: spec.querier,
         query_interval: spec.query_interval,
@@ -303,6 +304,7 @@ fn numbers<P: Plane>(engine: &mut Engine<P>) -> Result<Numbers, Problem> {
     let stats = stats(engine)?;
     let refused = |e| problem(&e);
     let members = engine.plane.groups(None).map_err(refused)?;
+    let macs = engine.plane.macs(None).map_err(refused)?;
     let model = &engine.model;
     let on = |id: NetworkId| members.iter().filter(|r| r.network == id).count();
     let networks = model.networks.iter();
@@ -314,6 +316,7 @@ fn numbers<P: Plane>(engine: &mut Engine<P>) -> Result<Numbers, Problem> {
             model.publishes.len(),
             model.services.len(),
         ],
+        macs: (macs.len(), macs.iter().filter(|m| m.held).count()),
         down: engine.runtime.endpoints_down.len(),
         groups: groups.collect(),
         drops: engine.plane.drops(None).map_err(refused)?,

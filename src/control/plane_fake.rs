@@ -344,10 +344,12 @@ impl Plane for FakePlane {
         let of = |e: &&EndpointSpec| of.is_none_or(|n| n == e.network);
         let rows = self.endpoints.values().filter(of).map(|e| MacRow {
             network: e.network,
+            vlan: e.vlan.native(),
             mac: e.mac,
             endpoint: e.id,
             fixed: true,
             age: 0,
+            held: false,
         });
         Ok(rows.collect())
     }

@@ -166,6 +166,8 @@ pub struct Network {
     pub icc: bool,
     /// How long an unheard MAC is remembered. Units: seconds.
     pub ageing: u32,
+    /// How long a MAC that flaps is held at one endpoint; 0 for never. Units: seconds.
+    pub loop_hold: u32,
     /// Multicast goes only where it was asked for.
     pub snooping: bool,
     /// The gateway asks who wants which multicast.
@@ -302,6 +304,8 @@ pub struct Named<T> {
 pub struct Numbers {
     /// How many there are of each: networks, endpoints, publish rules, services.
     pub counts: [usize; 4],
+    /// MACs that are known, and how many of them flap and are held.
+    pub macs: (usize, usize),
     /// Endpoints that are not up.
     pub down: usize,
     /// Drops by reason.

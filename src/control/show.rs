@@ -13,6 +13,8 @@ use super::text;
 pub struct MacRow {
     /// On which network.
     pub network: NetworkId,
+    /// On which VLAN of it.
+    pub vlan: Option<u16>,
     /// The station.
     #[serde(with = "text::mac")]
     pub mac: Mac,
@@ -22,6 +24,8 @@ pub struct MacRow {
     pub fixed: bool,
     /// How long ago it was heard. Units: seconds.
     pub age: u64,
+    /// It flaps between endpoints, and is held at this one.
+    pub held: bool,
 }
 
 /// A member of a multicast group.

@@ -74,6 +74,9 @@ pub struct NetworkSpec {
     pub icc: bool,
     /// How long an unheard MAC is remembered. Units: seconds.
     pub ageing: u32,
+    /// How long a MAC that flaps is held at one endpoint; 0 for never. Units: seconds.
+    #[serde(default = "NetworkSpec::loop_hold")]
+    pub loop_hold: u32,
     /// Multicast goes only where it was asked for.
     pub snooping: bool,
     /// The gateway asks who wants which multicast.
@@ -105,6 +108,12 @@ impl NetworkSpec {
     #[must_use]
     pub const fn query_interval() -> u32 {
         125
+    }
+
+    /// How long a MAC that flaps is held, unless something else is asked. Units: seconds.
+    #[must_use]
+    pub const fn loop_hold() -> u32 {
+        switch_core::l2::moves::HOLD
     }
 }
 
@@ -167,17 +176,17 @@ impl Vlan {
     /// True for an endpoint that the gateway can reach.
     #[must_use]
     pub fn meets_gateway(&self) -> bool {
-        match self {
-            Self::None => true,
-            Self::Access(_) => false,
-            Self::Trunk { native, .. } => *native == Some(OWN_VLAN),
-        }
+        self.native() == Some(OWN_VLAN)
     }
 
-    /// True for an endpoint that sends and receives frames without tags.
+    /// Where an endpoint's frames without tags belong; none if they are dropped.
     #[must_use]
-    pub fn has_untagged(&self) -> bool {
-        !matches!(self, Self::Trunk { native: None, .. })
+    pub const fn native(&self) -> Option<u16> {
+        match self {
+            Self::None => Some(OWN_VLAN),
+            Self::Access(id) => Some(*id),
+            Self::Trunk { native, .. } => *native,
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Instant;
 use mio::Token;
 use mio::event::Event;
 use switch_core::addr::PortId;
-use switch_core::pipeline::Switch;
+use switch_core::pipeline::{Flap, Switch};
 use switch_core::time::Tick;
 use switch_core::verdict::Verdict;
 
@@ -39,6 +39,8 @@ pub struct Board {
     /// Endpoints that hold frames back.
     held: Vec<PortId>,
     buffer: Vec<u8>,
+    /// Stations that have begun to flap.
+    pub(super) flaps: Vec<Flap>,
     /// Frames received, and turns taken.
     counts: (u64, u64),
 }
@@ -54,6 +56,7 @@ impl Board {
             ready: VecDeque::new(),
             held: Vec::new(),
             buffer: vec![0; RX_BUFFER],
+            flaps: Vec::new(),
             counts: (0, 0),
         };
         if let Some(switch) = switch {
@@ -350,6 +353,7 @@ impl Board {
             io.net = net;
             switch.flush(io, now);
             io.settle(switch, now);
+            self.flaps.extend(std::iter::from_fn(|| switch.take_flap()));
             if switch.poll_timeout().is_some_and(|due| due <= now) {
                 switch.handle_timeout(io, now);
             }

@@ -15,7 +15,7 @@ use crossbeam::queue::ArrayQueue;
 use mio::{Events, Poll, Token, Waker};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use switch_core::addr::PortId;
-use switch_core::pipeline::Switch;
+use switch_core::pipeline::{Flap, Switch};
 use switch_core::time::Tick;
 
 use self::board::Board;
@@ -32,6 +32,8 @@ const ADVERTISE: Duration = Duration::from_secs(600);
 const JOBS: usize = 1024;
 /// Lost endpoints that wait to be told at most.
 const LOST: usize = 1024;
+/// The same of stations that flap.
+const FLAPS: usize = 64;
 
 /// Something to be done by a worker between two batches.
 pub type Job = Box<dyn FnOnce(&mut Board) + Send>;
@@ -67,10 +69,11 @@ impl Signals {
     }
 }
 
-/// Where workers tell of endpoints that are gone.
+/// Where workers tell of endpoints that are gone, and of stations that flap.
 #[derive(Debug)]
 pub struct Lost {
     queue: ArrayQueue<PortId>,
+    flaps: ArrayQueue<Flap>,
     told: EventFd,
 }
 
@@ -80,6 +83,7 @@ impl Lost {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         Ok(Self {
             queue: ArrayQueue::new(LOST),
+            flaps: ArrayQueue::new(FLAPS),
             told: EventFd::from_value_and_flags(0, flags)?,
         })
     }
@@ -88,6 +92,19 @@ impl Lost {
         // When full, whoever reads it finds the others by their interfaces.
         let _ = self.queue.push(port);
         let _ = self.told.write(1);
+    }
+
+    fn tell_flap(&self, flap: Flap) {
+        // Where there are so many, the drops tell of the others.
+        let _ = self.flaps.push(flap);
+        let _ = self.told.write(1);
+    }
+
+    /// The next station that flaps. To be asked when [`Self::next`] has said that there is no more: what comes
+    /// after that is told anew.
+    #[must_use]
+    pub fn next_flap(&self) -> Option<Flap> {
+        self.flaps.pop()
     }
 
     /// The next endpoint that is gone.
@@ -226,6 +243,11 @@ impl Worker {
                 lost.tell(port);
             }
             board.end_batch(now);
+            for flap in board.flaps.drain(..) {
+                if let Some(lost) = &self.lost {
+                    lost.tell_flap(flap);
+                }
+            }
             if advertise <= now {
                 advertise = now + ADVERTISE;
                 board.each(|switch, io| switch.advertise(io));

@@ -79,6 +79,8 @@ drop_reasons! {
     NewFlowLimit = "new-flow-limit",
     /// More broadcasts, multicasts or unknown destinations than the port may send.
     Storm = "storm",
+    /// More stations behind the endpoint than there may be.
+    MacLimit = "mac-limit",
     /// The VLAN is not one of the port's.
     Vlan = "vlan",
     /// The station flaps between ports and is held where it was.

@@ -64,10 +64,12 @@ fn op() -> impl Strategy<Value = Op> {
     let behind = (GUESTS..PORTS, (0..3u8).prop_map(Station::Behind));
     let own = (0..PORTS).prop_map(|n| (n, Station::Port(n)));
     let spoofed = (0..GUESTS, (0..PORTS).prop_map(Station::Port));
-    let sender = prop_oneof![5 => own, 5 => behind, 1 => spoofed];
+    let back = prop_oneof![(0..PORTS).prop_map(Station::Port), Just(Station::Gateway)];
+    let looped = (GUESTS..PORTS, back);
+    let sender = prop_oneof![10 => own, 10 => behind, 2 => spoofed, 1 => looped];
     prop_oneof![
         9 => (sender, station).prop_map(|((port, from), to)| Op::Send(port, from, to)),
-        1 => (0..400u64).prop_map(Op::Wait),
+        1 => prop_oneof![0..8u64, 8..400u64].prop_map(Op::Wait),
     ]
 }
 

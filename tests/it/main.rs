@@ -18,6 +18,7 @@ mod daemon_policy;
 mod daemon_publish;
 mod daemon_refused;
 mod daemon_service;
+mod daemon_stations;
 mod daemon_vlan;
 mod demo;
 mod dns;

@@ -149,12 +149,17 @@ pub(super) fn change(c: &Change) -> String {
     format!("{mark} {} {}", c.kind, c.name)
 }
 
-pub(super) const MAC: &[&str] = &["NETWORK", "MAC", "SANDBOX", "KIND", "AGE"];
+pub(super) const MAC: &[&str] = &["NETWORK", "VLAN", "MAC", "SANDBOX", "KIND", "AGE"];
 
 pub(super) fn mac(m: &Named<MacRow>) -> Vec<String> {
-    let kind = if m.row.fixed { "own" } else { "learned" };
+    let kind = match (m.row.fixed, m.row.held) {
+        (true, _) => "own",
+        (false, false) => "learned",
+        (false, true) => "held",
+    };
     vec![
         m.network_name.clone(),
+        text(m.row.vlan),
         m.row.mac.to_string(),
         m.sandbox_name.clone(),
         kind.to_owned(),

@@ -19,6 +19,12 @@ impl LivePlane {
                 self.told.push_back(PlaneEvent::LinkLost(id));
             }
         }
+        while let Some((segment, mac)) = self.lost.next_flap() {
+            if let Some((network, _)) = self.segment(segment.0) {
+                let mac = mac.to_string();
+                self.told.push_back(PlaneEvent::LoopDamped { network, mac });
+            }
+        }
         while let Some(event) = self.broker.next_event() {
             self.take(event);
         }

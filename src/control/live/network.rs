@@ -75,6 +75,9 @@ impl LivePlane {
         if let Some(net) = self.nets.get_mut(&spec.id) {
             net.spec = spec.clone();
         }
+        let ends = self.ends.iter().filter(|(_, e)| e.spec.network == spec.id);
+        let ends: Vec<_> = ends.map(|(&id, _)| id).collect();
+        ends.into_iter().try_for_each(|id| self.enact(id))?;
         let dns = spec.dns.clone();
         self.on_all(move |board| board.io.set_resolvers(slot, dns.clone()))?;
         let net = self.net(spec.id)?;

@@ -5,10 +5,12 @@
 
 use std::sync::Arc;
 
+use switch_core::l2::table::Keeping;
 use switch_core::policy::compile::{self, Rules};
 use switch_core::policy::limit::{self, Limits, Rates};
 
-use super::LivePlane;
+use super::start::STATIONS_OF_ONE;
+use super::{End, LivePlane};
 use crate::control::ids::EndpointId;
 use crate::control::plane::PlaneError;
 use crate::control::policy::{
@@ -57,12 +59,26 @@ impl LivePlane {
         let network = self.net(end.spec.network)?.policy.as_ref();
         let rates = rates(own.map(|p| &p.limits), network.map(|p| &p.limits));
         let rules = self.rules_of(own, network).compile().map(Arc::new);
+        let both = own.into_iter().chain(network);
+        let limit = both.filter_map(|p| p.limits.macs).next();
+        self.keep_stations(end, limit.unwrap_or(STATIONS_OF_ONE))?;
         if let Some(end) = self.ends.get_mut(&id) {
             end.rules = rules;
             if end.limits.rates() != rates {
                 end.limits = Arc::new(Limits::new(rates));
             }
         }
+        Ok(())
+    }
+
+    fn keep_stations(&self, end: &End, limit: u32) -> Result<(), PlaneError> {
+        let net = &self.net(end.spec.network)?.spec;
+        let keeping = Keeping {
+            limit,
+            ageing: net.ageing,
+            hold: net.loop_hold,
+        };
+        self.macs.keep(end.port, keeping);
         Ok(())
     }
 
@@ -136,8 +152,8 @@ fn action(action: Action) -> compile::Action {
 
 /// Refuses what this plane has not.
 fn supported(policy: &PolicySpec) -> Result<(), PlaneError> {
-    if policy.limits.macs.is_some() || policy.limits.flows.is_some() {
-        return Err(PlaneError::Unsupported("a limit on MACs or flows"));
+    if policy.limits.flows.is_some() {
+        return Err(PlaneError::Unsupported("a limit on flows"));
     }
     Ok(())
 }

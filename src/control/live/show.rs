@@ -22,20 +22,24 @@ impl LivePlane {
         let wanted = |network: NetworkId| of.is_none_or(|of| of == network);
         let own = self.ends.iter().map(|(&endpoint, end)| MacRow {
             network: end.spec.network,
+            vlan: end.spec.vlan.native(),
             mac: end.spec.mac,
             endpoint,
             fixed: true,
             age: 0,
+            held: false,
         });
         let now = switch_core::pipeline::seconds(start::now(self.start));
-        let learned = self.macs.iter(now).filter_map(|(net, mac, port, age)| {
-            let found = self.nets.iter().find(|(_, n)| n.slot == net.0);
+        let learned = self.macs.iter(now).filter_map(|known| {
+            let (network, vlan) = self.segment(known.net.0)?;
             Some(MacRow {
-                network: *found?.0,
-                mac,
-                endpoint: self.at_port(port)?,
+                network,
+                vlan: Some(vlan),
+                mac: known.mac,
+                endpoint: self.at_port(known.port)?,
                 fixed: false,
-                age: age.into(),
+                age: known.age.into(),
+                held: known.held,
             })
         });
         Ok(own

@@ -22,9 +22,10 @@ use crate::host::sockets::{FIRST_TOKEN, HostIo, HostView};
 use crate::host::{privileges, start};
 use crate::worker::{Lost, Worker};
 
-/// Stations behind endpoints that the table has room for, and how many of one endpoint.
+/// Stations behind endpoints that the table has room for.
 const STATIONS: usize = 1 << 16;
-const STATIONS_OF_ONE: usize = 1 << 10;
+/// Those of one endpoint, unless its policy says otherwise.
+pub(super) const STATIONS_OF_ONE: u32 = 64;
 /// Workers at most, whatever the machine has.
 const WORKERS: usize = 8;
 
@@ -61,7 +62,7 @@ impl LivePlane {
             ..HostView::default()
         };
         let ports = FIRST_TOKEN - 2;
-        let macs = MacTable::with_limit(STATIONS, ports, STATIONS_OF_ONE);
+        let macs = MacTable::with_limit(STATIONS, ports, STATIONS_OF_ONE as usize);
         let mut plane = Self {
             broker,
             start: Instant::now(),

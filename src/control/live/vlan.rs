@@ -47,6 +47,18 @@ impl LivePlane {
         });
     }
 
+    /// The network and VLAN of a number in the workers' tables.
+    pub(super) fn segment(&self, number: u32) -> Option<(NetworkId, u16)> {
+        self.nets.iter().find_map(|(&id, net)| {
+            if net.slot == number {
+                return Some((id, OWN_VLAN));
+            }
+            let mut vlans = net.vlans.iter();
+            let vlan = vlans.find(|(_, segment)| **segment == number)?;
+            Some((id, *vlan.0))
+        })
+    }
+
     /// The VLANs of an endpoint as the switch of its network sees them. `trust` is what it may do without tags; the
     /// addresses of tagged frames are its own affair. Errors: `NoNetwork`.
     pub(super) fn vlans_of(
@@ -84,11 +96,10 @@ impl LivePlane {
 
 /// Every VLAN but the network's own.
 fn ids(vlan: &Vlan) -> impl Iterator<Item = u16> {
-    let (untagged, tagged): (_, &[u16]) = match vlan {
-        Vlan::None => (None, &[]),
-        Vlan::Access(id) => (Some(*id), &[]),
-        Vlan::Trunk { tagged, native } => (*native, tagged),
+    let tagged: &[u16] = match vlan {
+        Vlan::None | Vlan::Access(_) => &[],
+        Vlan::Trunk { tagged, .. } => tagged,
     };
-    let untagged = untagged.filter(|&id| id != OWN_VLAN);
+    let untagged = vlan.native().filter(|&id| id != OWN_VLAN);
     untagged.into_iter().chain(tagged.iter().copied())
 }

@@ -139,7 +139,7 @@ pub fn connect(
         mtu,
         kind: wish.kind.unwrap_or_default(),
         // An address where no frame passes would lead into nothing.
-        configure: !wish.no_configure && vlan.has_untagged(),
+        configure: !wish.no_configure && vlan.native().is_some(),
         default_route: false,
         routes: Vec::new(),
         sysctls: sysctls(wish)?,

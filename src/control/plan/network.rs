@@ -23,7 +23,8 @@ const MTU_V6: u16 = 1280;
 const AGEING: u32 = 300;
 /// Bounds of that. Source: IEEE 802.1D-2004 table 7-5.
 const AGEING_BOUNDS: std::ops::RangeInclusive<u32> = 10..=1_000_000;
-
+/// Bounds of how long a MAC that flaps is held; none at all with 0. Units: seconds.
+const HOLD_BOUNDS: std::ops::RangeInclusive<u32> = 0..=86_400;
 /// Bounds of the interval of general queries. Units: seconds. Source: RFC 3376 section 4.1.7, the largest that can be told.
 const QUERIES: std::ops::RangeInclusive<u32> = 1..=31_744;
 
@@ -68,6 +69,7 @@ pub fn create(
         uplink: uplink(wish)?,
         icc: !wish.no_icc,
         ageing: AGEING,
+        loop_hold: NetworkSpec::loop_hold(),
         snooping: true,
         querier: NetworkSpec::querier(),
         query_interval: NetworkSpec::query_interval(),
@@ -334,29 +336,21 @@ fn options(wish: &NetworkWish, spec: &mut NetworkSpec) -> Result<(), Problem> {
                 .parse::<bool>()
                 .map_err(|_| bad(format!("opt {key}: '{value}' is neither true nor false")))
         };
+        let seconds = |bounds: std::ops::RangeInclusive<u32>| {
+            let (first, last) = (bounds.start(), bounds.end());
+            let message = || format!("opt {key}: must be {first} to {last} seconds");
+            let given = number()?;
+            bounds
+                .contains(&given)
+                .then_some(given)
+                .ok_or_else(|| bad(message()))
+        };
         match key {
-            "ageing" => {
-                spec.ageing = number()?;
-                if !AGEING_BOUNDS.contains(&spec.ageing) {
-                    return Err(bad(format!(
-                        "opt ageing: must be {} to {} seconds",
-                        AGEING_BOUNDS.start(),
-                        AGEING_BOUNDS.end()
-                    )));
-                }
-            }
+            "ageing" => spec.ageing = seconds(AGEING_BOUNDS)?,
+            "loop-hold" => spec.loop_hold = seconds(HOLD_BOUNDS)?,
             "snooping" => spec.snooping = truth()?,
             "querier" => spec.querier = truth()?,
-            "query-interval" => {
-                spec.query_interval = number()?;
-                if !QUERIES.contains(&spec.query_interval) {
-                    return Err(bad(format!(
-                        "opt query-interval: must be {} to {} seconds",
-                        QUERIES.start(),
-                        QUERIES.end()
-                    )));
-                }
-            }
+            "query-interval" => spec.query_interval = seconds(QUERIES)?,
             "mtu" | "com.docker.network.driver.mtu" => {
                 spec.mtu = mtu(Some(number()?)).map_err(|p| bad(p.message))?;
                 if spec.v6.is_some() && spec.mtu < MTU_V6 {
@@ -366,7 +360,7 @@ fn options(wish: &NetworkWish, spec: &mut NetworkSpec) -> Result<(), Problem> {
             "icc" | "com.docker.network.bridge.enable_icc" => spec.icc = truth()?,
             _ => {
                 return Err(bad(format!(
-                    "opt '{key}' is not known; there are ageing, snooping, querier, query-interval, mtu and icc"
+                    "opt '{key}' is not known; there are ageing, loop-hold, snooping, querier, query-interval, mtu and icc"
                 )));
             }
         }

@@ -30,6 +30,14 @@ pub(super) fn encode(numbers: &Numbers) -> String {
     let down = Gauge::<i64>::default();
     down.set(i64::try_from(numbers.down).unwrap_or(i64::MAX));
     registry.register("endpoints_down", "Endpoints that are not up", down);
+    let macs = Family::<Labels, Gauge>::default();
+    set(&macs, &vec![("state", "known".to_owned())], numbers.macs.0);
+    set(&macs, &vec![("state", "held".to_owned())], numbers.macs.1);
+    registry.register(
+        "macs",
+        "MACs known, and those of them that flap and are held",
+        macs,
+    );
     let drops = Counters::default();
     for row in &numbers.drops {
         add(&drops, &vec![("reason", row.reason.clone())], row.frames);

@@ -4,7 +4,8 @@
 //! the next frame to tell. Slots are filled again when their station has aged or its port has gone; an emptied
 //! slot becomes a tombstone, so that probe chains stay whole.
 
-use super::table::{EMPTY, MacTable, Slot, Station, TOMBSTONE, Value, key};
+use super::moves::{Judgement, Moves};
+use super::table::{Claim, EMPTY, MacTable, Slot, Station, TOMBSTONE, Value, key};
 use crate::addr::{Mac, NetworkId, PortId};
 use crate::sync::facade::Ordering;
 
@@ -24,6 +25,13 @@ pub enum Learned {
     Full,
     /// The port has as many stations as it may have.
     Limited,
+    /// Known on this port, where it is held, for it flaps. `now` is true when that begins.
+    Held {
+        /// Where it stays.
+        at: PortId,
+        /// It was not held before.
+        now: bool,
+    },
     /// Another worker is writing there: the station's next frame will tell.
     Busy,
     /// Not a station's address, or a network or port that the table does not keep.
@@ -70,6 +78,9 @@ impl MacTable {
         let live = self.live(old, fresh.seen);
         let (was, is) = (old.station.port, fresh.station.port);
         if was != is {
+            if live && let Some(held) = self.hold_back(&claim, was, fresh.seen) {
+                return held;
+            }
             if !self.take(is) {
                 return Learned::Limited;
             }
@@ -81,6 +92,20 @@ impl MacTable {
             true => Learned::Same,
             false => Learned::New,
         }
+    }
+
+    /// Whether a station that was seen elsewhere stays at its port.
+    fn hold_back(&self, claim: &Claim<'_>, at: PortId, now: u32) -> Option<Learned> {
+        let hold = self.port(at).map_or(0, |state| state.keeping().hold);
+        let mut moves = claim.moves();
+        let judgement = moves.judge(now, hold);
+        claim.note(moves);
+        let now = match judgement {
+            Judgement::Moves => return None,
+            Judgement::IsHeld => true,
+            Judgement::Stays => false,
+        };
+        Some(Learned::Held { at, now })
     }
 
     fn insert(&self, wanted: u64, fresh: Value) -> Learned {
@@ -120,6 +145,7 @@ impl MacTable {
                 self.give_back(old.station.port);
             }
             claim.set(wanted, fresh);
+            claim.note(Moves::unpack(0));
             drop(claim);
             self.bury_copies(wanted, slot);
             return Learned::New;
@@ -154,7 +180,7 @@ impl MacTable {
         let Some(state) = self.port(port) else {
             return false;
         };
-        if state.held.fetch_add(1, Ordering::Relaxed) < self.limit {
+        if state.held.fetch_add(1, Ordering::Relaxed) < state.keeping().limit.into() {
             return true;
         }
         state.held.fetch_sub(1, Ordering::Relaxed);

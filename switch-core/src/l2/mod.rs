@@ -2,6 +2,7 @@
 
 pub mod flood;
 pub mod learn;
+pub mod moves;
 pub mod snoop;
 pub mod table;
 

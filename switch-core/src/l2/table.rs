@@ -1,8 +1,8 @@
 //! Stage 3: MAC to port, shared by all workers without locks: open addressing over atomics. Here is its form and
 //! its reading; `learn` writes.
 //!
-//! A slot is a sequence number, a key and a value. Its number is odd while somebody writes it, so a reader sees
-//! both words of one moment, or takes the slot for a miss; nobody ever waits for a writer. A value carries the
+//! A slot is a sequence number, a key, a value and a note of moves. Its number is odd while somebody writes it, so a reader sees
+//! key and value of one moment, or takes the slot for a miss; nobody ever waits for a writer. A value carries the
 //! generation of its port: removing a port makes all its stations stale at once. The table is a hint all the same:
 //! transmission checks network and generation again.
 
@@ -10,6 +10,7 @@ use core::fmt;
 
 use crossbeam::utils::CachePadded;
 
+use super::moves::{HOLD, Moves};
 use crate::addr::{Mac, NetworkId, PortId};
 use crate::sync::facade::{AtomicU64, Ordering};
 
@@ -86,6 +87,8 @@ pub(super) struct Slot {
     seq: AtomicU64,
     pub(super) key: AtomicU64,
     value: AtomicU64,
+    /// Of interest to writers only.
+    moves: AtomicU64,
 }
 
 impl Slot {
@@ -94,7 +97,13 @@ impl Slot {
             seq: AtomicU64::new(0),
             key: AtomicU64::new(EMPTY),
             value: AtomicU64::new(0),
+            moves: AtomicU64::new(0),
         }
+    }
+
+    /// What was written last of the station's moves.
+    pub(super) fn moves(&self) -> Moves {
+        Moves::unpack(self.moves.load(Ordering::Relaxed))
     }
 
     /// Key and value of one moment; none while somebody writes.
@@ -140,6 +149,15 @@ impl Claim<'_> {
         self.slot.value.store(value.pack(), Ordering::Release);
     }
 
+    pub(super) fn moves(&self) -> Moves {
+        self.slot.moves()
+    }
+
+    /// Notes what the station has moved of late.
+    pub(super) fn note(&self, moves: Moves) {
+        self.slot.moves.store(moves.pack(), Ordering::Relaxed);
+    }
+
     pub(super) fn bury(&self) {
         self.slot.key.store(TOMBSTONE, Ordering::Release);
     }
@@ -158,14 +176,66 @@ pub(super) struct PortState {
     pub(super) generation: AtomicU64,
     /// Slots that are filled with its stations, live or not.
     pub(super) held: AtomicU64,
+    keeping: AtomicU64,
+}
+
+/// How the stations behind a port are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keeping {
+    /// How many there may be; below 2^24.
+    pub limit: u32,
+    /// After how long a silent one is forgotten. Units: seconds, below 2^20.
+    pub ageing: u32,
+    /// How long one that flaps is held; 0 for never. Units: seconds, below 2^20.
+    pub hold: u32,
+}
+
+impl Keeping {
+    const LIMIT: u32 = (1 << 24) - 1;
+    const SECONDS: u32 = (1 << 20) - 1;
+
+    fn pack(self) -> u64 {
+        let (ageing, hold) = (self.ageing.min(Self::SECONDS), self.hold.min(Self::SECONDS));
+        u64::from(self.limit.min(Self::LIMIT)) << 40 | u64::from(ageing) << 20 | u64::from(hold)
+    }
+
+    fn unpack(word: u64) -> Self {
+        let part = |shift: u32, mask: u32| {
+            u32::try_from((word >> shift) & u64::from(mask)).unwrap_or(mask)
+        };
+        Self {
+            limit: part(40, Self::LIMIT),
+            ageing: part(20, Self::SECONDS),
+            hold: part(0, Self::SECONDS),
+        }
+    }
+}
+
+impl PortState {
+    pub(super) fn keeping(&self) -> Keeping {
+        Keeping::unpack(self.keeping.load(Ordering::Relaxed))
+    }
+}
+
+/// A station as it is known now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Known {
+    /// Its network.
+    pub net: NetworkId,
+    /// Its address.
+    pub mac: Mac,
+    /// Where it is.
+    pub port: PortId,
+    /// How long ago it was seen. Units: seconds.
+    pub age: u32,
+    /// It flaps, and is held where it is.
+    pub held: bool,
 }
 
 /// The table. Networks are numbered below `MAX_NETWORKS`, ports below the number it was made for.
 pub struct MacTable {
     pub(super) slots: Box<[Slot]>,
     pub(super) ports: Box<[PortState]>,
-    /// Stations of one port at most.
-    pub(super) limit: u64,
     /// Where the sweep for dead entries goes on.
     pub(super) hand: CachePadded<AtomicU64>,
 }
@@ -174,7 +244,6 @@ impl fmt::Debug for MacTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MacTable")
             .field("capacity", &self.slots.len())
-            .field("limit", &self.limit)
             .finish_non_exhaustive()
     }
 }
@@ -188,18 +257,23 @@ impl MacTable {
     }
 
     /// A table with room for `capacity` stations, rounded up to a power of two, of which `limit` for each of the
-    /// ports below number `ports`.
+    /// ports below number `ports`, until [`Self::keep`] says otherwise.
     #[must_use]
     pub fn with_limit(capacity: usize, ports: usize, limit: usize) -> Self {
         let n = capacity.next_power_of_two().max(PROBES);
+        let keeping = Keeping {
+            limit: u32::try_from(limit).unwrap_or(u32::MAX),
+            ageing: AGEING,
+            hold: HOLD,
+        };
         let state = |_| PortState {
             generation: AtomicU64::new(0),
             held: AtomicU64::new(0),
+            keeping: AtomicU64::new(keeping.pack()),
         };
         Self {
             slots: (0..n).map(|_| Slot::new()).collect(),
             ports: (0..ports.clamp(1, MAX_PORTS)).map(state).collect(),
-            limit: u64::try_from(limit).unwrap_or(u64::MAX),
             hand: CachePadded::new(AtomicU64::new(0)),
         }
     }
@@ -228,8 +302,18 @@ impl MacTable {
         Some(Station { port, generation })
     }
 
+    /// Says how the stations behind a port are kept from now on, those that are known included.
+    pub fn keep(&self, port: PortId, how: Keeping) {
+        if let Some(state) = self.port(port) {
+            state.keeping.store(how.pack(), Ordering::Relaxed);
+        }
+    }
+
+    #[inline]
     pub(super) fn live(&self, value: Value, now: u32) -> bool {
-        now.saturating_sub(value.seen) < AGEING && self.is_current(value.station)
+        let ageing = self.port(value.station.port).map(PortState::keeping);
+        ageing.is_some_and(|k| now.saturating_sub(value.seen) < k.ageing)
+            && self.is_current(value.station)
     }
 
     /// Whether the port is still the endpoint that it was when the station was learned.
@@ -265,15 +349,21 @@ impl MacTable {
         self.find(net, mac, now).map(|station| station.port)
     }
 
-    /// Stations known now, with their ages in seconds.
-    pub fn iter(&self, now: u32) -> impl Iterator<Item = (NetworkId, Mac, PortId, u32)> + '_ {
+    /// Stations known now.
+    pub fn iter(&self, now: u32) -> impl Iterator<Item = Known> + '_ {
         self.slots.iter().filter_map(move |slot| {
             let (found, value) = slot.read()?;
             if found == EMPTY || found == TOMBSTONE || !self.live(value, now) {
                 return None;
             }
             let (net, mac) = unkey(found);
-            Some((net, mac, value.station.port, now.saturating_sub(value.seen)))
+            Some(Known {
+                net,
+                mac,
+                port: value.station.port,
+                age: now.saturating_sub(value.seen),
+                held: slot.moves().is_held(now),
+            })
         })
     }
 }

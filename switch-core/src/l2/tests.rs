@@ -18,7 +18,7 @@ mod alone {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::l2::table::MAX_NETWORKS;
+    use crate::l2::table::{Keeping, Known, MAX_NETWORKS};
 
     #[derive(Debug, Clone)]
     enum Op {
@@ -41,6 +41,7 @@ mod alone {
         #[test]
         fn agrees_with_a_map(ops in prop::collection::vec(op(), 1..200)) {
             let table = MacTable::new(1024);
+            (0..4).for_each(|p| table.keep(PortId(p), Keeping { limit: 1024, ageing: AGEING, hold: 0 }));
             let mut model: HashMap<(u32, u8), (u32, u32)> = HashMap::new();
             let mut now = 7;
             for op in ops {
@@ -87,6 +88,7 @@ mod alone {
                 match table.learn(NET, mac(m), PortId(port), now) {
                     Learned::Same | Learned::New | Learned::Moved(_) => { model.insert(m, port); }
                     Learned::Full | Learned::Limited => {}
+                    Learned::Held { at, .. } => prop_assert_eq!(model.get(&m), Some(&at.0)),
                     other @ (Learned::Busy | Learned::Refused) => prop_assert!(false, "{other:?} with one worker"),
                 }
                 for (&m, &port) in &model {
@@ -132,6 +134,66 @@ mod alone {
     }
 
     #[test]
+    fn each_port_is_kept_as_was_said() {
+        let table = MacTable::with_limit(64, 2, 3);
+        let keeping = Keeping {
+            limit: 1,
+            ageing: 20,
+            hold: 5,
+        };
+        table.learn(NET, mac(1), PortId(0), 0);
+        table.learn(NET, mac(2), PortId(1), 0);
+        table.keep(PortId(0), keeping);
+        assert_eq!(table.learn(NET, mac(3), PortId(0), 1), Learned::Limited);
+        assert_eq!(table.lookup(NET, mac(1), 19), Some(PortId(0)));
+        assert_eq!(table.lookup(NET, mac(1), 20), None);
+        assert_eq!(table.lookup(NET, mac(2), 20), Some(PortId(1)));
+        table.keep(
+            PortId(1),
+            Keeping {
+                ageing: 10,
+                ..keeping
+            },
+        );
+        assert_eq!(table.lookup(NET, mac(2), 20), None, "of those known, too");
+        assert_eq!(table.learn(NET, mac(3), PortId(0), 20), Learned::New);
+        let most = Keeping {
+            limit: u32::MAX,
+            ageing: u32::MAX,
+            hold: u32::MAX,
+        };
+        table.keep(PortId(0), most);
+        assert_eq!(table.lookup(NET, mac(3), 1_000_000), Some(PortId(0)));
+    }
+
+    #[test]
+    fn a_station_that_flaps_is_held_where_it_is() {
+        let table = MacTable::new(64);
+        table.learn(NET, mac(1), PortId(0), 100);
+        let mut at = 0;
+        for _ in 0..5 {
+            let was = at;
+            at = 1 - was;
+            let learned = table.learn(NET, mac(1), PortId(at), 101);
+            assert_eq!(learned, Learned::Moved(PortId(was)));
+        }
+        let held = |now| Learned::Held { at: PortId(1), now };
+        assert_eq!(table.learn(NET, mac(1), PortId(0), 102), held(true));
+        assert_eq!(table.learn(NET, mac(1), PortId(0), 102), held(false));
+        assert_eq!(table.learn(NET, mac(1), PortId(2), 103), held(false));
+        assert_eq!(table.learn(NET, mac(1), PortId(1), 103), Learned::Same);
+        assert!(table.iter(161).all(|known| known.held));
+        assert_eq!(table.held(PortId(1)), 1);
+        assert_eq!(table.held(PortId(0)), 0);
+        let moved = Learned::Moved(PortId(1));
+        assert_eq!(table.learn(NET, mac(1), PortId(0), 162), moved);
+        assert!(table.iter(162).all(|known| !known.held));
+        table.forget(PortId(0));
+        assert_eq!(table.learn(NET, mac(1), PortId(1), 162), Learned::New);
+        assert!(table.iter(162).all(|known| !known.held), "it begins anew");
+    }
+
+    #[test]
     fn a_removed_port_is_stale_at_once_and_its_number_can_be_used_again() {
         let table = MacTable::new(64);
         table.learn(NET, mac(1), PortId(3), 0);
@@ -162,7 +224,13 @@ mod alone {
         table.learn(last, mac(255), PortId(15), 0);
         assert_eq!(
             table.iter(2).collect::<Vec<_>>(),
-            [(last, mac(255), PortId(15), 2)]
+            [Known {
+                net: last,
+                mac: mac(255),
+                port: PortId(15),
+                age: 2,
+                held: false,
+            }]
         );
     }
 }
@@ -214,6 +282,7 @@ mod loom_models {
                     | Learned::Moved(_)
                     | Learned::Full
                     | Learned::Limited
+                    | Learned::Held { .. }
                     | Learned::Refused) => panic!("{other:?}"),
                 }
             }

@@ -18,6 +18,7 @@ mod rules;
 #[cfg(test)]
 mod service_tests;
 mod services;
+mod stations;
 #[cfg(test)]
 mod tests;
 mod too_big;
@@ -34,6 +35,7 @@ use self::names::Names;
 use self::ports::Ports;
 use self::rules::Rulebook;
 use self::services::Arrived;
+use self::stations::Damped;
 use self::vlans::Source;
 use crate::addr::{NetworkId, PortId};
 use crate::flow::echo::EchoFlows;
@@ -57,6 +59,7 @@ use crate::wire::vnet_hdr::VnetHdr;
 pub use self::members::Settings;
 pub use self::multicast::Snooping;
 pub use self::ports::Port;
+pub use self::stations::Flap;
 pub use self::vlans::{Untagged, Vlan, Vlans};
 
 /// What a switch is made of.
@@ -95,6 +98,7 @@ pub struct Switch {
     /// The host's own addresses of now.
     pub(crate) own: Vec<IpAddr>,
     pub(crate) macs: Arc<MacTable>,
+    damped: Damped,
     pub(crate) tcp: TcpFlows,
     pub(crate) udp: UdpFlows,
     pub(crate) echo: EchoFlows,
@@ -127,6 +131,7 @@ impl Switch {
             snooper: None,
             own: Vec::new(),
             macs,
+            damped: Damped::default(),
             tcp: TcpFlows::new(now, config.limits, seeds),
             udp: UdpFlows::new(now, config.filter, config.ephemeral, seeds),
             echo: EchoFlows::default(),
@@ -215,8 +220,7 @@ impl Switch {
             limits.sent(now, &packet, || Load::of(frame, &packet, vnet))?;
         }
         if packet.src != port.mac {
-            let segment = vlan.map_or(self.config.network, |vlan| vlan.segment);
-            self.macs.learn(segment, packet.src, from, seconds(now));
+            self.note_station(Source { port: from, vlan }, packet.src, now)?;
         }
         if let Some(vlan) = vlan {
             return self.switch_vlan(host, &cx, (from, vlan), &packet, vnet, frame);

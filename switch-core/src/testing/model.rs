@@ -5,6 +5,8 @@ use crate::verdict::DropReason;
 
 /// Silence after which a station is forgotten. Units: seconds. Source: IEEE 802.1D table 7-5.
 const AGEING: u32 = 300;
+/// Moves within so many seconds that make a station flap, which is then held for so long. Units: seconds.
+const FLAPPING: (u32, u32, u32) = (6, 10, 60);
 
 /// What becomes of a frame that no responder knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +24,9 @@ pub struct Model {
     ports: Vec<(PortId, Mac)>,
     bridges: Vec<PortId>,
     stations: Vec<(Mac, PortId, u32)>,
+    /// When each station moved, since it is known; the first of those that count.
+    moves: Vec<(Mac, Vec<u32>)>,
+    held: Vec<(Mac, u32)>,
 }
 
 impl Model {
@@ -34,7 +39,43 @@ impl Model {
             ports,
             bridges,
             stations: Vec::new(),
+            moves: Vec::new(),
+            held: Vec::new(),
         }
+    }
+
+    /// Whether a station flaps, and stays where it was.
+    fn is_held(&mut self, now: u32, at: PortId, mac: Mac) -> bool {
+        let known = self.stations.iter().find(|s| s.0 == mac);
+        let Some(&(_, was, seen)) = known.filter(|s| now - s.2 < AGEING) else {
+            self.moves.retain(|m| m.0 != mac);
+            self.held.retain(|h| h.0 != mac);
+            return false;
+        };
+        debug_assert!(seen <= now, "time goes on");
+        if was == at {
+            return false;
+        }
+        if self.held.iter().any(|h| h.0 == mac && now < h.1) {
+            return true;
+        }
+        let (most, window, hold) = FLAPPING;
+        if !self.moves.iter().any(|m| m.0 == mac) {
+            self.moves.push((mac, Vec::new()));
+        }
+        for (_, times) in self.moves.iter_mut().filter(|m| m.0 == mac) {
+            if times.first().is_some_and(|&first| now - first >= window) {
+                times.clear();
+            }
+            times.push(now);
+            if times.len() as u32 == most {
+                times.clear();
+                self.held.retain(|h| h.0 != mac);
+                self.held.push((mac, now + hold));
+                return true;
+            }
+        }
+        false
     }
 
     /// Takes a frame. Units: `now` in seconds.
@@ -44,6 +85,10 @@ impl Model {
                 return Fate::Drop(DropReason::Spoofed);
             }
             if !dst.is_bridge_reserved() {
+                let own = self.ports.iter().any(|&(_, mac)| mac == src);
+                if own || src == self.gateway || self.is_held(now, from, src) {
+                    return Fate::Drop(DropReason::LoopGuard);
+                }
                 self.stations.retain(|&(mac, ..)| mac != src);
                 self.stations.push((src, from, now));
             }

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::{Untagged, Vlan, Vlans};
 use crate::addr::{Mac, NetworkId, PortId};
+use crate::l2::table::Keeping;
 use crate::pipeline::{Port, Switch};
 use crate::policy::compile::{Action, Direction, Remote, Rule, Rules, Transport};
 use crate::policy::guard::{Guard, Trust};
@@ -88,6 +89,12 @@ fn network(trusted: bool) -> SimNet {
             v6: Some(addresses.v6),
         };
         net.switch.add_port(port, guest);
+        let keeping = Keeping {
+            limit: 100,
+            ageing: 300,
+            hold: 0,
+        };
+        net.switch.macs.keep(PortId(n.into()), keeping);
     }
     net
 }
