@@ -2,7 +2,9 @@
 //!
 //! The owner alone receives; any worker may transmit. Capture and fault injection wrap an endpoint.
 
+mod cut;
 pub mod memory;
+pub mod packet;
 pub mod tap;
 pub mod tap_io;
 pub mod wrap;
@@ -11,13 +13,14 @@ use std::io::{self, IoSlice};
 use std::os::fd::RawFd;
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
 use switch_core::wire::vnet_hdr::VnetHdr;
 
 /// Bytes that a receive buffer needs: virtio header, Ethernet with a tag, and the largest super-frame.
 pub const RX_BUFFER: usize = 12 + 18 + 65_535 + 3;
 
 /// What an endpoint can take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Caps {
     /// Partial checksums.
     pub csum: bool,

@@ -4,9 +4,9 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use arrayvec::ArrayVec;
-use switch_core::gso::split;
 use switch_core::wire::vnet_hdr::{self, VnetHdr};
 
+use super::cut::{Cutter, must_cut};
 use super::{Caps, Endpoint, Received};
 
 /// Pieces of a frame at most: headers, and 64 datagrams of a UDP super-frame.
@@ -19,8 +19,7 @@ pub struct TapEndpoint {
     caps: Caps,
     vnet: bool,
     /// For a TAP without offload: frames are put together and cut here.
-    whole: Vec<u8>,
-    cut: Vec<u8>,
+    cutter: Cutter,
 }
 
 impl TapEndpoint {
@@ -31,45 +30,19 @@ impl TapEndpoint {
             fd,
             caps,
             vnet,
-            whole: Vec::new(),
-            cut: Vec::new(),
+            cutter: Cutter::default(),
         }
-    }
-
-    fn must_cut(&self, vnet: &VnetHdr) -> bool {
-        let partial = vnet.flags & vnet_hdr::NEEDS_CSUM != 0;
-        let segments = match vnet.gso_kind() {
-            vnet_hdr::GSO_NONE => false,
-            vnet_hdr::GSO_UDP_L4 => !self.caps.uso,
-            _ => !self.caps.tso,
-        };
-        !self.vnet || segments || (partial && !self.caps.csum)
     }
 
     fn tx_cut(&mut self, vnet: &VnetHdr, frame: &[IoSlice<'_>]) -> io::Result<()> {
-        self.whole.clear();
-        for piece in frame {
-            self.whole.extend_from_slice(piece);
-        }
-        let mut result = Ok(());
         let (fd, with_header) = (self.fd.as_fd(), self.vnet);
-        let mut write = |segment: &[u8]| {
+        self.cutter.finish(vnet, frame, |segment| {
             let head = [0; vnet_hdr::LEN];
             let pieces = [IoSlice::new(&head), IoSlice::new(segment)];
             let from = usize::from(!with_header);
-            if let Err(e) = nix::sys::uio::writev(fd, &pieces[from..]) {
-                result = Err(e.into());
-            }
-        };
-        if vnet.is_gso() {
-            split::split(&self.whole, vnet, &mut self.cut, &mut write)
-                .map_err(|r| io::Error::new(io::ErrorKind::InvalidData, r.name()))?;
-        } else {
-            switch_core::wire::checksum::complete_partial(&mut self.whole, vnet)
-                .map_err(|r| io::Error::new(io::ErrorKind::InvalidData, r.name()))?;
-            write(&self.whole);
-        }
-        result
+            nix::sys::uio::writev(fd, &pieces[from..])?;
+            Ok(())
+        })
     }
 }
 
@@ -107,7 +80,7 @@ impl Endpoint for TapEndpoint {
     }
 
     fn tx(&mut self, vnet: &VnetHdr, frame: &[IoSlice<'_>]) -> io::Result<()> {
-        if self.must_cut(vnet) {
+        if !self.vnet || must_cut(self.caps, vnet) {
             return self.tx_cut(vnet, frame);
         }
         let head = vnet.encode();

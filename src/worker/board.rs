@@ -195,13 +195,18 @@ impl Board {
 
     /// Gives a turn to endpoints whose held frames are due.
     pub(super) fn wake_held(&mut self) {
-        for at in 0..self.held.len() {
-            let port = self.held[at];
+        let mut at = 0;
+        while let Some(&port) = self.held.get(at) {
             let link = self.io.links.get(port);
+            if link.is_none_or(|link| !link.endpoint.holds()) {
+                self.held.swap_remove(at);
+                continue;
+            }
             let due = link.and_then(|link| link.endpoint.poll_timeout());
             if due.is_some_and(|at| at <= Instant::now()) {
                 self.wake(port);
             }
+            at += 1;
         }
     }
 
@@ -307,11 +312,16 @@ impl Board {
                         link.stats.drops.count(reason);
                     }
                 }
-                // A link that is down comes up again; until then nothing arrives.
-                Err(e)
-                    if e.kind() == io::ErrorKind::WouldBlock
-                        || e.raw_os_error() == Some(libc::EIO) =>
-                {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    more = false;
+                    break;
+                }
+                // A link that is down comes up again; until then nothing arrives. One that cannot tell its end then
+                // wants to be asked again.
+                Err(e) if e.raw_os_error() == Some(libc::EIO) => {
+                    if link.endpoint.holds() && !self.held.contains(&port) {
+                        self.held.push(port);
+                    }
                     more = false;
                     break;
                 }

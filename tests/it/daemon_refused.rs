@@ -65,7 +65,7 @@ fn commands_are_refused_by_one_line() {
             (&format!("endpoint connect front {pid} --mtu 9000"), "9000"),
             (&format!("endpoint connect front {pid} --ifname lo"), "lo"),
             (
-                &format!("endpoint connect front {pid} --kind packet"),
+                &format!("endpoint connect front {pid} --kind tun"),
                 "packet",
             ),
             (&format!("endpoint connect front {pid} --vlan 4095"), "4095"),

@@ -14,6 +14,7 @@ mod daemon_internal;
 mod daemon_loopback;
 mod daemon_multicast;
 mod daemon_names;
+mod daemon_packet;
 mod daemon_policy;
 mod daemon_publish;
 mod daemon_refused;

@@ -1,5 +1,6 @@
 //! Endpoints: made by the broker, received by one worker, sent to by all.
 
+use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -13,10 +14,13 @@ use super::{End, LivePlane};
 use crate::control::ids::EndpointId;
 use crate::control::plane::PlaneError;
 use crate::control::spec::{EndpointKind, EndpointSpec, Interface, Sandbox, SandboxRef};
-use crate::endpoint::Caps;
+use crate::endpoint::Endpoint;
+use crate::endpoint::packet::PacketEndpoint;
 use crate::endpoint::tap_io::TapEndpoint;
 use crate::host::broker_proto::Target;
-use crate::host::fleet::{DefaultRoute, Identity, LinkRoute, LinkSpec, OldLink, SandboxId};
+use crate::host::fleet::{
+    DefaultRoute, Identity, Link as Made, LinkKind, LinkRoute, LinkSpec, OldLink, SandboxId,
+};
 use crate::host::sockets::links::Link;
 
 impl LivePlane {
@@ -35,9 +39,6 @@ impl LivePlane {
         adopt: bool,
     ) -> Result<Interface, PlaneError> {
         self.net(spec.network)?;
-        if spec.kind == EndpointKind::Packet {
-            return Err(PlaneError::Unsupported("a packet endpoint"));
-        }
         let number = self.ports.take("endpoints")?;
         let made = self
             .take_vlans(spec)
@@ -80,31 +81,21 @@ impl LivePlane {
         } else {
             self.broker.add_link(sandbox, &wanted)?
         };
-        let caps = Caps {
-            csum: link.tap.caps.csum(),
-            tso: link.tap.caps.tso(),
-            uso: link.tap.caps.uso(),
-        };
         let end = End {
             spec: spec.clone(),
             port,
             owner: self.least_busy(),
             sandbox,
-            uso: caps.uso,
+            uso: link.caps.uso,
             gone: false,
             policy: None,
             limits: Arc::new(Limits::new(Rates::DEFAULT)),
             rules: None,
         };
-        let (owner, vnet) = (end.owner, link.tap.caps.vnet);
+        let owner = end.owner;
         self.ends.insert(spec.id, end);
         self.enact(spec.id)?;
-        let joined = self.put_on_boards(
-            spec.id,
-            owner,
-            |fd| TapEndpoint::new(fd, vnet, caps),
-            &link.tap.fd,
-        );
+        let joined = self.put_on_boards(spec.id, owner, &link);
         if let Err(e) = joined {
             self.ends.remove(&spec.id);
             // The error that is told is the first one.
@@ -125,13 +116,23 @@ impl LivePlane {
         &mut self,
         id: EndpointId,
         owner: usize,
-        endpoint: impl Fn(std::os::fd::OwnedFd) -> TapEndpoint,
-        fd: &std::os::fd::OwnedFd,
+        made: &Made,
     ) -> Result<(), PlaneError> {
         let (slot, port, guest) = self.member(id)?;
+        let kind = self.end(id)?.spec.kind;
         for worker in 0..self.hands.len() {
-            let copy = fd.try_clone().map_err(|e| refused("a descriptor", &e))?;
-            let link = Link::new(Box::new(endpoint(copy)), slot, worker == owner);
+            let owned = worker == owner;
+            let copy = || made.fd.try_clone();
+            let endpoint: io::Result<Box<dyn Endpoint>> = match kind {
+                EndpointKind::Tap => {
+                    copy().map(|fd| Box::new(TapEndpoint::new(fd, made.vnet, made.caps)) as _)
+                }
+                EndpointKind::Packet => copy()
+                    .and_then(|fd| PacketEndpoint::new(fd, made.caps, owned))
+                    .map(|endpoint| Box::new(endpoint) as _),
+            };
+            let endpoint = endpoint.map_err(|e| refused("a descriptor", &e))?;
+            let link = Link::new(endpoint, slot, owned);
             let (port, guest) = (port.clone(), guest.clone());
             self.on(worker, move |board| {
                 let at = port.id;
@@ -264,6 +265,10 @@ impl LivePlane {
         let gateways = both.iter().filter(|_| spec.default_route).map(|b| b.1);
         Ok(LinkSpec {
             endpoint: spec.id.0,
+            kind: match spec.kind {
+                EndpointKind::Tap => LinkKind::Tap,
+                EndpointKind::Packet => LinkKind::Packet,
+            },
             ifname: spec.ifname.clone(),
             mac: spec.mac,
             mtu: spec.mtu,
@@ -323,7 +328,7 @@ fn old(sandbox: SandboxId, spec: &EndpointSpec) -> OldLink {
     }
 }
 
-pub(super) fn refused(what: &str, error: &std::io::Error) -> PlaneError {
+pub(super) fn refused(what: &str, error: &io::Error) -> PlaneError {
     PlaneError::Refused {
         message: format!("{what}: {error}"),
         errno: error.raw_os_error(),

@@ -13,6 +13,8 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use serde::{Deserialize, Serialize};
 
+use super::Caps;
+
 /// Length of the virtio header that leads every frame when [`TapCaps::vnet`] is set. Source: linux/virtio_net.h.
 pub const VNET_LEN: usize = 12;
 
@@ -83,6 +85,16 @@ impl TapCaps {
     #[must_use]
     pub const fn uso(self) -> bool {
         self.vnet && self.offload & TUN_F_USO == TUN_F_USO
+    }
+}
+
+impl From<TapCaps> for Caps {
+    fn from(granted: TapCaps) -> Self {
+        Self {
+            csum: granted.csum(),
+            tso: granted.tso(),
+            uso: granted.uso(),
+        }
     }
 }
 

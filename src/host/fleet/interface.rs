@@ -11,22 +11,28 @@ use super::super::netlink::Netlink;
 use super::super::sandbox::{LOOPBACK, explain_tap, no_family};
 use super::enter::Inside;
 use super::proto::Made;
-use super::{FleetError, LinkSpec, alias, route};
+use super::{FleetError, LinkKind, LinkSpec, alias, route, veth};
+use crate::endpoint::packet;
 use crate::endpoint::tap::{self, Tap, TapOptions};
 
 /// A link as the kernel describes it.
 #[derive(Debug, Default)]
-struct Found {
-    index: u32,
+pub(super) struct Found {
+    pub(super) index: u32,
     name: String,
     alias: String,
     mac: Option<Mac>,
-    tun: bool,
+    kind: Option<LinkKind>,
 }
 
 impl Found {
     fn is_of(&self, endpoint: u32) -> bool {
-        self.tun && self.alias == alias(endpoint)
+        self.kind.is_some() && self.alias == alias(endpoint)
+    }
+
+    /// The end of a pair that has no address.
+    pub(super) fn is_far_end_of(&self, endpoint: u32) -> bool {
+        self.kind == Some(LinkKind::Packet) && self.alias == veth::alias(endpoint)
     }
 }
 
@@ -38,7 +44,15 @@ pub(super) fn add(spec: &LinkSpec) -> Inside<Made> {
     if link::index_of(name).is_ok() {
         return Err(FleetError::InterfaceExists(name.clone()));
     }
+    match spec.kind {
+        LinkKind::Tap => add_tap(spec),
+        LinkKind::Packet => add_pair(spec),
+    }
+}
+
+fn add_tap(spec: &LinkSpec) -> Inside<Made> {
     // It persists only once all is set: until then it ends with its descriptor, whatever happens.
+    let name = &spec.ifname;
     let tap = open_tap(spec)?;
     let (ifindex, warnings) = configure(spec)?;
     if spec.persistent {
@@ -46,7 +60,8 @@ pub(super) fn add(spec: &LinkSpec) -> Inside<Made> {
         tap.persist().map_err(|e| FleetError::refused(what(), &e))?;
     }
     let made = Made {
-        caps: tap.caps,
+        vnet: tap.caps.vnet,
+        caps: tap.caps.into(),
         ifindex,
         mac: spec.mac,
         warnings,
@@ -54,22 +69,54 @@ pub(super) fn add(spec: &LinkSpec) -> Inside<Made> {
     Ok((made, vec![tap.fd]))
 }
 
+fn add_pair(spec: &LinkSpec) -> Inside<Made> {
+    let far = veth::make(spec)?;
+    let made = configure(spec).and_then(|(ifindex, warnings)| {
+        let made = Made {
+            vnet: true,
+            caps: packet::caps(),
+            ifindex,
+            mac: spec.mac,
+            warnings,
+        };
+        Ok((made, vec![veth::open(far)?]))
+    });
+    if made.is_err() {
+        // The error that is told is the first one.
+        let _ = veth::delete(far);
+    }
+    made
+}
+
 /// Opens the interface that is there, and changes nothing of it.
 /// Errors: `InterfaceMissing`; `Refused` with `EBUSY` when someone has it open.
 pub(super) fn adopt(spec: &LinkSpec) -> Inside<Made> {
     let missing = || FleetError::InterfaceMissing(spec.ifname.clone());
     let all = list()?;
-    let found = all.into_iter().find(|found| found.name == spec.ifname);
+    let found = all.iter().find(|found| found.name == spec.ifname);
     let found = found
-        .filter(|found| found.is_of(spec.endpoint))
+        .filter(|found| found.is_of(spec.endpoint) && found.kind == Some(spec.kind))
         .ok_or_else(missing)?;
+    if spec.kind == LinkKind::Packet {
+        let far = all.iter().find(|found| found.is_far_end_of(spec.endpoint));
+        let far = far.ok_or_else(missing)?.index;
+        let made = Made {
+            vnet: true,
+            caps: packet::caps(),
+            ifindex: found.index,
+            mac: found.mac.unwrap_or(spec.mac),
+            warnings: Vec::new(),
+        };
+        return Ok((made, vec![veth::open(far)?]));
+    }
     let tap = open_tap(spec)?;
     // Had it gone meanwhile, this would be a new one, which ends with its descriptor.
     if link::index_of(&spec.ifname).ok() != Some(found.index) {
         return Err(missing());
     }
     let made = Made {
-        caps: tap.caps,
+        vnet: tap.caps.vnet,
+        caps: tap.caps.into(),
         ifindex: found.index,
         mac: found.mac.unwrap_or(spec.mac),
         warnings: Vec::new(),
@@ -80,14 +127,14 @@ pub(super) fn adopt(spec: &LinkSpec) -> Inside<Made> {
 /// Removes the endpoint's interface, also when it has another name by now.
 /// Errors: `InterfaceMissing`, `Refused`.
 pub(super) fn remove(ifname: &str, endpoint: u32) -> Result<(), FleetError> {
-    let ours = list()?.into_iter().filter(|found| found.is_of(endpoint));
-    let found = ours
+    // Either end of a pair takes the other with it.
+    let ours = |found: &Found| found.is_of(endpoint) || found.is_far_end_of(endpoint);
+    let found = list()?
+        .into_iter()
+        .filter(ours)
         .max_by_key(|found| found.name == ifname)
         .ok_or_else(|| FleetError::InterfaceMissing(ifname.to_owned()))?;
-    let mut message = LinkMessage::default();
-    message.header.index = found.index;
-    netlink()?
-        .request(RouteNetlinkMessage::DelLink(message), 0)
+    veth::delete(found.index)
         .map_err(|e| FleetError::refused(format!("cannot remove {ifname}"), &e))
 }
 
@@ -184,7 +231,7 @@ fn sysctl_path(key: &str, ifname: &str) -> io::Result<String> {
     Ok(path)
 }
 
-fn list() -> Result<Vec<Found>, FleetError> {
+pub(super) fn list() -> Result<Vec<Found>, FleetError> {
     let mut all = Vec::new();
     let ask = RouteNetlinkMessage::GetLink(LinkMessage::default());
     netlink()?
@@ -210,7 +257,9 @@ fn found(message: LinkMessage) -> Found {
         } else if let LinkAttribute::Address(bytes) = attribute {
             found.mac = bytes.try_into().ok().map(Mac);
         } else if let LinkAttribute::LinkInfo(infos) = attribute {
-            found.tun = infos.contains(&LinkInfo::Kind(InfoKind::Tun));
+            let is = |kind| infos.contains(&LinkInfo::Kind(kind));
+            let pair = is(InfoKind::Veth).then_some(LinkKind::Packet);
+            found.kind = is(InfoKind::Tun).then_some(LinkKind::Tap).or(pair);
         }
     }
     found

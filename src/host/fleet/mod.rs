@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use switch_core::addr::Mac;
 
 use super::broker_proto::{Target, mac_bytes};
-use crate::endpoint::tap::Tap;
+use crate::endpoint::Caps;
 
 mod bind;
 mod client;
@@ -35,6 +35,8 @@ mod interface;
 #[cfg(test)]
 mod life_tests;
 mod members;
+#[cfg(test)]
+mod packet_tests;
 pub(super) mod proto;
 mod route;
 pub(super) mod server;
@@ -42,6 +44,7 @@ pub(super) mod server;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod veth;
 
 pub use identify::is_another_process;
 
@@ -81,11 +84,23 @@ pub struct LinkRoute {
     pub via: Option<IpAddr>,
 }
 
+/// What is behind an interface in a sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum LinkKind {
+    /// A TAP.
+    #[default]
+    Tap,
+    /// The other end of a veth pair, which has no address, and a packet socket on it.
+    Packet,
+}
+
 /// What an interface in a sandbox is to be like.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinkSpec {
     /// The endpoint's number, by which the interface is known for weft's: its alias is `weft:NUMBER`.
     pub endpoint: u32,
+    /// What is behind it.
+    pub kind: LinkKind,
     /// Name inside, at most 15 bytes.
     pub ifname: String,
     /// Hardware address.
@@ -95,9 +110,9 @@ pub struct LinkSpec {
     pub mtu: u16,
     /// Largest super-frame that the sandbox may build, in bytes; the kernel's default where absent.
     pub gso_max_size: Option<u32>,
-    /// Ask for the virtio header and offloads.
+    /// Ask for the virtio header and offloads, where the kind can do without.
     pub vnet: bool,
-    /// The interface outlives its descriptor.
+    /// The interface outlives its descriptor; one of a pair always does.
     pub persistent: bool,
     /// Set addresses and routes directly; otherwise the sandbox asks by DHCP and router solicitation.
     pub configure: bool,
@@ -116,6 +131,7 @@ impl Default for LinkSpec {
     fn default() -> Self {
         Self {
             endpoint: 0,
+            kind: LinkKind::Tap,
             ifname: "eth0".to_owned(),
             mac: Mac([2, 0, 0, 0, 0, 2]),
             mtu: 1500,
@@ -134,8 +150,12 @@ impl Default for LinkSpec {
 /// An interface that was made or adopted.
 #[derive(Debug)]
 pub struct Link {
-    /// Its descriptor and what the kernel granted.
-    pub tap: Tap,
+    /// Its descriptor, which does not block.
+    pub fd: OwnedFd,
+    /// A virtio header leads every frame.
+    pub vnet: bool,
+    /// What the kernel granted.
+    pub caps: Caps,
     /// Its index inside.
     pub ifindex: u32,
     /// Its hardware address now.

@@ -5,7 +5,7 @@ use switch_core::addr::Mac;
 
 use super::super::broker_proto::{Failure, Target, mac_bytes};
 use super::{DefaultRoute, FleetError, Identity, LinkSpec, OldLink, Port, SandboxId};
-use crate::endpoint::tap::TapCaps;
+use crate::endpoint::Caps;
 
 /// The closed set of what may be asked.
 #[derive(Debug, Serialize, Deserialize)]
@@ -36,7 +36,7 @@ pub(in super::super) enum Answer {
     Done,
     Identity(Identity),
     Joined(SandboxId),
-    /// With the TAP's descriptor.
+    /// With its descriptor.
     Link(Made),
     /// What kept each interface from being removed.
     Removed(Vec<Option<FleetError>>),
@@ -49,7 +49,8 @@ pub(in super::super) enum Answer {
 /// A [`super::Link`] but for its descriptor.
 #[derive(Debug, Serialize, Deserialize)]
 pub(in super::super) struct Made {
-    pub(super) caps: TapCaps,
+    pub(super) vnet: bool,
+    pub(super) caps: Caps,
     pub(super) ifindex: u32,
     #[serde(with = "mac_bytes")]
     pub(super) mac: Mac,

@@ -49,6 +49,15 @@ impl VnetHdr {
         }
     }
 
+    /// Reads the header without the field `num_buffers`, as a packet socket gives it.
+    #[must_use]
+    #[inline]
+    pub const fn parse_short(b: &[u8; LEN - 2]) -> Self {
+        Self::parse(&[
+            b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7], b[8], b[9], 0, 0,
+        ])
+    }
+
     /// Writes the header, with one buffer.
     #[must_use]
     #[inline]

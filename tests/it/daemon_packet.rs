@@ -1,0 +1,194 @@
+//! Packet endpoints of the daemon: the same as a TAP, for those who may not have one.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::daemon::{Daemon, EVERYBODY, Place};
+use crate::support::guest::Pattern;
+use crate::support::netns::{self, OUTSIDE, OUTSIDE6};
+use crate::support::wait::{self, SOON};
+use crate::support::{guest, servers};
+
+const FRONT: &str = "network create front --subnet 10.7.0.0/24 --subnet6 fd07::/64";
+/// Their addresses, in the order in which they come.
+const A: [&str; 2] = ["10.7.0.2", "fd07::2"];
+const B: [&str; 2] = ["10.7.0.3", "fd07::3"];
+
+/// A sandbox on `front` with a packet endpoint.
+#[track_caller]
+fn packet(daemon: &Daemon<'_>, name: &str) -> Place {
+    let place = daemon.sandbox();
+    let pid = place.pid;
+    daemon.ok(&format!(
+        "endpoint connect front {pid} --name {name} --kind packet"
+    ));
+    place
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// Frames that were dropped for any reason.
+fn drops(daemon: &Daemon<'_>) -> Value {
+    daemon.json("show drops")
+}
+
+#[test]
+fn a_packet_endpoint_meets_a_tap_and_the_outside() {
+    netns::inside(|world| {
+        let outside = [OUTSIDE.into(), OUTSIDE6.into()]
+            .map(|ip: IpAddr| servers::http(&world.outside, (ip, 0)));
+        for who in EVERYBODY {
+            let daemon = Daemon::up(world, who);
+            daemon.ok(FRONT);
+            let a = packet(&daemon, "a");
+            let b = daemon.connected("b", &["front"]);
+            let c = packet(&daemon, "c");
+            let rows = daemon.json("endpoint ls");
+            assert_eq!(rows[0]["kind"], "packet", "{rows}");
+            assert_eq!(rows[1]["kind"], "tap", "{rows}");
+            for (from, to) in [(&a, B), (&b, A), (&a, ["10.7.0.4", "fd07::4"]), (&c, A)] {
+                for to in to {
+                    assert!(from.pings(to), "{who:?} {to}");
+                    // Datagrams of more than a frame.
+                    let long = from.sh(&format!("ping -n -c 1 -W 1 -s 20000 {to}"));
+                    assert_eq!(long.status, 0, "{who:?} {to} {long:?}");
+                }
+            }
+            for (near, far, to) in [(&a, &b, B), (&b, &a, A)] {
+                for to in to.map(ip) {
+                    let (echo, _) = servers::udp_echo(&far.net, (to, 0));
+                    let socket = guest::udp(&near.net, to, Duration::from_secs(5));
+                    for len in [1, 1400, 9000] {
+                        let data = vec![7; len];
+                        assert!(
+                            guest::ask(&socket, echo, &data) == data,
+                            "{who:?} {to} {len}"
+                        );
+                    }
+                }
+            }
+            for page in outside {
+                guest::fetch(&a.net, page);
+            }
+        }
+    });
+}
+
+#[test]
+fn bytes_between_a_packet_endpoint_and_a_tap_are_exact() {
+    netns::inside(|world| {
+        const LEN: usize = 64 << 20;
+        let daemon = Daemon::root(world);
+        daemon.ok(FRONT);
+        let a = packet(&daemon, "a");
+        let b = daemon.connected("b", &["front"]);
+        let c = packet(&daemon, "c");
+        let ways = [(&a, &b, B[0]), (&b, &a, A[1]), (&a, &c, "fd07::4")];
+        for (near, far, to) in ways {
+            let to = servers::tcp(&far.net, (ip(to), 0), |mut stream, _| {
+                Pattern::new(3).expect(&mut stream, LEN)?;
+                Pattern::new(4).send(&mut stream, LEN)
+            });
+            let mut stream = guest::connect(&near.net, to).unwrap();
+            Pattern::new(3).send(&mut stream, LEN).unwrap();
+            Pattern::new(4).expect(&mut stream, LEN).unwrap();
+            guest::expect_end(&mut stream);
+        }
+        let shown = drops(&daemon);
+        let failed = shown.as_array().unwrap().iter();
+        let failed: Vec<_> = failed.filter(|r| r["reason"] == "bad-offload").collect();
+        assert_eq!(failed, Vec::<&Value>::new());
+    });
+}
+
+#[test]
+fn a_pair_stays_over_a_kill_and_a_clean_stop_takes_it_away() {
+    netns::inside(|world| {
+        for who in EVERYBODY {
+            let mut daemon = Daemon::up(world, who);
+            daemon.ok(FRONT);
+            let a = packet(&daemon, "a");
+            let b = daemon.connected("b", &["front"]);
+            let to = servers::tcp(&b.net, (ip(B[0]), 0), |mut stream, _| {
+                Pattern::new(1).expect(&mut stream, 8000)?;
+                Pattern::new(2).send(&mut stream, 8000)
+            });
+            let mut stream = guest::connect(&a.net, to).unwrap();
+            let mut pattern = Pattern::new(1);
+            pattern.send(&mut stream, 4000).unwrap();
+            let (picture, state) = (a.picture(), daemon.json("endpoint ls"));
+            daemon.kill();
+            assert_eq!(a.interfaces().len(), 2, "{who:?}");
+            daemon.start(&[]);
+            wait::settled("links, addresses and routes", &picture, SOON, || {
+                a.picture()
+            });
+            assert_eq!(daemon.json("endpoint ls"), state, "{who:?}");
+            pattern.send(&mut stream, 4000).unwrap();
+            Pattern::new(2).expect(&mut stream, 8000).unwrap();
+
+            daemon.ok("down");
+            daemon.process().end(SOON).ok();
+            assert_eq!(a.interfaces(), Vec::<String>::new(), "{who:?}");
+            daemon.start(&[]);
+            assert!(a.pings(B[0]) && b.pings(A[1]), "{who:?}");
+            daemon.ok("endpoint disconnect front a");
+            assert_eq!(a.interfaces(), Vec::<String>::new(), "{who:?}");
+        }
+    });
+}
+
+#[test]
+fn a_pair_that_is_down_comes_back_and_one_that_is_removed_is_told() {
+    netns::inside(|world| {
+        let daemon = Daemon::root(world);
+        daemon.ok(FRONT);
+        let a = daemon.sandbox();
+        let connect = format!(
+            "endpoint connect front {} --name a --ip 10.7.0.2 --mac 02:00:00:00:00:0a --kind packet",
+            a.pid
+        );
+        daemon.ok(&connect);
+        let b = daemon.connected("b", &["front"]);
+        let far = a.interfaces().into_iter().find(|n| n != "eth0").unwrap();
+        a.net.ip(&format!("link set {far} down"));
+        assert!(!b.pings(A[0]));
+        let told = daemon.json("show daemon").to_string();
+        assert!(!told.contains("removed"), "{told}");
+        a.net.ip(&format!("link set {far} up"));
+        wait::until("it answers again", SOON, || b.pings(A[0]));
+        a.net.ip("link del eth0");
+        wait::until("it is told", SOON, || {
+            let told = daemon.json("show daemon").to_string();
+            told.contains("'a': its interface eth0 was removed")
+        });
+        daemon.ok("endpoint disconnect front a");
+        daemon.ok(&connect);
+        assert!(b.pings(A[0]));
+    });
+}
+
+#[test]
+fn a_file_declares_the_kind() {
+    netns::inside(|world| {
+        let daemon = Daemon::root(world);
+        let a = daemon.sandbox();
+        let pinned = daemon.dir().join("a");
+        a.pin(&pinned);
+        let file = daemon.dir().join("weft.toml");
+        let network = "[[network]]\nname = \"front\"\nsubnet = \"10.7.0.0/24\"\n";
+        let endpoint = format!(
+            "[[endpoint]]\nnetwork = \"front\"\nsandbox = \"netns:{}\"\nkind = \"packet\"\n",
+            pinned.display()
+        );
+        std::fs::write(&file, format!("{network}\n{endpoint}")).unwrap();
+        daemon.ok(&format!("apply {}", file.display()));
+        assert_eq!(daemon.json("endpoint ls")[0]["kind"], "packet");
+        assert_eq!(a.interfaces().len(), 2);
+        assert!(a.pings("10.7.0.1"));
+    });
+}
