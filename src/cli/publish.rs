@@ -1,8 +1,5 @@
 //! Binding of published ports, all before the command starts.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::OwnedFd;
-
 use anyhow::{Context, Result, bail};
 use socket2::Socket;
 use switch_core::addr::PortId;
@@ -10,16 +7,16 @@ use switch_core::addr::PortId;
 use super::exit;
 use crate::config::{Proto, PublishRule, RunConfig};
 use crate::host::broker::Broker;
-use crate::host::sockets::Published;
+use crate::host::sockets::{Leads, door};
 use crate::host::start::has_v6;
 
 /// Bound sockets and where they lead.
 #[derive(Debug, Default)]
 pub(super) struct Bound {
     /// Listening.
-    pub tcp: Vec<(Socket, Published)>,
+    pub tcp: Vec<(Socket, Leads)>,
     /// Bound.
-    pub udp: Vec<(Socket, Published)>,
+    pub udp: Vec<(Socket, Leads)>,
     /// Protocol number and range of what is published, for the rule on the host's own addresses.
     pub ranges: Vec<(u8, u16, u16)>,
 }
@@ -45,64 +42,31 @@ fn bind_port(
     bound: &mut Bound,
 ) -> Result<()> {
     let guest_port = rule.guest.first() + offset;
-    let mut host_port = rule.host.map_or(0, |r| r.first() + offset);
-    let any: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
-    let addresses = rule.bind.as_ref().map_or(&any[..], std::slice::from_ref);
-    let mut opened = 0;
-    for addr in addresses {
-        // A client of one family reaches the server by the same family where the sandbox has it.
-        let Some(inside) = inside(config, addr.is_ipv6()) else {
-            continue;
-        };
-        let at = SocketAddr::new(*addr, host_port);
-        let to = Published {
-            port: PortId(0),
-            to: SocketAddr::new(inside, guest_port),
-        };
-        let fd: Result<OwnedFd> = match rule.proto {
-            Proto::Tcp => broker.bind_tcp(at),
-            Proto::Udp => broker.bind_udp(at),
-        };
-        let fd = match fd {
-            Ok(fd) => fd,
-            // A host without IPv6 publishes by IPv4 alone, unless IPv6 was asked for.
-            Err(_) if rule.bind.is_none() && addr.is_ipv6() && opened > 0 && !has_v6() => {
-                continue;
-            }
-            Err(e) => return Err(e),
-        };
-        let socket = Socket::from(fd);
-        let port = socket
-            .local_addr()
-            .ok()
-            .and_then(|a| a.as_socket())
-            .map_or(host_port, |a| a.port());
-        if host_port == 0 {
-            exit::complain(format_args!(
-                "published port {port} for {guest_port}/{}",
-                rule.proto
-            ));
-            host_port = port;
-        }
-        opened += 1;
-        match rule.proto {
-            Proto::Tcp => bound.tcp.push((socket, to)),
-            Proto::Udp => bound.udp.push((socket, to)),
-        }
-    }
-    if opened == 0 {
+    let host_port = rule.host.map_or(0, |r| r.first() + offset);
+    let (v4, v6) = (config.v4.map(|s| s.guest), config.v6.map(|s| s.guest));
+    let inside = (v4, v6, guest_port);
+    let Some((port, leads)) = door(
+        (rule.proto, rule.bind),
+        host_port,
+        PortId(0),
+        inside,
+        has_v6(),
+    ) else {
         bail!("port {guest_port} cannot be published: the sandbox has no address of that family");
+    };
+    let socket = Socket::from(broker.bind_port(port)?);
+    let local = socket.local_addr().ok().and_then(|a| a.as_socket());
+    let bound_to = local.map_or(host_port, |a| a.port());
+    if host_port == 0 {
+        exit::complain(format_args!(
+            "published port {bound_to} for {guest_port}/{}",
+            rule.proto
+        ));
     }
-    bound
-        .ranges
-        .push((rule.proto.number(), host_port, host_port));
+    match rule.proto {
+        Proto::Tcp => bound.tcp.push((socket, leads)),
+        Proto::Udp => bound.udp.push((socket, leads)),
+    }
+    bound.ranges.push((rule.proto.number(), bound_to, bound_to));
     Ok(())
-}
-
-fn inside(config: &RunConfig, v6: bool) -> Option<IpAddr> {
-    if v6 {
-        config.v6.map(|s| s.guest.into())
-    } else {
-        config.v4.map(|s| s.guest.into())
-    }
 }

@@ -39,7 +39,6 @@ use crate::host::broker_proto::{Address, Event, Names, Network, SandboxSpec};
 use crate::host::netwatch::NetWatch;
 use crate::host::privileges;
 use crate::host::sockets::splice::Stock;
-use crate::host::sockets::udp::UdpSock;
 use crate::host::sockets::{HostIo, HostView};
 use crate::host::start;
 use crate::worker::{Signals, Worker};
@@ -275,8 +274,8 @@ impl Session {
 
     /// Opens sockets inside for clients on the host's loopback. Without them the way through the switch is taken.
     fn open_stock(&mut self, bound: &Bound) -> Option<Arc<Stock>> {
-        let serves = |v6: bool| bound.tcp.iter().any(|(_, to)| to.to.is_ipv6() == v6);
-        let (v4, v6) = (serves(false), serves(true));
+        let v4 = bound.tcp.iter().any(|(_, leads)| leads.v4.is_some());
+        let v6 = bound.tcp.iter().any(|(_, leads)| leads.v6.is_some());
         let stock = Stock::new(v4, v6).ok().filter(|_| v4 || v6)?;
         for (v6, count) in stock.missing() {
             let opened = self.broker.sandbox_sockets(v6, count);
@@ -448,16 +447,13 @@ impl Session {
 
 /// Puts published sockets to work.
 fn open(switch: &mut Switch, io: &mut HostIo, bound: Bound) -> Result<()> {
-    for (socket, to) in bound.tcp {
-        io.listen(socket, to)
+    for (socket, leads) in bound.tcp {
+        io.listen(socket, leads)
             .context("listening on a published port")?;
     }
-    for (socket, to) in bound.udp {
-        let v6 = socket.local_addr().is_ok_and(|a| a.is_ipv6());
-        let sock = io
-            .publish_udp(UdpSock::from_bound(socket, v6), switch.next_mapping())
+    for (socket, leads) in bound.udp {
+        io.publish_udp(switch, socket, leads)
             .context("opening a published port")?;
-        switch.publish_udp(Tick::ZERO, sock, to.port, to.to);
     }
     Ok(())
 }

@@ -153,11 +153,10 @@ impl PublishRule {
         self.guest.first().checked_add(host_port - host.first())
     }
 
-    /// Sockets that the rule needs: one a port and family.
+    /// Sockets that the rule needs: one a port, for both families where it names no address.
     #[must_use]
     pub fn sockets(&self) -> u64 {
-        let families = if self.bind.is_some() { 1 } else { 2 };
-        u64::from(self.guest.count()) * families
+        u64::from(self.guest.count())
     }
 
     /// True if both rules would bind the same port of the same address.

@@ -5,7 +5,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use anyhow::{Context, Result, bail};
@@ -19,7 +18,7 @@ pub use super::broker_proto::{
     Address, Command, Event, Failure, MAX_FDS, Names, Network, SandboxSpec, Target,
 };
 use super::broker_proto::{Answer, Channel, FromBroker, Request};
-use super::fleet::{self, SandboxId};
+use super::fleet::{self, Port, SandboxId};
 use super::resolver::Resolvers;
 use super::{serve, sys};
 use crate::endpoint::tap::Tap;
@@ -172,16 +171,11 @@ impl Broker {
         self.ask(&Request::Signal(number)).map(|_| ())
     }
 
-    /// Binds a TCP port of the host, privileged ones too where weft was started with the right to. The socket listens,
-    /// does not block, and one of IPv6 takes IPv6 only.
+    /// Binds a port of the host, privileged ones too where weft was started with the right to. The socket does not
+    /// block; one of TCP listens.
     /// Errors: [`Failure`] with the error number: the port is in use, or privileged.
-    pub fn bind_tcp(&mut self, addr: SocketAddr) -> Result<OwnedFd> {
-        self.one(&Request::BindTcp(addr))
-    }
-
-    /// Binds a UDP port of the host, as [`Self::bind_tcp`]. Errors: as there.
-    pub fn bind_udp(&mut self, addr: SocketAddr) -> Result<OwnedFd> {
-        self.one(&Request::BindUdp(addr))
+    pub fn bind_port(&mut self, port: Port) -> Result<OwnedFd> {
+        self.one(&Request::Bind(port))
     }
 
     /// Opens a raw ICMP or ICMPv6 socket, which does not block.

@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Seek, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use switch_core::addr::Mac;
 
-use super::fleet::{self, FleetError, SandboxId};
+use super::fleet::{self, FleetError, Port, SandboxId};
 use super::resolver::Resolvers;
 use crate::endpoint::tap::TapCaps;
 
@@ -156,8 +156,7 @@ pub(super) enum Request {
     Attach(Target, Box<SandboxSpec>),
     Start(Command, Names),
     Signal(i32),
-    BindTcp(SocketAddr),
-    BindUdp(SocketAddr),
+    Bind(Port),
     RawIcmp {
         v6: bool,
     },

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use nix::unistd::geteuid;
 
+use super::super::fleet::PortAt;
 use super::super::testing::{again, alone, event, run, sh, spec, wait_until};
 use super::*;
 
@@ -270,15 +271,19 @@ fn another_users_namespace_is_refused_in_one_line() {
 fn ports_are_bound_and_conflicts_named() {
     alone(|| {
         let mut broker = Broker::spawn().unwrap();
-        let fd = broker.bind_tcp("127.0.0.1:0".parse().unwrap()).unwrap();
+        let tcp = |addr| Port::Tcp(PortAt::One(addr));
+        let fd = broker
+            .bind_port(tcp("127.0.0.1:0".parse().unwrap()))
+            .unwrap();
         let listener = std::net::TcpListener::from(fd);
         let taken = listener.local_addr().unwrap();
-        let error = broker.bind_tcp(taken).unwrap_err();
+        let error = broker.bind_port(tcp(taken)).unwrap_err();
         let failure = error.downcast_ref::<Failure>().unwrap();
         assert_eq!(failure.errno, Some(libc::EADDRINUSE), "{failure}");
         assert_eq!(failure.status, 125);
         drop(listener);
-        broker.bind_udp("[::1]:0".parse().unwrap()).unwrap();
+        let udp = Port::Udp(PortAt::One("[::1]:0".parse().unwrap()));
+        broker.bind_port(udp).unwrap();
         let raw = broker.raw_icmp(false);
         assert_eq!(raw.is_ok(), geteuid().is_root());
     });

@@ -1,6 +1,5 @@
 //! The broker's own side: one thread, a closed set of requests, one helper for its sandbox. Ends when its channel does.
 
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -15,8 +14,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::broker_proto::{
     Answer, Channel, Event, Failure, FromBroker, FromHelper, Request, SandboxSpec, ToHelper,
 };
-use super::fleet::FleetError;
 use super::fleet::server::Fleet;
+use super::fleet::{FleetError, Port, PortAt};
 use super::helper::{self, Job};
 use super::resolver::{RESOLV_CONF, ResolverWatch, Resolvers};
 use super::{netns, sys};
@@ -208,8 +207,7 @@ impl Server {
                 }
                 Ok((Answer::Done, Vec::new()))
             }
-            Request::BindTcp(addr) => Ok((Answer::Descriptors, vec![bind(addr, Type::STREAM)?])),
-            Request::BindUdp(addr) => Ok((Answer::Descriptors, vec![bind(addr, Type::DGRAM)?])),
+            Request::Bind(port) => Ok((Answer::Descriptors, vec![bind(port)?])),
             Request::RawIcmp { v6 } => Ok((Answer::Descriptors, vec![raw_icmp(v6)?])),
             Request::Fleet(request) => Ok(match self.fleet().and_then(|f| f.handle(request)) {
                 Ok((answer, fds)) => (Answer::Fleet(Ok(answer)), fds),
@@ -290,12 +288,16 @@ impl Server {
 }
 
 /// Binds a port of the host. Errors: one line with the advice for it.
-pub(super) fn bind(addr: SocketAddr, kind: Type) -> Result<OwnedFd> {
-    let what = if kind == Type::STREAM { "tcp" } else { "udp" };
+pub(super) fn bind(port: Port) -> Result<OwnedFd> {
+    let (at, kind, what) = match port {
+        Port::Tcp(at) => (at, Type::STREAM, "tcp"),
+        Port::Udp(at) => (at, Type::DGRAM, "udp"),
+    };
+    let addr = at.addr();
     let bound = (|| {
         let socket = Socket::new(Domain::for_address(addr), kind.nonblocking(), None)?;
         if addr.is_ipv6() {
-            socket.set_only_v6(true)?;
+            socket.set_only_v6(matches!(at, PortAt::One(_)))?;
         }
         if kind == Type::STREAM {
             // A port whose last connections are in TIME_WAIT is free.
@@ -324,7 +326,7 @@ pub(super) fn bind(addr: SocketAddr, kind: Type) -> Result<OwnedFd> {
             Some(libc::EMFILE) => "raise the limit of open files (ulimit -n)".to_owned(),
             _ => "see `weft doctor`".to_owned(),
         };
-        anyhow!(e).context(format!("cannot publish on {addr}/{what} ({advice})"))
+        anyhow!(e).context(format!("cannot publish on {at}/{what} ({advice})"))
     })
 }
 

@@ -300,7 +300,7 @@ fn ports_lead_to_one_place() {
             .map_err(|p| (p.code, p.field.unwrap_or_default()))
     };
     assert_eq!(
-        add(&ports(&["8080:80", "20000-29999:10000-19999/udp"], "db")),
+        add(&ports(&["8080:80", "20000-39999:10000-29999/udp"], "db")),
         Err((Code::Full, "ports".into()))
     );
     assert_eq!(

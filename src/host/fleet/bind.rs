@@ -2,8 +2,6 @@
 
 use std::os::fd::OwnedFd;
 
-use socket2::Type;
-
 use super::super::broker_proto::Failure;
 use super::super::serve;
 use super::Port;
@@ -11,18 +9,12 @@ use super::Port;
 /// Binds each port. Gives what kept it from being bound, and the sockets of the others in order.
 pub(super) fn bind(ports: &[Port]) -> (Vec<Option<Failure>>, Vec<OwnedFd>) {
     let mut sockets = Vec::with_capacity(ports.len());
-    let failures = ports.iter().map(|port| {
-        let bound = match *port {
-            Port::Tcp(addr) => serve::bind(addr, Type::STREAM),
-            Port::Udp(addr) => serve::bind(addr, Type::DGRAM),
-        };
-        match bound {
-            Ok(socket) => {
-                sockets.push(socket);
-                None
-            }
-            Err(e) => Some(Failure::new(&e)),
+    let failures = ports.iter().map(|port| match serve::bind(*port) {
+        Ok(socket) => {
+            sockets.push(socket);
+            None
         }
+        Err(e) => Some(Failure::new(&e)),
     });
     (failures.collect(), sockets)
 }

@@ -154,7 +154,7 @@ impl Broker {
             .map_err(|e| FleetError::Ended(format!("{e:#}")))
     }
 
-    /// Binds ports of the host, each as [`Self::bind_tcp`] and [`Self::bind_udp`] do. Shape: one result for each port,
+    /// Binds ports of the host, each as [`Self::bind_port`] does. Shape: one result for each port,
     /// in order.
     /// Errors: `Ended`; what is wrong with a port is told in its place.
     pub fn bind(&mut self, ports: &[Port]) -> Result<Vec<Result<OwnedFd, Failure>>, FleetError> {

@@ -17,7 +17,7 @@
 //! [`Broker::adopt_link`]: super::broker::Broker::adopt_link
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 use serde::{Deserialize, Serialize};
@@ -182,9 +182,48 @@ pub type Arrived = (SandboxId, bool, Result<Vec<OwnedFd>, FleetError>);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Port {
     /// A TCP port; the socket listens.
-    Tcp(SocketAddr),
+    Tcp(PortAt),
     /// A UDP port.
-    Udp(SocketAddr),
+    Udp(PortAt),
+}
+
+/// Where a port of the host is bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PortAt {
+    /// At one address, or all of one family.
+    One(SocketAddr),
+    /// At all addresses of both families, by one socket of IPv6 to which those of IPv4 are mapped.
+    Both(u16),
+}
+
+impl Port {
+    /// Where it is.
+    #[must_use]
+    pub const fn at(self) -> PortAt {
+        match self {
+            Self::Tcp(at) | Self::Udp(at) => at,
+        }
+    }
+}
+
+impl PortAt {
+    /// The address that its socket is bound to.
+    #[must_use]
+    pub const fn addr(self) -> SocketAddr {
+        match self {
+            Self::One(addr) => addr,
+            Self::Both(port) => SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port),
+        }
+    }
+}
+
+impl std::fmt::Display for PortAt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::One(addr) => addr.fmt(f),
+            Self::Both(port) => write!(f, "*:{port}"),
+        }
+    }
 }
 
 /// Why the broker cannot do what it was asked for a sandbox.

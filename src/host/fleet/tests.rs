@@ -211,7 +211,7 @@ fn sockets_are_opened_inside() {
                 .next_sockets_in()
                 .is_some_and(|(_, _, fds)| fds.is_err())
         });
-        let outside = broker.bind(&[Port::Tcp(inside)]).unwrap();
+        let outside = broker.bind(&[Port::Tcp(PortAt::One(inside))]).unwrap();
         let failure = outside[0].as_ref().unwrap_err();
         assert_eq!(failure.errno, Some(libc::EADDRNOTAVAIL), "still outside");
     });
@@ -226,7 +226,7 @@ fn ten_thousand_ports_are_bound_at_once() {
         let at = |port: u16| SocketAddr::from(([127, 77, a.max(1), b], port));
         let taken = std::net::TcpListener::bind(at(20_500)).unwrap();
         let ports: Vec<_> = (20_000..25_000)
-            .flat_map(|port| [Port::Tcp(at(port)), Port::Udp(at(port))])
+            .flat_map(|port| [Port::Tcp, Port::Udp].map(|of| of(PortAt::One(at(port)))))
             .collect();
         let start = Instant::now();
         let bound = broker.bind(&ports).unwrap();
@@ -235,10 +235,7 @@ fn ten_thousand_ports_are_bound_at_once() {
         assert!(time.as_secs() < 5, "{time:?}");
         assert_eq!(bound.len(), ports.len());
         for (port, result) in ports.iter().zip(bound) {
-            let (addr, is_tcp) = match *port {
-                Port::Tcp(addr) => (addr, true),
-                Port::Udp(addr) => (addr, false),
-            };
+            let (addr, is_tcp) = (port.at().addr(), matches!(port, Port::Tcp(_)));
             if is_tcp && addr == taken.local_addr().unwrap() {
                 assert_eq!(result.unwrap_err().errno, Some(libc::EADDRINUSE));
                 continue;

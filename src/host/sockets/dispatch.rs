@@ -3,6 +3,7 @@
 use std::io;
 
 use mio::event::Event;
+use socket2::Domain;
 use switch_core::addr::SockId;
 use switch_core::flow::event::{HostEvent, IcmpReport};
 use switch_core::flow::host::HostError;
@@ -12,7 +13,7 @@ use switch_core::time::Tick;
 
 use super::sys::{self, Batch, Incoming};
 use super::tcp::{INTEREST, TcpSock};
-use super::{HostIo, Kind, Published, Slot};
+use super::{HostIo, Kind, Leads, Slot};
 
 /// Connections accepted from one listener in one turn.
 const ACCEPTS: usize = 64;
@@ -123,13 +124,15 @@ impl HostIo {
     fn accept(&mut self, switch: &mut Switch, now: Tick, index: u32) -> bool {
         for _ in 0..ACCEPTS {
             let Slot {
-                kind: Kind::Listener(listener, to),
+                kind: Kind::Listener(listener, leads),
                 ..
             } = &self.slots[index as usize]
             else {
                 return false;
             };
-            let to: Published = *to;
+            let leads: Leads = *leads;
+            // Of the socket's own family, whatever its client's is, depends what the kernel can do with it.
+            let v6 = listener.domain().is_ok_and(|d| d == Domain::IPV6);
             let (socket, from) = match listener.accept_raw() {
                 Ok(accepted) => accepted,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return false,
@@ -152,11 +155,13 @@ impl HostIo {
                 continue;
             }
             let from = std::net::SocketAddr::new(from.ip().to_canonical(), from.port());
+            let Some(to) = leads.of(from.ip()) else {
+                continue;
+            };
             let Some(socket) = self.try_splice(socket, from, to) else {
                 continue;
             };
-            let mode = self.peek[usize::from(from.is_ipv6())];
-            let sock = TcpSock::accepted(socket, from.is_ipv6(), mode);
+            let sock = TcpSock::accepted(socket, v6, self.peek[usize::from(v6)]);
             let fd = sock.raw();
             if let Ok(sock) = self.insert(fd, INTEREST, Kind::Tcp(sock)) {
                 switch.accept(
@@ -183,17 +188,17 @@ impl HostIo {
         let mut more = true;
         for _ in 0..BATCHES {
             let Some(Slot {
-                kind: Kind::Udp(udp, mapping),
+                kind: Kind::Udp(udp, mappings),
                 ..
             }) = self.slots.get(index as usize)
             else {
                 more = false;
                 break;
             };
-            let mapping = *mapping;
+            let mappings = *mappings;
             match batch.recv(udp.as_fd()) {
                 Ok(n) => {
-                    self.deliver(switch, now, mapping, &batch, n);
+                    self.deliver(switch, now, mappings, &batch, n);
                     if n < sys::BATCH {
                         more = false;
                         break;
@@ -212,7 +217,14 @@ impl HostIo {
     }
 
     /// Hands a batch over in runs of one remote and one size.
-    fn deliver(&mut self, switch: &mut Switch, now: Tick, mapping: u32, batch: &Batch, n: usize) {
+    fn deliver(
+        &mut self,
+        switch: &mut Switch,
+        now: Tick,
+        mappings: [u32; 2],
+        batch: &Batch,
+        n: usize,
+    ) {
         let mut run: arrayvec::ArrayVec<&[u8], RUN> = arrayvec::ArrayVec::new();
         let mut head: Option<Incoming<'_>> = None;
         for i in 0..n {
@@ -248,7 +260,7 @@ impl HostIo {
                 });
                 if !joins {
                     if let Some(h) = head {
-                        self.hand_over(switch, now, mapping, &h, &run);
+                        self.hand_over(switch, now, mappings, &h, &run);
                     }
                     run.clear();
                     head = Some(datagram);
@@ -257,7 +269,7 @@ impl HostIo {
             }
         }
         if let Some(h) = head {
-            self.hand_over(switch, now, mapping, &h, &run);
+            self.hand_over(switch, now, mappings, &h, &run);
         }
     }
 
@@ -265,11 +277,12 @@ impl HostIo {
         &mut self,
         switch: &mut Switch,
         now: Tick,
-        mapping: u32,
+        mappings: [u32; 2],
         head: &Incoming<'_>,
         pieces: &[&[u8]],
     ) {
         let from = std::net::SocketAddr::new(head.from.ip().to_canonical(), head.from.port());
+        let mapping = mappings[usize::from(from.is_ipv6())];
         switch.handle_event(
             self,
             now,
@@ -286,17 +299,18 @@ impl HostIo {
     fn udp_errors(&mut self, switch: &mut Switch, now: Tick, index: u32) {
         for _ in 0..RUN {
             let Some(Slot {
-                kind: Kind::Udp(udp, mapping),
+                kind: Kind::Udp(udp, mappings),
                 ..
             }) = self.slots.get(index as usize)
             else {
                 return;
             };
-            let mapping = *mapping;
+            let mappings = *mappings;
             let Ok(queued) = sys::recv_error(udp.as_fd()) else {
                 return;
             };
             if let Some(report) = report(&queued, None) {
+                let mapping = mappings[usize::from(report.to.is_ipv6())];
                 switch.handle_event(self, now, HostEvent::UdpFailed { mapping, report });
             }
         }
@@ -316,15 +330,16 @@ impl HostIo {
             }
             self.reporting.swap_remove(next);
             let Some(Slot {
-                kind: Kind::Udp(udp, mapping),
+                kind: Kind::Udp(udp, mappings),
                 ..
             }) = slot
             else {
                 continue;
             };
-            let mapping = *mapping;
+            let mappings = *mappings;
             for queued in udp.take_reports() {
                 if let Some(report) = report(&queued, None) {
+                    let mapping = mappings[usize::from(report.to.is_ipv6())];
                     switch.handle_event(self, now, HostEvent::UdpFailed { mapping, report });
                 }
             }

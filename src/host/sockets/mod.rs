@@ -5,6 +5,7 @@ mod dns;
 mod echo;
 pub mod links;
 pub mod ping;
+mod published;
 mod raw;
 mod resolvers;
 pub mod splice;
@@ -31,6 +32,7 @@ use switch_core::wire::vnet_hdr::VnetHdr;
 use self::dns::DnsStream;
 use self::links::{Link, Links};
 use self::ping::PingSock;
+pub use self::published::{Leads, Published, door};
 use self::raw::Raw;
 use self::resolvers::Line;
 use self::splice::{Pair, Splices};
@@ -72,9 +74,10 @@ impl HostView {
 #[derive(Debug)]
 pub(crate) enum Kind {
     Tcp(TcpSock),
-    /// A listener, and the rule and offset of its published port.
-    Listener(Socket, Published),
-    Udp(UdpSock, u32),
+    /// A listener of a published port.
+    Listener(Socket, Leads),
+    /// With its mapping for remotes of IPv4, and for those of IPv6.
+    Udp(UdpSock, [u32; 2]),
     Echo(PingSock, u32),
     /// The raw socket of a family, which belongs to no network.
     Raw {
@@ -94,15 +97,6 @@ pub(crate) enum Kind {
     Splice(Box<Pair>, Option<SockId>),
     /// The socket inside, which the pair in this slot owns.
     SplicedTo(SockId),
-}
-
-/// Where a published port leads.
-#[derive(Debug, Clone, Copy)]
-pub struct Published {
-    /// The endpoint.
-    pub port: PortId,
-    /// Address and port in the sandbox.
-    pub to: SocketAddr,
 }
 
 #[derive(Debug)]
@@ -189,21 +183,6 @@ impl HostIo {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()
-    }
-
-    /// Adds a listening socket of a published TCP port.
-    pub fn listen(&mut self, socket: Socket, to: Published) -> io::Result<SockId> {
-        // Accepted sockets inherit it; see [`TcpSock::connect`].
-        socket.set_out_of_band_inline(true)?;
-        let fd = socket.as_raw_fd();
-        self.insert(fd, Interest::READABLE, Kind::Listener(socket, to))
-    }
-
-    /// Adds a bound socket of a published UDP port.
-    pub fn publish_udp(&mut self, socket: UdpSock, mapping: u32) -> io::Result<SockId> {
-        socket.want_local_address();
-        let fd = socket.as_fd().as_raw_fd();
-        self.insert(fd, Interest::READABLE, Kind::Udp(socket, mapping))
     }
 
     fn insert(&mut self, fd: RawFd, interest: Interest, kind: Kind) -> io::Result<SockId> {
@@ -382,7 +361,7 @@ impl UdpHost for HostIo {
         let (sock, port) = UdpSock::open(local).map_err(|e| host_error(&e))?;
         let fd = sock.as_fd().as_raw_fd();
         let id = self
-            .insert(fd, Interest::READABLE, Kind::Udp(sock, mapping))
+            .insert(fd, Interest::READABLE, Kind::Udp(sock, [mapping; 2]))
             .map_err(|e| host_error(&e))?;
         Ok((id, port))
     }

@@ -125,7 +125,7 @@ impl Batch {
                 (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
                     out.local = data
                         .first_chunk()
-                        .map(|b: &[u8; 16]| Ipv6Addr::from_octets(*b).into());
+                        .map(|b: &[u8; 16]| IpAddr::from(*b).to_canonical());
                 }
                 _ => {}
             }
@@ -226,7 +226,8 @@ pub(super) fn send(
         words: [0; CONTROL / 8],
         len: 0,
     };
-    let v6 = to.is_ipv6();
+    // To a mapped address the kernel sends by IPv4, and wants to be told as for that.
+    let v6 = !to.ip().to_canonical().is_ipv4();
     let (level, ttl, tos) = if v6 {
         (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT, libc::IPV6_TCLASS)
     } else {

@@ -4,7 +4,7 @@
 //! empties the error queue, whose entries wait here for the switch, and is tried again.
 
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -17,11 +17,44 @@ const TRIES: usize = 3;
 /// Reports that wait for the switch at most. More are lost, as an overloaded router's would be.
 const REPORTS: usize = 64;
 
+/// Whom a socket speaks with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Remotes of IPv4.
+    V4,
+    /// Remotes of IPv6.
+    V6,
+    /// Both, by a socket of IPv6 that has mapped addresses for those of IPv4.
+    Both,
+}
+
+impl Reach {
+    /// Asks the kernel. Errors: those of getsockopt(2).
+    pub fn of(socket: &Socket) -> io::Result<Self> {
+        if socket.domain()? != Domain::IPV6 {
+            return Ok(Self::V4);
+        }
+        Ok(if socket.only_v6()? {
+            Self::V6
+        } else {
+            Self::Both
+        })
+    }
+
+    const fn v4(self) -> bool {
+        !matches!(self, Self::V6)
+    }
+
+    const fn v6(self) -> bool {
+        !matches!(self, Self::V4)
+    }
+}
+
 /// One socket.
 #[derive(Debug)]
 pub struct UdpSock {
     socket: Socket,
-    v6: bool,
+    reach: Reach,
     /// Whether the kernel has been told not to fragment.
     dont_fragment: Option<bool>,
     /// What the error queue told while something was sent.
@@ -43,26 +76,27 @@ impl UdpSock {
         }
         socket.bind(&local.into())?;
         let port = socket.local_addr()?.as_socket().map_or(0, |a| a.port());
-        Ok((Self::from_bound(socket, v6), port))
+        let reach = if v6 { Reach::V6 } else { Reach::V4 };
+        Ok((Self::from_bound(socket, reach), port))
     }
 
     /// Takes a bound socket over, as from the broker.
     #[must_use]
-    pub fn from_bound(socket: Socket, v6: bool) -> Self {
+    pub fn from_bound(socket: Socket, reach: Reach) -> Self {
         // All are there since before Linux 5.15; without one, less is known or more calls are made.
         let _ = sys::set_int(socket.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1);
-        let (level, options) = if v6 {
-            let options = [libc::IPV6_RECVERR, libc::IPV6_RECVTCLASS];
-            (libc::IPPROTO_IPV6, options)
-        } else {
-            (libc::IPPROTO_IP, [libc::IP_RECVERR, libc::IP_RECVTOS])
-        };
-        for option in options {
-            let _ = sys::set_int(socket.as_fd(), level, option, 1);
+        let set = |level, option| drop(sys::set_int(socket.as_fd(), level, option, 1));
+        if reach.v6() {
+            set(libc::IPPROTO_IPV6, libc::IPV6_RECVERR);
+            set(libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS);
+        }
+        if reach.v4() {
+            set(libc::IPPROTO_IP, libc::IP_RECVERR);
+            set(libc::IPPROTO_IP, libc::IP_RECVTOS);
         }
         Self {
             socket,
-            v6,
+            reach,
             dont_fragment: None,
             reports: Vec::new(),
         }
@@ -70,7 +104,8 @@ impl UdpSock {
 
     /// Asks for the local address of what comes in, for published ports.
     pub fn want_local_address(&self) {
-        let (level, name) = if self.v6 {
+        // Of IPv4 packets a socket of IPv6 tells a mapped one.
+        let (level, name) = if self.reach.v6() {
             (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO)
         } else {
             (libc::IPPROTO_IP, libc::IP_PKTINFO)
@@ -88,6 +123,12 @@ impl UdpSock {
         segment: u16,
     ) -> io::Result<()> {
         self.forbid_fragments(meta.dont_fragment);
+        let to = match to.ip() {
+            IpAddr::V4(addr) if self.reach == Reach::Both => {
+                SocketAddr::new(addr.to_ipv6_mapped().into(), to.port())
+            }
+            IpAddr::V4(_) | IpAddr::V6(_) => to,
+        };
         match self.send_once(to, meta, payload, segment) {
             Err(e) if segment != 0 && cannot_cut(&e) => self.send_each(to, meta, payload, segment),
             result => result,
@@ -171,7 +212,12 @@ impl UdpSock {
         if self.dont_fragment == Some(forbid) {
             return;
         }
-        sys::forbid_fragments(self.socket.as_fd(), self.v6, forbid);
+        for v6 in [false, true] {
+            let has = if v6 { self.reach.v6() } else { self.reach.v4() };
+            if has {
+                sys::forbid_fragments(self.socket.as_fd(), v6, forbid);
+            }
+        }
         self.dont_fragment = Some(forbid);
     }
 
@@ -227,6 +273,82 @@ mod tests {
                     .all(|r| r.to == Some(gone) && r.payload == b"lost")
             );
             assert!(!sock.has_reports());
+        }
+    }
+
+    #[test]
+    fn a_socket_of_both_families_speaks_with_either() {
+        let socket = Socket::new(Domain::IPV6, Type::DGRAM.nonblocking(), None).unwrap();
+        socket.set_only_v6(false).unwrap();
+        let any: SocketAddr = "[::]:0".parse().unwrap();
+        socket.bind(&any.into()).unwrap();
+        let port = socket.local_addr().unwrap().as_socket().unwrap().port();
+        let reach = Reach::of(&socket).unwrap();
+        assert_eq!(reach, Reach::Both);
+        let mut sock = UdpSock::from_bound(socket, reach);
+        sock.want_local_address();
+        let mut batch = sys::Batch::new();
+        for here in ["127.0.0.1:0", "[::1]:0"] {
+            let peer = UdpSocket::bind(here).unwrap();
+            let whence = peer.local_addr().unwrap();
+            peer.send_to(b"in", SocketAddr::new(whence.ip(), port))
+                .unwrap();
+            assert_eq!(batch.recv(sock.as_fd()).unwrap(), 1);
+            let got = batch.get(0).unwrap();
+            let from = SocketAddr::new(got.from.ip().to_canonical(), got.from.port());
+            assert_eq!((from, got.local), (whence, Some(whence.ip())));
+            let meta = DatagramMeta {
+                source: got.local,
+                tos: 0x28,
+                ttl: Some(9),
+                dont_fragment: true,
+            };
+            let gone = UdpSocket::bind(here).unwrap().local_addr().unwrap();
+            sock.send(gone, &meta, &[IoSlice::new(b"lost")], 0).unwrap();
+            let pieces = [7; 20];
+            sock.send(whence, &meta, &[IoSlice::new(&pieces)], 10)
+                .unwrap();
+            let mut buf = [0; 32];
+            for _ in 0..2 {
+                let (len, from) = peer.recv_from(&mut buf).unwrap();
+                assert_eq!((len, from), (10, SocketAddr::new(whence.ip(), port)));
+            }
+            let reports = sock.take_reports();
+            let to: Vec<_> = reports.iter().filter_map(|r| r.to).collect();
+            let to: Vec<_> = to
+                .iter()
+                .map(|a| (a.ip().to_canonical(), a.port()))
+                .collect();
+            assert_eq!(to, [(gone.ip(), gone.port())]);
+            let large = vec![0; 65_500];
+            let error = sock.send(whence, &meta, &[IoSlice::new(&large)], 0);
+            // Loopback's MTU is 65,536, and a datagram has 20 or 40 bytes of headers less than that.
+            assert_eq!(error.is_err(), here.starts_with('['), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn dscp_travels_with_its_datagram() {
+        for any in ["127.0.0.1:0", "[::1]:0"] {
+            let (a, b) = (UdpSocket::bind(any).unwrap(), UdpSocket::bind(any).unwrap());
+            let to = b.local_addr().unwrap();
+            let b = Socket::from(b);
+            let reach = Reach::of(&b).unwrap();
+            let b = UdpSock::from_bound(b, reach);
+            for tos in [0, 0xb8, 0x2a] {
+                let meta = DatagramMeta {
+                    tos,
+                    ..DatagramMeta::default()
+                };
+                sys::send(a.as_fd(), to, &meta, &[IoSlice::new(b"marked")], 0).unwrap();
+            }
+            let mut batch = sys::Batch::new();
+            let mut seen = Vec::new();
+            while seen.len() < 3 {
+                let n = batch.recv(b.as_fd()).unwrap();
+                seen.extend((0..n).map(|i| batch.get(i).unwrap().tos));
+            }
+            assert_eq!(seen, [0, 0xb8, 0x2a], "{any}");
         }
     }
 

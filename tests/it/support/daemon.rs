@@ -173,6 +173,12 @@ impl<'w> Daemon<'w> {
         row.and_then(|row| row["frames"].as_u64()).unwrap_or(0)
     }
 
+    /// How many descriptors the daemon has.
+    pub(crate) fn descriptors(&self) -> usize {
+        let pid = self.json("show daemon")["pid"].as_u64().unwrap();
+        fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+    }
+
     /// Kills the daemon as nothing can be caught.
     #[track_caller]
     pub(crate) fn kill(&mut self) {

@@ -454,8 +454,13 @@ impl UdpFlows {
 
     /// Ends one mapping, as when its published port is taken back.
     pub fn unpublish<H: UdpHost>(&mut self, host: &mut H, sock: SockId) {
-        let found = self.mappings.iter().find(|(_, m)| m.sock == sock);
-        if let Some(id) = found.and_then(|(id, _)| u32::try_from(id).ok()) {
+        let of_sock = self.mappings.iter().filter(|(_, m)| m.sock == sock);
+        // One of each family.
+        let found: ArrayVec<u32, 2> = of_sock
+            .filter_map(|(id, _)| u32::try_from(id).ok())
+            .take(2)
+            .collect();
+        for id in found {
             self.remove(host, id);
         }
     }
