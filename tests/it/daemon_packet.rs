@@ -1,6 +1,7 @@
 //! Packet endpoints of the daemon: the same as a TAP, for those who may not have one.
 
 use std::net::IpAddr;
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -169,6 +170,29 @@ fn a_pair_that_is_down_comes_back_and_one_that_is_removed_is_told() {
         daemon.ok("endpoint disconnect front a");
         daemon.ok(&connect);
         assert!(b.pings(A[0]));
+    });
+}
+
+#[test]
+fn a_pair_goes_with_the_file_of_its_namespace() {
+    netns::inside(|world| {
+        for who in EVERYBODY {
+            let daemon = Daemon::up(world, who);
+            daemon.ok(FRONT);
+            let a = daemon.sandbox();
+            let file = daemon.dir().join("a");
+            a.pin(&file);
+            let at = file.display();
+            daemon.ok(&format!("endpoint connect front netns:{at} --kind packet"));
+            assert_eq!(a.interfaces().len(), 2);
+            let unpinned = Command::new("umount").arg("-nl").arg(&file).status();
+            assert!(unpinned.unwrap().success());
+            std::fs::remove_file(&file).unwrap();
+            wait::until("its interfaces are gone", SOON, || {
+                a.interfaces().is_empty()
+            });
+            assert_eq!(daemon.json("endpoint ls"), Value::Array(Vec::new()));
+        }
     });
 }
 

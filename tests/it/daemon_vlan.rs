@@ -128,62 +128,72 @@ fn received(daemon: &Daemon<'_>, name: &str) -> (u64, u64) {
 
 #[test]
 fn a_trunk_meets_those_who_do_not_meet_each_other() {
-    netns::inside(|world| {
-        if !netns::have("python3") {
-            return;
-        }
-        let mut daemon = Daemon::root(world);
-        daemon.ok(FRONT);
-        let a = on(&daemon, "a", "--vlan 10 --ip 10.7.0.10");
-        let b = on(&daemon, "b", "--vlan 20 --ip 10.7.0.20");
-        let c = on(&daemon, "c", "--ip 10.7.0.30");
-        let trunk = on(&daemon, "trunk", "--trunk 10,20-25");
-        let vlans: [(u16, &str, &[&str]); 2] = [
-            (10, "10.7.0.100", &["10.7.0.10"]),
-            (20, "10.7.0.200", &["10.7.0.20"]),
-        ];
-        let _up = interfaces(&trunk, &vlans);
-        let meet = || {
-            assert!(trunk.pings("10.7.0.10") && a.pings("10.7.0.100"));
-            assert!(trunk.pings("10.7.0.20") && b.pings("10.7.0.200"));
-        };
-        wait::until("the trunk meets both", SOON, || {
-            trunk.pings("10.7.0.10") && trunk.pings("10.7.0.20")
-        });
-        meet();
-        assert!(!a.pings("10.7.0.20") && !b.pings("10.7.0.10"));
-        assert!(!a.pings("10.7.0.30") && !c.pings("10.7.0.10"));
-        assert!(!a.pings("10.7.0.1"), "the gateway is not on its VLAN");
-        assert!(c.pings("10.7.0.1"));
-        let shown = daemon.json("endpoint ls");
-        let vlan = |name: &str| {
-            let mut all = shown.as_array().unwrap().iter();
-            all.find(|e| e["name"] == name).unwrap()["vlan"].clone()
-        };
-        assert_eq!(vlan("a")["access"], 10);
-        assert_eq!(vlan("trunk")["trunk"]["tagged"][6], 25);
-        assert!(daemon.ok("endpoint ls").contains(" 10,20-25 "));
+    netns::inside(|world| trunk_of_kind(world, "tap"));
+}
 
-        let before = ["a", "trunk"].map(|name| received(&daemon, name));
-        let bytes = 16 << 20;
-        let at = |ip: &str| SocketAddr::new(ip.parse().unwrap(), 99);
-        stream(&trunk, &a, at("10.7.0.10"), bytes);
-        stream(&b, &trunk, at("10.7.0.200"), bytes / 4);
-        let after = ["a", "trunk"].map(|name| received(&daemon, name));
-        for (before, after) in before.iter().zip(after) {
-            let (frames, sent) = (after.0 - before.0, after.1 - before.1);
-            // Acknowledgements included, frames are longer than any that is no super-frame.
-            assert!(sent > 1600 * frames, "{frames} frames of {sent} bytes");
-        }
+/// The kernel takes tags off what a packet socket gets.
+#[test]
+fn a_trunk_that_is_no_tap_meets_them_too() {
+    netns::inside(|world| trunk_of_kind(world, "packet"));
+}
 
-        daemon.kill();
-        daemon.start(&[]);
-        wait::until("they meet again", SOON, || {
-            trunk.pings("10.7.0.10") && trunk.pings("10.7.0.20")
-        });
-        meet();
-        assert!(!a.pings("10.7.0.20") && !c.pings("10.7.0.10"));
+#[track_caller]
+fn trunk_of_kind(world: &netns::World, kind: &str) {
+    if !netns::have("python3") {
+        return;
+    }
+    let mut daemon = Daemon::root(world);
+    daemon.ok(FRONT);
+    let kind = |options: &str| format!("--kind {kind} {options}");
+    let a = on(&daemon, "a", &kind("--vlan 10 --ip 10.7.0.10"));
+    let b = on(&daemon, "b", "--vlan 20 --ip 10.7.0.20");
+    let c = on(&daemon, "c", "--ip 10.7.0.30");
+    let trunk = on(&daemon, "trunk", &kind("--trunk 10,20-25"));
+    let vlans: [(u16, &str, &[&str]); 2] = [
+        (10, "10.7.0.100", &["10.7.0.10"]),
+        (20, "10.7.0.200", &["10.7.0.20"]),
+    ];
+    let _up = interfaces(&trunk, &vlans);
+    let meet = || {
+        assert!(trunk.pings("10.7.0.10") && a.pings("10.7.0.100"));
+        assert!(trunk.pings("10.7.0.20") && b.pings("10.7.0.200"));
+    };
+    wait::until("the trunk meets both", SOON, || {
+        trunk.pings("10.7.0.10") && trunk.pings("10.7.0.20")
     });
+    meet();
+    assert!(!a.pings("10.7.0.20") && !b.pings("10.7.0.10"));
+    assert!(!a.pings("10.7.0.30") && !c.pings("10.7.0.10"));
+    assert!(!a.pings("10.7.0.1"), "the gateway is not on its VLAN");
+    assert!(c.pings("10.7.0.1"));
+    let shown = daemon.json("endpoint ls");
+    let vlan = |name: &str| {
+        let mut all = shown.as_array().unwrap().iter();
+        all.find(|e| e["name"] == name).unwrap()["vlan"].clone()
+    };
+    assert_eq!(vlan("a")["access"], 10);
+    assert_eq!(vlan("trunk")["trunk"]["tagged"][6], 25);
+    assert!(daemon.ok("endpoint ls").contains(" 10,20-25 "));
+
+    let before = ["a", "trunk"].map(|name| received(&daemon, name));
+    let bytes = 16 << 20;
+    let at = |ip: &str| SocketAddr::new(ip.parse().unwrap(), 99);
+    stream(&trunk, &a, at("10.7.0.10"), bytes);
+    stream(&b, &trunk, at("10.7.0.200"), bytes / 4);
+    let after = ["a", "trunk"].map(|name| received(&daemon, name));
+    for (before, after) in before.iter().zip(after) {
+        let (frames, sent) = (after.0 - before.0, after.1 - before.1);
+        // Acknowledgements included, frames are longer than any that is no super-frame.
+        assert!(sent > 1600 * frames, "{frames} frames of {sent} bytes");
+    }
+
+    daemon.kill();
+    daemon.start(&[]);
+    wait::until("they meet again", SOON, || {
+        trunk.pings("10.7.0.10") && trunk.pings("10.7.0.20")
+    });
+    meet();
+    assert!(!a.pings("10.7.0.20") && !c.pings("10.7.0.10"));
 }
 
 #[test]

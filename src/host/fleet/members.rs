@@ -18,6 +18,9 @@ pub(super) struct Sandbox {
     users: usize,
     /// None once it has ended.
     pub(super) live: Option<Live>,
+    /// Where it was, once it has ended with pairs in it: unlike a TAP, these do not end with their descriptors, and
+    /// others may be in its network still.
+    left: Option<Place>,
 }
 
 #[derive(Debug)]
@@ -25,6 +28,8 @@ pub(super) struct Live {
     pub(super) place: Place,
     process: Option<OwnedFd>,
     pub(super) file: Option<Watched>,
+    /// A pair was made in it.
+    pub(super) pairs: bool,
 }
 
 impl Live {
@@ -56,6 +61,7 @@ impl Fleet {
             place,
             process: opened.process,
             file,
+            pairs: false,
         };
         let id = SandboxId(self.next);
         let ended = live.has_ended();
@@ -67,6 +73,7 @@ impl Fleet {
                 identity: identity.clone(),
                 users: 1,
                 live: Some(live),
+                left: None,
             },
         );
         self.known.insert(identity.clone(), id);
@@ -124,7 +131,20 @@ impl Fleet {
         if self.known.get(&sandbox.identity) == Some(&id) {
             self.known.remove(&sandbox.identity);
         }
+        sandbox.left = live.pairs.then_some(live.place);
         true
+    }
+
+    /// Where interfaces are to be removed: also in a sandbox that has ended, if there are pairs. Errors: `SandboxGone`.
+    pub(super) fn place(&mut self, id: SandboxId) -> Result<&Place, FleetError> {
+        let pairs = |s: &Sandbox| s.left.is_some() || s.live.as_ref().is_some_and(|l| l.pairs);
+        if !self.sandboxes.get(&id).is_some_and(pairs) {
+            return self.live(id).map(|(live, _)| &live.place);
+        }
+        let sandbox = self.sandboxes.get(&id);
+        sandbox
+            .and_then(|s| s.left.as_ref().or(s.live.as_ref().map(|l| &l.place)))
+            .ok_or_else(|| FleetError::SandboxGone("it has come to its end".to_owned()))
     }
 
     /// A sandbox that has not ended, and the way home. Errors: `SandboxGone`.

@@ -15,7 +15,9 @@ use super::ends::{FileEnds, Watched};
 use super::enter::{Inside, Pending};
 use super::members::Sandbox;
 use super::proto::{Answer, Made, Request};
-use super::{FleetError, Identity, LinkSpec, OldLink, SandboxId, bind, identify, interface, route};
+use super::{
+    FleetError, Identity, LinkKind, LinkSpec, OldLink, SandboxId, bind, identify, interface, route,
+};
 
 type Got = Result<(Answer, Vec<OwnedFd>), FleetError>;
 
@@ -172,15 +174,16 @@ impl Fleet {
     ) -> Got {
         let (live, home) = self.live(id)?;
         let (made, fds) = live.place.run(home, || make(spec))?;
+        live.pairs |= spec.kind == LinkKind::Packet;
         Ok((Answer::Link(made), fds))
     }
 
     /// Removes interfaces beside each other: the kernel waits long for each of them, and no longer for many.
     fn remove(&mut self, links: &[OldLink]) -> Vec<Option<FleetError>> {
         let start = |link: &OldLink| {
-            let (live, _) = self.live(link.sandbox)?;
+            let place = self.place(link.sandbox)?;
             let gone = || interface::remove(&link.ifname, link.endpoint);
-            live.place.start(|| gone().map(|()| ((), Vec::new())))
+            place.start(|| gone().map(|()| ((), Vec::new())))
         };
         let started: Vec<_> = links.iter().map(start).collect();
         let finish = |pending: Result<Pending<()>, _>| pending.and_then(Pending::finish).err();
