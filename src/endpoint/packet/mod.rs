@@ -173,7 +173,10 @@ fn put_tag(buf: &mut [u8], tag: [u8; 4], vnet: &mut VnetHdr) -> usize {
     let start = VNET - tag.len();
     buf.copy_within(VNET..VNET + TAG_AT, start);
     buf[start + TAG_AT..VNET + TAG_AT].copy_from_slice(&tag);
-    vnet.hdr_len = vnet.hdr_len.saturating_add(TAG);
+    // Nothing said stays nothing: a TAP refuses a length that is less than a header's.
+    if vnet.hdr_len != 0 {
+        vnet.hdr_len = vnet.hdr_len.saturating_add(TAG);
+    }
     if vnet.flags & vnet_hdr::NEEDS_CSUM != 0 {
         vnet.csum_start = vnet.csum_start.saturating_add(TAG);
     }

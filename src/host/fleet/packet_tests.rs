@@ -134,6 +134,7 @@ fn a_tag_that_the_kernel_takes_off_is_put_back() {
                 let (got, bytes) = next(&mut b).unwrap();
                 assert!(bytes == tagged, "{tag:?} {vnet:?}");
                 assert_eq!(got.gso_type, vnet.gso_type);
+                assert!(got.hdr_len == 0 || got.hdr_len > 14, "a TAP refuses it");
                 if vnet.flags & vnet_hdr::NEEDS_CSUM != 0 {
                     assert_eq!(got.csum_start, with.csum_start);
                 }
