@@ -143,7 +143,11 @@ impl Fleet {
         }
         let sandbox = self.sandboxes.get(&id);
         sandbox
-            .and_then(|s| s.left.as_ref().or(s.live.as_ref().map(|l| &l.place)))
+            .and_then(|s| {
+                s.left
+                    .as_ref()
+                    .or_else(|| s.live.as_ref().map(|l| &l.place))
+            })
             .ok_or_else(|| FleetError::SandboxGone("it has come to its end".to_owned()))
     }
 
