@@ -21,6 +21,7 @@ mod daemon_refused;
 mod daemon_service;
 mod daemon_stations;
 mod daemon_vlan;
+mod daemon_workers;
 mod demo;
 mod dns;
 mod dns_tcp;
