@@ -18,6 +18,9 @@ use super::super::broker_proto::Channel;
 use super::super::sys;
 use super::FleetError;
 
+/// The network namespace that the process is in, by no file that anyone has mounted.
+const OWN_NET: &str = "/proc/self/ns/net";
+
 /// What is done inside gives a result and descriptors.
 pub(super) type Inside<T> = Result<(T, Vec<OwnedFd>), FleetError>;
 
@@ -33,13 +36,20 @@ pub(super) struct Place {
 struct Said<T>(Result<T, FleetError>);
 
 impl Place {
-    /// Finds out how to go into the namespace `net`. `home` is the broker's own.
+    /// Finds out how to go into the namespace `net`. `home` is the broker's own. `mounted`: it was opened by a file that is
+    /// mounted somewhere, which is let go of, for nobody could unmount it.
     /// Errors: `NotPermitted` when neither way is open.
-    pub(super) fn new(net: File, home: &File) -> Result<Self, FleetError> {
+    pub(super) fn new(net: File, home: &File, mounted: bool) -> Result<Self, FleetError> {
         // Asked of the kernel: what decides is more than who owns the namespace.
         match setns(&net, CloneFlags::CLONE_NEWNET) {
             Ok(()) => {
+                let again = if mounted {
+                    File::open(OWN_NET)
+                } else {
+                    Ok(net)
+                };
                 come_back(home);
+                let net = again.map_err(|e| refuse_entry(&e))?;
                 return Ok(Self { net, user: None });
             }
             Err(Errno::EPERM) => {}
@@ -50,10 +60,19 @@ impl Place {
         if sys::same_file(&owner, &own).map_err(|e| refuse_entry(&e))? {
             return Err(refuse_entry(&Errno::EPERM.into()));
         }
-        Ok(Self {
+        let mut place = Self {
             net,
             user: Some(owner),
-        })
+        };
+        if mounted {
+            let open = || {
+                let net = File::open(OWN_NET).map_err(|e| refuse_entry(&e))?;
+                Ok(((), vec![net.into()]))
+            };
+            let ((), mut fds) = place.start(open)?.finish()?;
+            place.net = fds.pop().map_or(place.net, File::from);
+        }
+        Ok(place)
     }
 
     /// Runs `body` inside.

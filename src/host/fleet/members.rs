@@ -51,7 +51,8 @@ impl Fleet {
             return Ok(id);
         }
         let opened = identify::open_again(identity)?;
-        let place = Place::new(opened.net, &self.home)?;
+        let mounted = matches!(identity.target, Target::Path(_));
+        let place = Place::new(opened.net, &self.home, mounted)?;
         let cannot = |e: std::io::Error| FleetError::refused("cannot watch the sandbox", &e);
         let file = match &identity.target {
             Target::Path(path) => Some(self.files.add(path, identity.netns).map_err(cannot)?),
