@@ -118,10 +118,11 @@ impl Board {
     /// Errors: it cannot be polled.
     pub fn attach(&mut self, port: PortId, link: Link) -> io::Result<()> {
         let owned = link.owned;
-        if owned && link.endpoint.holds() {
+        let holds = owned && link.endpoint.holds();
+        self.io.attach(port, link)?;
+        if holds {
             self.held.push(port);
         }
-        self.io.attach(port, link)?;
         if owned {
             self.wake(port);
         }

@@ -2,8 +2,9 @@
 
 use std::fs;
 
-use crate::support::daemon::Daemon;
+use crate::support::daemon::{Daemon, Who};
 use crate::support::netns;
+use crate::support::wait::{self, SOON};
 
 #[test]
 fn commands_are_refused_by_one_line() {
@@ -149,5 +150,50 @@ fn a_file_that_cannot_be_applied_changes_nothing() {
                 .contains("nothing differs")
         );
         daemon.ok("network inspect x");
+    });
+}
+
+#[test]
+fn without_descriptors_nothing_is_joined_by_half() {
+    netns::inside(|world| {
+        let mut daemon = Daemon::new(world, Who::Root);
+        daemon.start(&["--workers", "2"]);
+        daemon.ok("network create front --subnet 10.7.0.0/24");
+        let first = daemon.connected("first", &["front"]);
+        let pid = daemon.json("show daemon")["pid"].clone();
+        let limit = |n: usize| {
+            let words = [format!("--pid={pid}"), format!("--nofile={n}:20000")];
+            let set = std::process::Command::new("prlimit").args(words).status();
+            assert!(set.unwrap().success(), "{n}");
+        };
+        let held = || {
+            std::fs::read_dir(format!("/proc/{pid}/fd"))
+                .unwrap()
+                .count()
+        };
+        let (before, open) = (daemon.state(), held());
+        let place = daemon.sandbox();
+        // From none that is free up to as many as it takes: each step fails at another place.
+        let mut refused = 0;
+        let free = (0..40).find(|free| {
+            limit(open + free);
+            let tried = daemon.weft(&format!("endpoint connect front {} --name x", place.pid));
+            limit(20_000);
+            if tried.status == 0 {
+                return true;
+            }
+            refused += 1;
+            assert_eq!(tried.status, 125, "{free}: {tried:?}");
+            assert_eq!(daemon.state(), before, "{free}");
+            assert!(place.interfaces().is_empty(), "{free}");
+            false
+        });
+        assert!(free.is_some() && refused > 0, "{free:?}");
+        assert!(place.pings("10.7.0.2") && first.pings("10.7.0.1"));
+        daemon.ok("endpoint disconnect front x");
+        assert_eq!(daemon.state(), before);
+        wait::until("what was tried has left no descriptor", SOON, || {
+            held() <= open + 1
+        });
     });
 }

@@ -92,18 +92,13 @@ impl LivePlane {
             limits: Arc::new(Limits::new(Rates::DEFAULT)),
             rules: None,
         };
-        let owner = end.owner;
         self.ends.insert(spec.id, end);
-        self.enact(spec.id)?;
-        let joined = self.put_on_boards(spec.id, owner, &link);
-        if let Err(e) = joined {
-            self.ends.remove(&spec.id);
+        if let Err(e) = self.bring_up(spec, &link) {
             // The error that is told is the first one.
+            let _ = self.bring_down(spec, port);
             let _ = self.broker.remove_link(&old(sandbox, spec));
             return Err(e);
         }
-        self.joins_kin(spec.id)?;
-        self.backend_changed(spec.network, spec.id)?;
         Ok(Interface {
             ifname: spec.ifname.clone(),
             ifindex: link.ifindex,
@@ -111,15 +106,29 @@ impl LivePlane {
         })
     }
 
+    fn bring_up(&mut self, spec: &EndpointSpec, made: &Made) -> Result<(), PlaneError> {
+        self.enact(spec.id)?;
+        self.put_on_boards(spec.id, made)?;
+        self.joins_kin(spec.id)?;
+        self.backend_changed(spec.network, spec.id)
+    }
+
+    /// Takes back what of an endpoint has come up.
+    fn bring_down(&mut self, spec: &EndpointSpec, port: PortId) -> Result<(), PlaneError> {
+        let Some(end) = self.ends.remove(&spec.id) else {
+            return Ok(());
+        };
+        // The descriptors come back, and are closed here.
+        drop(self.on_all(move |board| board.detach(port))?);
+        self.macs.forget(port);
+        self.leaves_kin(spec.id, &end)
+    }
+
     /// Gives an endpoint to its owner to receive from, and to the others to send to.
-    fn put_on_boards(
-        &mut self,
-        id: EndpointId,
-        owner: usize,
-        made: &Made,
-    ) -> Result<(), PlaneError> {
+    fn put_on_boards(&mut self, id: EndpointId, made: &Made) -> Result<(), PlaneError> {
         let (slot, port, guest) = self.member(id)?;
-        let kind = self.end(id)?.spec.kind;
+        let end = self.end(id)?;
+        let (kind, owner) = (end.spec.kind, end.owner);
         for worker in 0..self.hands.len() {
             let owned = worker == owner;
             let copy = || made.fd.try_clone();
@@ -137,7 +146,11 @@ impl LivePlane {
             self.on(worker, move |board| {
                 let at = port.id;
                 board.with(slot, |switch, _| switch.add_port(port, guest));
-                board.attach(at, link)
+                let attached = board.attach(at, link);
+                if attached.is_err() {
+                    board.with(slot, |switch, io| switch.remove_port(io, at));
+                }
+                attached
             })?
             .map_err(|e| refused("polling the endpoint", &e))?;
         }
