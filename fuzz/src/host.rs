@@ -62,6 +62,8 @@ pub(super) struct World {
     pub(super) sent: usize,
     /// Bytes of them.
     pub(super) bytes: usize,
+    /// To whom they were sent.
+    pub(super) to: Vec<u32>,
 }
 
 impl World {
@@ -105,12 +107,13 @@ impl World {
 
 impl Tx for World {
     /// What leaves towards a sandbox is always a frame that its kernel takes.
-    fn tx(&mut self, _: PortId, vnet: &VnetHdr, frame: &[IoSlice<'_>]) -> bool {
+    fn tx(&mut self, to: PortId, vnet: &VnetHdr, frame: &[IoSlice<'_>]) -> bool {
         let frame: Vec<u8> = frame
             .iter()
             .flat_map(|piece| piece.iter().copied())
             .collect();
         self.sent += 1;
+        self.to.push(to.0);
         self.bytes += frame.len();
         let packet =
             Packet::parse(&frame).unwrap_or_else(|why| panic!("sent {why:?}: {frame:02x?}"));

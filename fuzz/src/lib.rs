@@ -6,6 +6,7 @@ pub mod dhcp;
 pub mod dns;
 pub mod frame;
 mod host;
+pub mod multicast;
 pub mod pipeline;
 pub mod rewrite;
 pub mod sim;

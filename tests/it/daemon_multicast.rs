@@ -71,6 +71,13 @@ impl Station {
         })
     }
 
+    /// Drops the frames that wait, for they leave no room for others.
+    fn forgets(&self) {
+        self.frames.set_nonblocking(true).unwrap();
+        while (&self.frames).read(&mut [0; 2048]).is_ok() {}
+        self.frames.set_nonblocking(false).unwrap();
+    }
+
     /// Reads frames until one ends with `last`. True if one before it ended with `wanted`.
     #[track_caller]
     fn sees(&self, wanted: &[u8], last: &[u8]) -> bool {
@@ -269,5 +276,38 @@ fn a_network_may_do_without() {
         }
         let refused = daemon.weft("network create front --opt query-interval=0");
         assert!(refused.stderr.contains("query-interval"), "{refused:?}");
+    });
+}
+
+#[test]
+fn a_flood_of_joins_takes_nobody_elses_room() {
+    netns::inside(|world| {
+        let daemon = Daemon::root(world);
+        daemon.ok(FRONT);
+        let field = Field::new(&daemon);
+        let [group, _] = groups();
+        let [_, b, c] = &field.stations;
+        let socket = c
+            .place
+            .net
+            .enter(|| Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(2))).unwrap());
+        socket.set_multicast_if_v4(&c.v4).unwrap();
+        for number in 0..3000_u16 {
+            let [x, y] = number.to_be_bytes();
+            let rest = u32::from(u16::from_be_bytes([x, y])) + 0x1600 + 0xef07;
+            let [high, low] = (!u16::try_from(rest % 0xffff).unwrap()).to_be_bytes();
+            let report = [0x16, 0, high, low, 239, 7, x, y];
+            let to: SocketAddr = ([239, 7, x, y], 0).into();
+            socket.send_to(&report, &to.into()).unwrap();
+        }
+        wait::until("it has all that it may", SOON, || {
+            daemon.drops("group-limit") > 0
+        });
+        assert_eq!(members(&daemon).len(), 64);
+        c.forgets();
+        let _member = b.joins(group);
+        field.settles("the neighbour joins all the same", group, [true, false]);
+        assert_eq!(members(&daemon).len(), 65);
+        assert!(b.place.pings("10.7.0.4"), "both are well");
     });
 }

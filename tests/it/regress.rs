@@ -58,6 +58,11 @@ fn dhcp() {
 }
 
 #[test]
+fn multicast() {
+    replay("multicast", fuzz::multicast::run);
+}
+
+#[test]
 fn sim() {
     replay("sim", fuzz::sim::run);
 }

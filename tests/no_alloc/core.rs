@@ -3,14 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use switch_core::addr::PortId;
+use switch_core::addr::{Mac, PortId};
 use switch_core::flow::event::HostEvent;
+use switch_core::l2::snoop::INTERVAL;
+use switch_core::l2::snoop::groups::Groups;
 use switch_core::l2::table::MacTable;
-use switch_core::pipeline::Switch;
+use switch_core::pipeline::{Snooping, Switch};
+use switch_core::testing::packets::Link;
 use switch_core::testing::quiet::{QuietHost, Talker, datagrams, switched};
 use switch_core::testing::setup::Setup;
 use switch_core::time::Tick;
 use switch_core::verdict::Verdict;
+use switch_core::wire::emit::HeaderBuf;
 use switch_core::wire::vnet_hdr::VnetHdr;
 
 use crate::sys::allocations;
@@ -161,5 +165,34 @@ fn switched_frames() {
             assert!(matches!(verdict, Verdict::Forward(_) | Verdict::Flood));
         }
     });
+    assert_eq!(spent, 0);
+}
+
+#[test]
+fn multicast_and_the_report_that_keeps_it_coming() {
+    const GROUP: [u8; 4] = [239, 1, 2, 3];
+    let mut bench = Bench::new();
+    bench.switch.set_snooping(Some(Snooping {
+        groups: Arc::new(Groups::new(1024, [1, 2, 3, 4])),
+        querier: Some(INTERVAL),
+    }));
+    let [sender, member] = [0, 1].map(Setup::addresses);
+    let to = Mac([1, 0, 0x5e, 1, 2, 3]);
+    let link = Link {
+        src: sender.mac,
+        dst: to,
+    };
+    let data = link.udp((sender.v4, 5000).into(), (GROUP, 5000).into(), b"data");
+    let mut head = HeaderBuf::new();
+    head.eth(to, member.mac, 0x0800);
+    head.ip(member.v4.into(), GROUP.into(), 2, 1, 0, 8);
+    let report = [head.as_slice(), &[0x16, 0, 0xf8, 0xfa], &GROUP].concat();
+    let spent = bench.measure(|b| {
+        for (from, frame) in [(1, &report), (0, &data)] {
+            b.switch
+                .handle_frame(&mut b.host, b.now, PortId(from), &VnetHdr::default(), frame);
+        }
+    });
+    assert!(bench.host.frames >= 2 * FRAMES, "{}", bench.host.frames);
     assert_eq!(spent, 0);
 }

@@ -304,6 +304,7 @@ fn answers_are_as_described() {
             for line in [
                 "weft_things{kind=\"endpoint\"} 1",
                 "weft_dropped_frames_total{reason=\"spoofed\"} 3",
+                "weft_group_members{network=\"web\"} 1",
                 "# EOF",
             ] {
                 assert!(text.contains(line), "{line} is not in\n{text}");
