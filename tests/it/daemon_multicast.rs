@@ -280,6 +280,32 @@ fn a_network_may_do_without() {
 }
 
 #[test]
+fn what_a_network_does_may_change_while_it_is_in_use() {
+    netns::inside(|world| {
+        let daemon = Daemon::root(world);
+        let path = daemon.dir().join("weft.toml");
+        let apply = |options: &str| {
+            let subnets = "subnet = '10.7.0.0/24'\nsubnet6 = 'fd07::/64'";
+            let text = format!("[[network]]\nname = 'front'\n{subnets}\nopt = [{options}]\n");
+            std::fs::write(&path, text).unwrap();
+            daemon.ok(&format!("apply {}", path.display()));
+        };
+        apply("'snooping=false'");
+        let field = Field::new(&daemon);
+        let _members = groups().map(|group| field.stations[1].joins(group));
+        assert_eq!(field.reached(groups()[0]), [true; 2]);
+        apply("'query-interval=3600'");
+        for group in groups() {
+            field.settles("members are asked", group, [true, false]);
+        }
+        apply("'querier=false'");
+        for group in groups() {
+            field.settles("nobody asks", group, [true; 2]);
+        }
+    });
+}
+
+#[test]
 fn a_flood_of_joins_takes_nobody_elses_room() {
     netns::inside(|world| {
         let daemon = Daemon::root(world);

@@ -72,20 +72,31 @@ impl LivePlane {
                 "another subnet, MTU, MAC or filter for a network that is in use",
             ));
         }
+        let how = |spec: &NetworkSpec| (spec.snooping, spec.querier, spec.query_interval);
+        let turned = how(old) != how(spec);
         if let Some(net) = self.nets.get_mut(&spec.id) {
             net.spec = spec.clone();
+        }
+        if turned {
+            self.turn_snooping(spec)?;
         }
         let ends = self.ends.iter().filter(|(_, e)| e.spec.network == spec.id);
         let ends: Vec<_> = ends.map(|(&id, _)| id).collect();
         ends.into_iter().try_for_each(|id| self.enact(id))?;
         let dns = spec.dns.clone();
         self.on_all(move |board| board.io.set_resolvers(slot, dns.clone()))?;
+        self.configure(spec.id)
+    }
+
+    /// Has a network in use treat multicast in another way, from the next query on, which is sent at once.
+    fn turn_snooping(&self, spec: &NetworkSpec) -> Result<(), PlaneError> {
         let net = self.net(spec.id)?;
-        let wanted = snooping(spec, &net.groups);
+        let (slot, wanted) = (net.slot, snooping(spec, &net.groups));
+        net.groups.ask_soon();
         self.on_all(move |board| {
             board.with(slot, |switch, _| switch.set_snooping(wanted.clone()));
         })?;
-        self.configure(spec.id)
+        Ok(())
     }
 
     pub(super) fn drop_network(&mut self, id: NetworkId) -> Result<(), PlaneError> {

@@ -290,6 +290,13 @@ impl Groups {
         Tick::from_nanos(next.max(agreed.other.load(Ordering::Relaxed)))
     }
 
+    /// Makes the next general query of both protocols due, as when they are to come more often.
+    pub fn ask_soon(&self) {
+        for agreed in &self.agreed {
+            agreed.next.store(0, Ordering::Relaxed);
+        }
+    }
+
     /// Takes the task of sending a general query; true for one worker each time. The second one follows soon, for the
     /// first may be lost. Source: RFC 3376 section 8.6, RFC 3810 section 9.6.
     pub fn take_query(&self, family: Family, now: Tick, interval: Duration) -> bool {

@@ -348,4 +348,6 @@ fn one_general_query_at_its_time() {
         "it has gone"
     );
     assert_eq!(table.due(Family::V6), Tick::ZERO);
+    table.ask_soon();
+    assert!(table.take_query(Family::V4, at(401), interval), "at once");
 }
