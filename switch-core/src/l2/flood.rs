@@ -64,6 +64,11 @@ impl PortList {
             .is_ok()
     }
 
+    /// Takes all ports out; the room for them stays.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
     /// The ports, in order.
     #[must_use]
     pub fn as_slice(&self) -> &[PortId] {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::multicast::{GATEWAY, Reach};
+use super::multicast::{GATEWAY, Known, Reach};
 use super::ports::Ports;
 use super::rules::Rulebook;
 use super::vlans::{Exit, Source};
@@ -81,8 +81,13 @@ impl Switch {
             config,
             ..
         } = self;
-        let snooper = snooper.as_ref().filter(|_| from.vlan.is_none());
-        let reach = Reach::of(snooper, config, now, packet, frame);
+        let known = Known {
+            config,
+            ports,
+            macs,
+        };
+        let snooper = snooper.as_mut().filter(|_| from.vlan.is_none());
+        let reach = Reach::of(snooper, &known, now, packet, frame);
         let copies = Copies {
             ports,
             rules,
@@ -105,7 +110,7 @@ impl Switch {
                 looked += 1;
                 sent
             };
-            let list = ports.list(from.vlan);
+            let list = reach.members().or_else(|| ports.list(from.vlan));
             rest = list.and_then(|list| list.flood(from.port, &mut each));
             served = copied > 0;
             floods.spent += copied + looked / LOOKS_PER_COPY;
@@ -142,8 +147,13 @@ impl Switch {
         {
             let spent = &mut floods.spent;
             let rest = Packet::parse(&pending.frame).ok().and_then(|packet| {
-                let snooper = snooper.as_ref().filter(|_| pending.from.vlan.is_none());
-                let reach = Reach::of(snooper, config, now, &packet, &pending.frame);
+                let known = Known {
+                    config,
+                    ports,
+                    macs,
+                };
+                let snooper = snooper.as_mut().filter(|_| pending.from.vlan.is_none());
+                let reach = Reach::of(snooper, &known, now, &packet, &pending.frame);
                 let copies = Copies {
                     ports,
                     rules,
@@ -162,7 +172,7 @@ impl Switch {
                     looked += 1;
                     sent
                 };
-                let list = ports.list(pending.from.vlan)?;
+                let list = reach.members().or_else(|| ports.list(pending.from.vlan))?;
                 let rest = list.go_on(pending.rest, &mut each);
                 *spent += looked / LOOKS_PER_COPY;
                 rest

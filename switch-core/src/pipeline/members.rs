@@ -36,6 +36,7 @@ impl Switch {
             self.ask_later(port.id);
         }
         self.ports.insert(port);
+        self.change_groups();
     }
 
     /// Changes an endpoint in place; its flows stay. False if there is none of that number.
@@ -44,6 +45,7 @@ impl Switch {
         if known {
             self.rules.adopt(self.ports.get(port.id), &port);
             self.ports.insert(port);
+            self.change_groups();
         }
         known
     }

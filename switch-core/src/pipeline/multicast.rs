@@ -6,6 +6,7 @@
 
 mod ask;
 mod hear;
+mod lists;
 #[cfg(test)]
 mod tests;
 
@@ -16,8 +17,11 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 
+use self::lists::Lists;
+use super::ports::Ports;
 use super::{Config, Switch};
 use crate::addr::PortId;
+use crate::l2::flood::PortList;
 use crate::l2::snoop::groups::{Entered, Groups, Want};
 use crate::l2::snoop::{
     Family, Group, INTERVAL, LAST_MEMBER, PROTO_IGMP, ROBUSTNESS, membership, response,
@@ -52,6 +56,15 @@ pub(super) struct Snooper {
     unasked: Vec<PortId>,
     /// Groups that a station has left, to be asked about again, the next first.
     asking: VecDeque<Asking>,
+    /// Who is a member, by group.
+    lists: Lists,
+}
+
+/// What is known of a network's endpoints.
+pub(super) struct Known<'a> {
+    pub(super) config: &'a Config,
+    pub(super) ports: &'a Ports,
+    pub(super) macs: &'a MacTable,
 }
 
 #[derive(Debug)]
@@ -67,7 +80,7 @@ pub(super) enum Reach<'a> {
     /// Everybody.
     All,
     /// Members of a group, and routers.
-    Group(&'a Groups, Group),
+    Members(&'a PortList),
     /// Routers.
     Routers(&'a Groups, Family),
 }
@@ -76,8 +89,8 @@ impl<'a> Reach<'a> {
     /// Who gets a frame. What only the link may see is for everybody, and queries are; reports are for routers.
     #[inline]
     pub(super) fn of(
-        snooper: Option<&'a Snooper>,
-        config: &Config,
+        snooper: Option<&'a mut Snooper>,
+        known: &Known<'_>,
         now: Tick,
         packet: &Packet,
         frame: &[u8],
@@ -85,18 +98,30 @@ impl<'a> Reach<'a> {
         let (Some(snooper), Kind::Ip(ip)) = (snooper, &packet.kind) else {
             return Self::All;
         };
-        let groups = &*snooper.how.groups;
         let first = frame.get(ip.l4).filter(|_| ip.frag.is_none());
         match (ip.proto, first) {
-            (PROTO_IGMP, Some(0x12 | 0x16 | 0x17 | 0x22)) => Self::Routers(groups, Family::V4),
-            (PROTO_ICMPV6, Some(131 | 132 | 143)) => Self::Routers(groups, Family::V6),
+            (PROTO_IGMP, Some(0x12 | 0x16 | 0x17 | 0x22)) => {
+                Self::Routers(&snooper.how.groups, Family::V4)
+            }
+            (PROTO_ICMPV6, Some(131 | 132 | 143)) => Self::Routers(&snooper.how.groups, Family::V6),
             (PROTO_IGMP, _) | (PROTO_ICMPV6, Some(130)) => Self::All,
             _ => match Group::of(ip.dst) {
-                Some(group) if snooper.is_active(config, group.family(), now) => {
-                    Self::Group(groups, group)
+                Some(group) if snooper.is_active(known.config, group.family(), now) => {
+                    let groups = &*snooper.how.groups;
+                    let ends = (known.ports, known.macs);
+                    let members = snooper.lists.members(groups, group, ends, now);
+                    members.map_or(Self::All, Self::Members)
                 }
                 _ => Self::All,
             },
+        }
+    }
+
+    /// Those among whom they are, where that is known.
+    pub(super) const fn members(&self) -> Option<&'a PortList> {
+        match *self {
+            Self::Members(list) => Some(list),
+            Self::All | Self::Routers(..) => None,
         }
     }
 
@@ -104,15 +129,11 @@ impl<'a> Reach<'a> {
         matches!(self, Self::All)
     }
 
-    /// True if it is for an endpoint.
+    /// True if it is for an endpoint of those.
     #[inline]
     pub(super) fn has(&self, macs: &MacTable, to: PortId, now: Tick) -> bool {
         match *self {
-            Self::All => true,
-            Self::Group(groups, group) => {
-                let station = macs.station(to);
-                station.is_none_or(|station| groups.wants(group, station, now))
-            }
+            Self::All | Self::Members(_) => true,
             Self::Routers(groups, family) => {
                 let is_router = |of| groups.until(Want::Router(family), of, now).is_some();
                 macs.station(to).is_some_and(is_router)
@@ -207,6 +228,7 @@ impl Switch {
             joined: HashMap::with_hasher(RandomState::with_seeds(a, b, c, d)),
             unasked: self.ports.own().map(|p| p.id).collect(),
             asking: VecDeque::new(),
+            lists: Lists::default(),
         });
     }
 
@@ -216,8 +238,16 @@ impl Switch {
         }
     }
 
+    /// An endpoint has come, gone or changed.
+    pub(super) fn change_groups(&mut self) {
+        if let Some(snooper) = &mut self.snooper {
+            snooper.lists.change();
+        }
+    }
+
     pub(super) fn forget_groups(&mut self, port: PortId) {
         if let Some(snooper) = &mut self.snooper {
+            snooper.lists.change();
             snooper.joined.remove(&port);
             snooper.unasked.retain(|&p| p != port);
             snooper.asking.retain(|a| a.port != port);

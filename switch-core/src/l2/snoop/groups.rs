@@ -31,6 +31,13 @@ const TRIES: usize = 64;
 #[cfg(loom)]
 const TRIES: usize = 2;
 
+/// Counters of changes; who joins and leaves all the time makes work for senders to a few groups only.
+#[cfg(not(loom))]
+const PLACES: usize = 64;
+/// Few, for a model keeps them all in mind.
+#[cfg(loom)]
+const PLACES: usize = 1;
+
 /// Words of an entry: the group's two, whose it is, until when.
 const ENTRY: usize = 4;
 const WHO: usize = 2;
@@ -98,9 +105,16 @@ struct Agreed {
     unasked: AtomicU64,
 }
 
+/// Which state of the table a list of a group's members was made of: that of all groups, and of those that have their
+/// place with this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Version(u64, u64);
+
 /// The table of one network.
 pub struct Groups {
     slots: Slots<ENTRY>,
+    /// Counts up with every member that comes or goes before its time; the first one is that of all groups.
+    versions: [AtomicU64; 1 + PLACES],
     hash: RandomState,
     agreed: [CachePadded<Agreed>; 2],
     /// Until when everything is flooded, for somebody's report found no room.
@@ -142,6 +156,7 @@ impl Groups {
         };
         Self {
             slots: Slots::new(capacity),
+            versions: core::array::from_fn(|_| AtomicU64::new(0)),
             hash: RandomState::with_seeds(a, b, c, d),
             agreed: [agreed(), agreed()],
             flooded: CachePadded::new(AtomicU64::new(0)),
@@ -187,18 +202,56 @@ impl Groups {
             .map(|found| Tick::from_nanos(found.1))
     }
 
-    /// True if a port gets a group: it is a member, has a router behind it, or was not asked yet.
-    /// Cost: a few loads, never a wait.
+    /// Until when a port gets a group, as far as is known: it is a member, has a router behind it, or was not asked
+    /// yet. Cost: a few loads, never a wait.
     #[must_use]
-    #[inline]
-    pub fn wants(&self, group: Group, of: Station, now: Tick) -> bool {
+    pub fn wanted_until(&self, group: Group, of: Station, now: Tick) -> Option<Tick> {
         let family = group.family();
         let agreed = self.agreed(family);
-        self.until(Want::Group(group), of, now).is_some()
-            || (is_before(now, &agreed.routers)
-                && self.until(Want::Router(family), of, now).is_some())
-            || (is_before(now, &agreed.unasked)
-                && self.until(Want::Unasked(family), of, now).is_some())
+        let router = || is_before(now, &agreed.routers).then_some(Want::Router(family));
+        let unasked = || is_before(now, &agreed.unasked).then_some(Want::Unasked(family));
+        self.until(Want::Group(group), of, now)
+            .or_else(|| self.until(router()?, of, now))
+            .or_else(|| self.until(unasked()?, of, now))
+    }
+
+    /// True if a port gets a group.
+    #[must_use]
+    pub fn wants(&self, group: Group, of: Station, now: Tick) -> bool {
+        self.wanted_until(group, of, now).is_some()
+    }
+
+    /// A number that stays with a group, to find what is kept of it.
+    #[must_use]
+    #[inline]
+    pub fn place(&self, group: Group) -> usize {
+        let hash = self.hash.hash_one(group);
+        usize::try_from(hash & 0xffff_ffff).unwrap_or(0)
+    }
+
+    fn counter(&self, want: Want) -> Option<&AtomicU64> {
+        match want {
+            Want::Group(group) => self.versions.get(1 + self.place(group) % PLACES),
+            Want::Router(_) | Want::Unasked(_) => self.versions.first(),
+        }
+    }
+
+    /// The version of a group's members: while it is the same nobody has come, and nobody has gone before its time.
+    #[must_use]
+    #[inline]
+    pub fn version(&self, group: Group) -> Version {
+        let load = |counter: Option<&AtomicU64>| counter.map_or(0, |c| c.load(Ordering::Acquire));
+        Version(
+            load(self.versions.first()),
+            load(self.counter(Want::Group(group))),
+        )
+    }
+
+    /// Counts a change that is in the table by now.
+    fn changed(&self, want: Want) {
+        if let Some(counter) = self.counter(want) {
+            counter.fetch_add(1, Ordering::Release);
+        }
     }
 
     /// True if there may be ports with a router of this protocol.
@@ -218,7 +271,10 @@ impl Groups {
             Want::Group(_) => {}
         }
         for _ in 0..TRIES {
-            if let Some(entered) = self.try_enter(key, now, until) {
+            if let Some((entered, is_news)) = self.try_enter(key, now, until) {
+                if is_news {
+                    self.changed(want);
+                }
                 return entered;
             }
             core::hint::spin_loop();
@@ -226,8 +282,9 @@ impl Groups {
         Entered::Full
     }
 
-    /// None where another worker was in the way.
-    fn try_enter(&self, key: [u64; 3], now: Tick, until: Tick) -> Option<Entered> {
+    /// Tells with what came of it whether somebody has come, or will go before it was to. None where another worker was
+    /// in the way.
+    fn try_enter(&self, key: [u64; 3], now: Tick, until: Tick) -> Option<(Entered, bool)> {
         let mut free = None;
         for slot in self.chain(key) {
             let found = slot.look(|words| words.all())?;
@@ -237,7 +294,8 @@ impl Groups {
                 slot.exchange(UNTIL, held, until.as_nanos()).ok()?;
                 // A worker whose clock is ahead may have taken the slot over meanwhile.
                 let after = slot.look(|words| words.all())?;
-                return (after == [a, b, who, until.as_nanos()]).then_some(Entered::Known);
+                let done = after == [a, b, who, until.as_nanos()];
+                return done.then_some((Entered::Known, until.as_nanos() < held));
             }
             if !live && free.is_none() {
                 free = Some(slot);
@@ -247,7 +305,7 @@ impl Groups {
             }
         }
         let Some(slot) = free else {
-            return Some(Entered::Full);
+            return Some((Entered::Full, false));
         };
         let claim = slot.claim()?;
         let [_, _, taken, held] = claim.get();
@@ -256,7 +314,7 @@ impl Groups {
         }
         let [a, b, who] = key;
         claim.set([a, b, who, until.as_nanos()]);
-        Some(Entered::New)
+        Some((Entered::New, true))
     }
 
     /// Shortens an entry of whatever port, as when a querier asks who is left.
@@ -267,6 +325,7 @@ impl Groups {
         {
             // Where its owner was faster, there was a report.
             let _ = slot.exchange(UNTIL, held, until.as_nanos());
+            self.changed(want);
         }
     }
 

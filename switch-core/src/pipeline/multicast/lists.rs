@@ -1,0 +1,77 @@
+//! Stage 7: Members of the groups that were sent to lately, so that a datagram costs its copies and not a look at every
+//! endpoint. A list is made anew when the table or the endpoints have changed, when one of its entries ends, and after
+//! a second in any case.
+
+use core::time::Duration;
+
+use crate::l2::flood::PortList;
+use crate::l2::snoop::Group;
+use crate::l2::snoop::groups::{Groups, Version};
+use crate::l2::table::MacTable;
+use crate::pipeline::ports::Ports;
+use crate::time::Tick;
+
+/// Groups that are remembered; a power of two.
+const LISTS: usize = 64;
+/// How long a list holds at most.
+const HOLDS: Duration = Duration::from_secs(1);
+
+/// Who is a member of one group.
+#[derive(Debug, Default)]
+struct List {
+    group: Option<Group>,
+    /// Of the table, and of the endpoints.
+    version: (Version, u64),
+    until: Tick,
+    members: PortList,
+}
+
+/// The lists of one worker.
+#[derive(Debug, Default)]
+pub(super) struct Lists {
+    /// Each group has one place; empty until there is one.
+    places: Vec<List>,
+    /// How often the endpoints have changed.
+    changes: u64,
+}
+
+impl Lists {
+    /// An endpoint has come, gone or changed.
+    pub(super) fn change(&mut self) {
+        self.changes += 1;
+    }
+
+    /// Who gets a group.
+    pub(super) fn members(
+        &mut self,
+        groups: &Groups,
+        group: Group,
+        (ports, macs): (&Ports, &MacTable),
+        now: Tick,
+    ) -> Option<&PortList> {
+        if self.places.is_empty() {
+            self.places.resize_with(LISTS, List::default);
+        }
+        // Looked at before the table is: what changes meanwhile makes the list an old one.
+        let version = (groups.version(group), self.changes);
+        let list = self.places.get_mut(groups.place(group) & (LISTS - 1))?;
+        if list.group != Some(group) || list.version != version || list.until <= now {
+            list.group = Some(group);
+            list.version = version;
+            list.until = now + HOLDS;
+            list.members.clear();
+            for port in ports.own() {
+                // One that the table does not keep gets all.
+                let until = match macs.station(port.id) {
+                    Some(of) => groups.wanted_until(group, of, now),
+                    None => Some(Tick::NEVER),
+                };
+                if let Some(until) = until {
+                    list.until = list.until.min(until);
+                    list.members.insert(port.id);
+                }
+            }
+        }
+        Some(&list.members)
+    }
+}
