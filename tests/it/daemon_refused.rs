@@ -166,11 +166,7 @@ fn without_descriptors_nothing_is_joined_by_half() {
             let set = std::process::Command::new("prlimit").args(words).status();
             assert!(set.unwrap().success(), "{n}");
         };
-        let held = || {
-            std::fs::read_dir(format!("/proc/{pid}/fd"))
-                .unwrap()
-                .count()
-        };
+        let held = || fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
         let (before, open) = (daemon.state(), held());
         let place = daemon.sandbox();
         // From none that is free up to as many as it takes: each step fails at another place.
