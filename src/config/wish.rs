@@ -238,7 +238,7 @@ pub struct PolicyWish {
     #[arg(long)]
     #[serde(skip_serializing_if = "is_default")]
     pub no_spoof_guard: bool,
-    /// Limits: ingress, egress (bytes a second), broadcast (frames), new-flows as RATE[:BURST]; macs, flows as N
+    /// Limits: ingress, egress (bytes a second), broadcast (frames), new-flows as RATE[:BURST], flows as N, 0 for none; macs as N
     #[arg(long = "limit", value_name = "KEY=VALUE", value_parser = key_value)]
     #[serde(skip_serializing_if = "is_default", with = "limits")]
     pub limits: Vec<(String, String)>,

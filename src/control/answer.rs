@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use super::engine::{Engine, Runtime, problem};
 use super::ids::{EndpointId, NetworkId, PublishId};
-use super::model::{EndpointRecord, Model, NetworkRecord, PolicyRecord, ServiceRecord};
+use super::model::{EndpointRecord, Model, NetworkRecord, ServiceRecord};
 use super::plan;
 use super::plane::Plane;
+use super::policy::{PolicyLimits, PolicyScope};
 use super::proto::{
     Applied, Endpoint, Info, Named, Network, Numbers, Policy, Pruned, Publish, Reply, Request,
     Service, Show,
@@ -59,7 +60,7 @@ pub(super) fn ask<P: Plane>(engine: &mut Engine<P>, request: &Request) -> Result
         }
         Request::Policy(scope) => {
             let scope = scope_of(model, scope)?;
-            Reply::Policy(Box::new(policy(model.policies.get(&scope))))
+            Reply::Policy(Box::new(policy(model, scope)))
         }
         Request::Apply(file, _) => {
             let mut copy = model.clone();
@@ -112,7 +113,7 @@ pub(super) fn tell<P: Plane>(engine: &Engine<P>, told: Told) -> Reply {
             .services
             .get(&id)
             .map_or(Reply::Done, |s| Reply::Service(Box::new(service(model, s)))),
-        Told::Policy(scope) => Reply::Policy(Box::new(policy(model.policies.get(&scope)))),
+        Told::Policy(scope) => Reply::Policy(Box::new(policy(model, scope))),
     }
 }
 
@@ -220,17 +221,17 @@ fn service(model: &Model, s: &ServiceRecord) -> Service {
     }
 }
 
-fn policy(record: Option<&Arc<PolicyRecord>>) -> Policy {
-    record.map_or_else(
-        || Policy {
-            wish: crate::config::wish::PolicyWish::default(),
-            policy: super::policy::PolicySpec::default(),
-        },
-        |p| Policy {
-            wish: p.wish.clone(),
-            policy: p.spec.clone(),
-        },
-    )
+/// A policy with the limits that hold: its own, those of the endpoint's network, the standard ones.
+fn policy(model: &Model, scope: PolicyScope) -> Policy {
+    let network = match scope {
+        PolicyScope::Network(_) => None,
+        PolicyScope::Endpoint(id) => model.endpoints.get(&id).map(|e| e.spec.network),
+    };
+    let behind = network.and_then(|id| model.policies.get(&PolicyScope::Network(id)));
+    let own = model.policies.get(&scope);
+    let (wish, mut policy) = own.map(|p| (p.wish.clone(), p.spec.clone())).unwrap_or_default();
+    policy.limits = PolicyLimits::in_force(Some(&policy.limits), behind.map(|p| &p.spec.limits));
+    Policy { wish, policy }
 }
 
 /// Names in place of numbers.

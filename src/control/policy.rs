@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 
+use nix::sys::resource::{Resource, getrlimit};
 use serde::{Deserialize, Serialize};
+use switch_core::policy::limit::{self, Rates};
 
 use super::ids::{EndpointId, NetworkId};
 
@@ -94,7 +96,7 @@ pub struct Rule {
     pub ports: Option<(u16, u16)>,
 }
 
-/// A token bucket.
+/// A token bucket; of zero a second where there is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rate {
@@ -104,7 +106,7 @@ pub struct Rate {
     pub burst: u64,
 }
 
-/// Limits of one endpoint; `None` leaves the data plane's default.
+/// Limits of one endpoint; `None` leaves what stands behind, at last the default. Zero is no limit, but for MACs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct PolicyLimits {
@@ -120,6 +122,71 @@ pub struct PolicyLimits {
     pub macs: Option<u32>,
     /// Flows at once.
     pub flows: Option<u32>,
+}
+
+/// MACs behind an endpoint, unless its policy says otherwise.
+pub const STATIONS_OF_ONE: u32 = 64;
+
+/// So many endpoints that have all the flows that they may still leave the process descriptors.
+const HOARDERS: u64 = 8;
+
+impl PolicyLimits {
+    /// What an endpoint has unless something else was asked for.
+    #[must_use]
+    pub fn standard() -> Self {
+        let rate = |rate: limit::Rate| Rate {
+            per_second: rate.per_second,
+            burst: rate.burst,
+        };
+        let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(_, hard)| hard);
+        let most = u32::try_from(descriptors / HOARDERS).unwrap_or(u32::MAX);
+        let standard = Rates::DEFAULT;
+        Self {
+            ingress: standard.ingress.map(rate),
+            egress: standard.egress.map(rate),
+            broadcast: standard.broadcast.map(rate),
+            new_flows: standard.new_flows.map(rate),
+            macs: Some(STATIONS_OF_ONE),
+            flows: standard.flows.map(|n| n.min(most)),
+        }
+    }
+
+    /// These, and others where these say nothing.
+    #[must_use]
+    pub fn or(self, behind: Self) -> Self {
+        Self {
+            ingress: self.ingress.or(behind.ingress),
+            egress: self.egress.or(behind.egress),
+            broadcast: self.broadcast.or(behind.broadcast),
+            new_flows: self.new_flows.or(behind.new_flows),
+            macs: self.macs.or(behind.macs),
+            flows: self.flows.or(behind.flows),
+        }
+    }
+
+    /// The limits of an endpoint: its own, its network's, or the standard ones.
+    #[must_use]
+    pub fn in_force(own: Option<&Self>, network: Option<&Self>) -> Self {
+        let own = own.copied().unwrap_or_default();
+        own.or(network.copied().unwrap_or_default())
+            .or(Self::standard())
+    }
+
+    /// The same as the switch counts.
+    #[must_use]
+    pub fn rates(&self) -> Rates {
+        let rate = |rate: Option<Rate>| {
+            let some = rate.filter(|r| r.per_second > 0);
+            some.map(|r| limit::Rate::new(r.per_second, r.burst))
+        };
+        Rates {
+            egress: rate(self.egress),
+            ingress: rate(self.ingress),
+            broadcast: rate(self.broadcast),
+            new_flows: rate(self.new_flows),
+            flows: self.flows.filter(|&n| n > 0),
+        }
+    }
 }
 
 /// A policy, whole.
@@ -149,5 +216,42 @@ impl Default for PolicySpec {
             isolated: false,
             spoof_guard: true,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoints_limits_go_before_its_networks() {
+        let rate = |per_second| {
+            Some(Rate {
+                per_second,
+                burst: 1,
+            })
+        };
+        let own = PolicyLimits {
+            egress: rate(5),
+            new_flows: rate(0),
+            flows: Some(0),
+            ..PolicyLimits::default()
+        };
+        let network = PolicyLimits {
+            egress: rate(6),
+            broadcast: rate(7),
+            flows: Some(9),
+            ..PolicyLimits::default()
+        };
+        let both = PolicyLimits::in_force(Some(&own), Some(&network)).rates();
+        assert_eq!(both.egress, Some(limit::Rate::new(5, 1)));
+        assert_eq!(both.broadcast, Some(limit::Rate::new(7, 1)));
+        assert_eq!((both.new_flows, both.flows), (None, None), "lifted");
+        let network = PolicyLimits::in_force(None, Some(&network)).rates();
+        assert_eq!(network.new_flows, Rates::DEFAULT.new_flows);
+        assert_eq!(network.flows, Some(9));
+        let none = PolicyLimits::in_force(None, None).rates();
+        assert_eq!(none.broadcast, Rates::DEFAULT.broadcast);
+        assert!(none.flows.is_some());
     }
 }

@@ -77,6 +77,8 @@ drop_reasons! {
     Isolated = "isolated",
     /// More new conversations than the endpoint may open.
     NewFlowLimit = "new-flow-limit",
+    /// More conversations at once than the endpoint may have.
+    FlowLimit = "flow-limit",
     /// More broadcasts, multicasts or unknown destinations than the port may send.
     Storm = "storm",
     /// More stations behind the endpoint than there may be.
@@ -123,6 +125,13 @@ impl Drops {
     pub fn count(&mut self, reason: DropReason) {
         if let Some(n) = self.0.get_mut(reason as usize) {
             *n += 1;
+        }
+    }
+
+    /// Counts several.
+    pub fn count_many(&mut self, reason: DropReason, count: usize) {
+        if let Some(n) = self.0.get_mut(reason as usize) {
+            *n += count as u64;
         }
     }
 

@@ -7,14 +7,12 @@ use std::sync::Arc;
 
 use switch_core::l2::table::Keeping;
 use switch_core::policy::compile::{self, Rules};
-use switch_core::policy::limit::{self, Limits, Rates};
 
-use super::start::STATIONS_OF_ONE;
 use super::{End, LivePlane};
 use crate::control::ids::EndpointId;
 use crate::control::plane::PlaneError;
 use crate::control::policy::{
-    Action, Direction, PolicyLimits, PolicyScope, PolicySpec, Rate, Remote, Transport,
+    Action, Direction, PolicyLimits, STATIONS_OF_ONE, PolicyScope, PolicySpec, Remote, Transport,
 };
 
 impl LivePlane {
@@ -23,9 +21,6 @@ impl LivePlane {
         scope: PolicyScope,
         policy: Option<&PolicySpec>,
     ) -> Result<(), PlaneError> {
-        if let Some(policy) = policy {
-            supported(policy)?;
-        }
         let policy = policy.cloned();
         let touched: Vec<_> = match scope {
             PolicyScope::Endpoint(id) => {
@@ -57,15 +52,15 @@ impl LivePlane {
         let end = self.end(id)?;
         let own = end.policy.as_ref();
         let network = self.net(end.spec.network)?.policy.as_ref();
-        let rates = rates(own.map(|p| &p.limits), network.map(|p| &p.limits));
+        let limits = [own, network].map(|p| p.map(|p| &p.limits));
+        let limits = PolicyLimits::in_force(limits[0], limits[1]);
+        let rates = limits.rates();
         let rules = self.rules_of(own, network).compile().map(Arc::new);
-        let both = own.into_iter().chain(network);
-        let limit = both.filter_map(|p| p.limits.macs).next();
-        self.keep_stations(end, limit.unwrap_or(STATIONS_OF_ONE))?;
+        self.keep_stations(end, limits.macs.unwrap_or(STATIONS_OF_ONE))?;
         if let Some(end) = self.ends.get_mut(&id) {
             end.rules = rules;
             if end.limits.rates() != rates {
-                end.limits = Arc::new(Limits::new(rates));
+                end.limits = Arc::new(end.limits.changed(rates));
             }
         }
         Ok(())
@@ -128,61 +123,10 @@ impl LivePlane {
     }
 }
 
-/// The rates of an endpoint: its own, its network's, or the default.
-fn rates(own: Option<&PolicyLimits>, network: Option<&PolicyLimits>) -> Rates {
-    let pick = |of: fn(&PolicyLimits) -> Option<Rate>, default: Option<limit::Rate>| {
-        let set = own.and_then(of).or_else(|| network.and_then(of));
-        set.map_or(default, |r| Some(limit::Rate::new(r.per_second, r.burst)))
-    };
-    Rates {
-        egress: pick(|l| l.egress, Rates::DEFAULT.egress),
-        ingress: pick(|l| l.ingress, Rates::DEFAULT.ingress),
-        broadcast: pick(|l| l.broadcast, Rates::DEFAULT.broadcast),
-        new_flows: pick(|l| l.new_flows, Rates::DEFAULT.new_flows),
-    }
-}
-
 fn action(action: Action) -> compile::Action {
     match action {
         Action::Allow => compile::Action::Allow,
         Action::Drop => compile::Action::Drop,
         Action::Reject => compile::Action::Reject,
-    }
-}
-
-/// Refuses what this plane has not.
-fn supported(policy: &PolicySpec) -> Result<(), PlaneError> {
-    if policy.limits.flows.is_some() {
-        return Err(PlaneError::Unsupported("a limit on flows"));
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_endpoints_limits_go_before_its_networks() {
-        let rate = |per_second| {
-            Some(Rate {
-                per_second,
-                burst: 1,
-            })
-        };
-        let own = PolicyLimits {
-            egress: rate(5),
-            ..PolicyLimits::default()
-        };
-        let network = PolicyLimits {
-            egress: rate(6),
-            broadcast: rate(7),
-            ..PolicyLimits::default()
-        };
-        let both = rates(Some(&own), Some(&network));
-        assert_eq!(both.egress, Some(limit::Rate::new(5, 1)));
-        assert_eq!(both.broadcast, Some(limit::Rate::new(7, 1)));
-        assert_eq!(both.new_flows, Rates::DEFAULT.new_flows);
-        assert_eq!(rates(None, None), Rates::DEFAULT);
     }
 }

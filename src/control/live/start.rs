@@ -17,6 +17,7 @@ use super::numbers::Numbers;
 use super::splice::Stocks;
 use super::{Hand, LivePlane, vlan};
 use crate::host::broker::Broker;
+use crate::control::policy::STATIONS_OF_ONE;
 use crate::host::netwatch::NetWatch;
 use crate::host::sockets::{FIRST_TOKEN, HostIo, HostView};
 use crate::host::{privileges, start};
@@ -24,8 +25,6 @@ use crate::worker::{Lost, Worker};
 
 /// Stations behind endpoints that the table has room for.
 const STATIONS: usize = 1 << 16;
-/// Those of one endpoint, unless its policy says otherwise.
-pub(super) const STATIONS_OF_ONE: u32 = 64;
 /// Workers at most, whatever the machine has.
 const WORKERS: usize = 8;
 

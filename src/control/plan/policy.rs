@@ -187,6 +187,7 @@ fn limits(list: &[(String, String)]) -> Result<PolicyLimits, Problem> {
 }
 
 /// Reads `RATE[:BURST]` with K, M or G for thousands, millions and so on; a burst is a second's worth if none is given.
+/// A rate of 0 is no limit.
 fn rate(text: &str) -> Result<Rate, Problem> {
     let amount = |t: &str| {
         let (digits, factor) = match t.as_bytes().last() {
@@ -201,6 +202,12 @@ fn rate(text: &str) -> Result<Rate, Problem> {
             .filter(|n| *n > 0)
             .ok_or_else(|| bad(format!("'{t}' is not an amount, such as 500, 20K or 10M")))
     };
+    if text == "0" {
+        return Ok(Rate {
+            per_second: 0,
+            burst: 0,
+        });
+    }
     let (per_second, burst) = text.split_once(':').unwrap_or((text, text));
     Ok(Rate {
         per_second: amount(per_second)?,
@@ -267,7 +274,8 @@ mod tests {
             }
         );
         assert_eq!(rate("5").unwrap().burst, 5);
-        for text in ["", "0", "M", "-1", "1:", "99999999999G"] {
+        assert_eq!(rate("0").unwrap().per_second, 0);
+        for text in ["", "0:5", "5:0", "0K", "M", "-1", "1:", "99999999999G"] {
             assert!(rate(text).is_err(), "{text}");
         }
         let unknown = limits(&[("speed".to_owned(), "1".to_owned())]).unwrap_err();

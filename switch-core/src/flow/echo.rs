@@ -4,6 +4,7 @@ use core::net::IpAddr;
 use core::time::Duration;
 use std::collections::HashMap;
 use std::io::IoSlice;
+use std::sync::Arc;
 
 use slab::Slab;
 
@@ -13,6 +14,8 @@ use super::row::FlowRow;
 use super::tcp::Key;
 use crate::addr::{Mac, PortId, SockId};
 use crate::frag;
+use crate::policy::limit::{Limits, Load};
+use crate::policy::quota::Held;
 use crate::respond::Gateway;
 use crate::respond::icmp::{self, IcmpError};
 use crate::time::Tick;
@@ -24,8 +27,9 @@ use crate::wire::vnet_hdr::VnetHdr;
 
 /// Idle sessions live so long. Source: RFC 5508 REQ-2.
 const IDLE: Duration = Duration::from_secs(60);
-/// Sessions at most.
-const MAX: usize = 1_024;
+/// Sessions at most, and of one endpoint.
+const MAX: usize = 4_096;
+const MAX_OF_ONE: usize = 1_024;
 
 #[derive(Debug)]
 struct Session {
@@ -39,6 +43,8 @@ struct Session {
     remote: (IpAddr, IpAddr),
     /// Payload from the sandbox, and to it.
     bytes: (u64, u64),
+    /// Its part of what the endpoint may have.
+    _share: Option<Held>,
 }
 
 /// The sessions of one owner.
@@ -46,12 +52,24 @@ struct Session {
 pub struct EchoFlows {
     sessions: Slab<Session>,
     index: HashMap<(IpAddr, u16), u32>,
+    /// When one has been idle for too long, or a little before.
+    next: Option<Tick>,
+    /// Of endpoints that have any.
+    limits: HashMap<PortId, Arc<Limits>>,
     /// Identification of the next reply in pieces.
     ident: u32,
     out: Vec<u8>,
 }
 
 impl EchoFlows {
+    /// Sets an endpoint's limits.
+    pub fn set_limits(&mut self, port: PortId, limits: Option<&Arc<Limits>>) {
+        match limits {
+            Some(limits) => drop(self.limits.insert(port, Arc::clone(limits))),
+            None => drop(self.limits.remove(&port)),
+        }
+    }
+
     /// True if a request goes on with what its sandbox asked this remote before. Shape: `icmp` starts at its header.
     #[must_use]
     pub fn knows(&self, ip: &Ip, icmp: &[u8]) -> bool {
@@ -61,7 +79,7 @@ impl EchoFlows {
     }
 
     /// Takes an echo request of a sandbox to `real`. Shape: `icmp` starts at the ICMP header.
-    /// Errors: `Host` errors as drop reasons; `Refused` where the host has neither ping nor raw sockets for us.
+    /// Errors: `TableFull`, `FlowLimit`; `Host` errors as drop reasons; `Refused` where the host has neither ping nor raw sockets for us.
     pub fn from_guest<H: EchoHost>(
         &mut self,
         host: &mut H,
@@ -76,9 +94,12 @@ impl EchoFlows {
         let id = match self.index.get(&key) {
             Some(&id) => id,
             None => {
-                if self.sessions.len() >= MAX {
+                let own = self.sessions.iter().filter(|(_, s)| s.port == port);
+                if self.sessions.len() >= MAX || own.count() >= MAX_OF_ONE {
                     return Err(DropReason::TableFull);
                 }
+                let limits = self.limits.get(&port);
+                let share = limits.map(|l| l.holds()).transpose()?;
                 let id =
                     u32::try_from(self.sessions.vacant_key()).map_err(|_| DropReason::TableFull)?;
                 let sock = host.echo_open(id, ip.src.is_ipv6()).map_err(|e| {
@@ -97,8 +118,10 @@ impl EchoFlows {
                     used: now,
                     remote: (ip.dst, real),
                     bytes: (0, 0),
+                    _share: share,
                 });
                 self.index.insert(key, id);
+                self.next.get_or_insert(now + IDLE);
                 id
             }
         };
@@ -124,19 +147,28 @@ impl EchoFlows {
         .map_err(|_| DropReason::HostError)
     }
 
-    /// Brings an echo reply to its sandbox.
+    /// Brings an echo reply to its sandbox: who answers, with what number and payload.
+    /// Errors: `NoFlow`; `RateLimited` where the endpoint may have no more.
     pub fn from_host<H: Tx>(
         &mut self,
         host: &mut H,
+        now: Tick,
         gw: &Gateway,
         mapping: u32,
-        from: IpAddr,
-        seq: u16,
-        payload: &[u8],
-    ) {
+        (from, seq, payload): (IpAddr, u16, &[u8]),
+    ) -> Result<(), DropReason> {
         let Some(s) = self.sessions.get_mut(mapping as usize) else {
-            return;
+            return Err(DropReason::NoFlow);
         };
+        let headers = if s.guest.is_ipv4() { 42 } else { 62 };
+        let load = || Load {
+            frames: 1,
+            bytes: (headers + payload.len()) as u64,
+        };
+        let limits = self.limits.get(&s.port);
+        if limits.is_some_and(|l| !l.receives(now, load)) {
+            return Err(DropReason::RateLimited);
+        }
         s.bytes.1 += payload.len() as u64;
         let shown = if from == s.remote.1 { s.remote.0 } else { from };
         let [i0, i1] = s.ident.to_be_bytes();
@@ -153,6 +185,7 @@ impl EchoFlows {
         let _ = frag::fragment(&self.out, gw.mtu, self.ident, &mut |pieces| {
             host.tx(s.port, &VnetHdr::default(), pieces);
         });
+        Ok(())
     }
 
     /// Turns an error about an echo request into one about the sandbox's own packet.
@@ -203,6 +236,9 @@ impl EchoFlows {
 
     /// Removes sessions that have been idle.
     pub fn handle_timeout<H: EchoHost>(&mut self, host: &mut H, now: Tick) {
+        if self.next.is_none_or(|next| now < next) {
+            return;
+        }
         let index = &mut self.index;
         self.sessions.retain(|_, s| {
             let keep = now.since(s.used) < IDLE;
@@ -212,6 +248,7 @@ impl EchoFlows {
             }
             keep
         });
+        self.next = self.sessions.iter().map(|(_, s)| s.used + IDLE).min();
     }
 
     /// The sessions as they are now.
@@ -241,11 +278,12 @@ impl EchoFlows {
             }
             s.port != port
         });
+        self.limits.remove(&port);
     }
 
-    /// The next deadline.
+    /// The next deadline, or a little before it.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Tick> {
-        self.sessions.iter().map(|(_, s)| s.used + IDLE).min()
+        self.next
     }
 }

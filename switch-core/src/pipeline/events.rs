@@ -119,11 +119,10 @@ impl Switch {
                     tos,
                     pieces,
                 };
-                if let Err(reason) = self
-                    .udp
-                    .from_host(host, &cx, &self.config.gateway, datagrams)
-                {
-                    self.drops.count(reason);
+                let gw = &self.config.gateway;
+                match self.udp.from_host(host, &cx, gw, datagrams) {
+                    Ok(lost) => self.drops.count_many(DropReason::RateLimited, lost),
+                    Err(reason) => self.drops.count(reason),
                 }
             }
             HostEvent::UdpFailed { mapping, report } => {
@@ -136,8 +135,11 @@ impl Switch {
                 seq,
                 payload,
             } => {
-                self.echo
-                    .from_host(host, &self.config.gateway, mapping, from, seq, payload);
+                let gw = &self.config.gateway;
+                let reply = (from, seq, payload);
+                if let Err(reason) = self.echo.from_host(host, now, gw, mapping, reply) {
+                    self.drops.count(reason);
+                }
             }
             HostEvent::EchoFailed { mapping, report } => {
                 self.echo
@@ -224,9 +226,7 @@ impl Switch {
         self.flush_names(host, now);
         self.run_floods(host, now);
         if let Some((reason, count)) = self.udp.flush(host) {
-            for _ in 0..count {
-                self.drops.count(reason);
-            }
+            self.drops.count_many(reason, count);
         }
     }
 

@@ -1,12 +1,14 @@
 //! Changes while the switch runs: endpoints and names come and go, the network's settings change.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::{Port, Switch};
 use crate::addr::{Mac, PortId, SockId};
 use crate::flow::host::Host;
 use crate::flow::row::FlowRow;
 use crate::policy::host_rule::HostRule;
+use crate::policy::quota::Quota;
 use crate::respond::Guest;
 use crate::respond::directory::Owner;
 use crate::time::Tick;
@@ -35,8 +37,22 @@ impl Switch {
         if port.is_own() {
             self.ask_later(port.id);
         }
+        self.set_limits(&port);
         self.ports.insert(port);
         self.change_groups();
+    }
+
+    /// Tells the tables of flows what an endpoint may have.
+    pub(super) fn set_limits(&mut self, port: &Port) {
+        let limits = port.limits.as_ref();
+        self.tcp.set_limits(port.id, limits);
+        self.udp.set_limits(port.id, limits);
+        self.echo.set_limits(port.id, limits);
+    }
+
+    /// Takes the host's UDP ports from what several switches share.
+    pub fn share_ports(&mut self, ports: Arc<Quota>) {
+        self.udp.share_ports(ports);
     }
 
     /// Changes an endpoint in place; its flows stay. False if there is none of that number.
@@ -44,6 +60,7 @@ impl Switch {
         let known = self.ports.get(port.id).is_some();
         if known {
             self.rules.adopt(self.ports.get(port.id), &port);
+            self.set_limits(&port);
             self.ports.insert(port);
             self.change_groups();
         }

@@ -116,14 +116,11 @@ impl Switch {
     #[must_use]
     pub fn new(now: Tick, mut config: Config, macs: Arc<MacTable>) -> Self {
         let seeds = config.seeds;
-        let mut ports = Ports::new(seeds);
+        let begun = core::mem::take(&mut config.ports);
         let mut rules = Rulebook::new(config.network, seeds);
-        for port in core::mem::take(&mut config.ports) {
-            rules.adopt(None, &port);
-            ports.insert(port);
-        }
-        Self {
-            ports,
+        begun.iter().for_each(|port| rules.adopt(None, port));
+        let mut switch = Self {
+            ports: Ports::new(seeds),
             floods: Floods::default(),
             rules,
             services: None,
@@ -142,7 +139,12 @@ impl Switch {
             out: Vec::with_capacity(2048),
             whole: Vec::new(),
             config,
+        };
+        for port in begun {
+            switch.set_limits(&port);
+            switch.ports.insert(port);
         }
+        switch
     }
 
     /// Takes one frame of an endpoint through all stages.

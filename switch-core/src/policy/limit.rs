@@ -5,6 +5,9 @@
 //! by those behind it. Every worker may charge: what reaches an endpoint comes from all of them.
 //! Source: ITU-T I.371 annex A (the generic cell rate algorithm).
 
+use std::sync::Arc;
+
+use super::quota::{Held, Quota};
 use crate::sync::facade::{AtomicU64, Ordering};
 use crate::time::Tick;
 use crate::verdict::DropReason;
@@ -59,6 +62,20 @@ impl Bucket {
         }
     }
 
+    /// When something is left: not later than `now` if there is already.
+    #[must_use]
+    pub fn ready_at(&self, now: Tick) -> Tick {
+        if self.rate == 0 {
+            return Tick::NEVER;
+        }
+        let full_at = self.full_at.load(Ordering::Relaxed);
+        match full_at.checked_sub(self.ahead) {
+            // The first nanosecond after that part.
+            Some(parts) => Tick::from_nanos(parts / FINE + 1),
+            None => now,
+        }
+    }
+
     /// Takes `units` out, if anything is left. Cost: a division and an exchange; no allocation.
     #[inline]
     pub fn take(&self, now: Tick, units: u64) -> bool {
@@ -94,6 +111,8 @@ pub struct Rates {
     pub broadcast: Option<Rate>,
     /// New flows from the endpoint. Units: flows.
     pub new_flows: Option<Rate>,
+    /// Flows at once, whoever opened them.
+    pub flows: Option<u32>,
 }
 
 impl Rates {
@@ -103,6 +122,7 @@ impl Rates {
         ingress: None,
         broadcast: Some(Rate::new(1_000, 2_000)),
         new_flows: Some(Rate::new(10_000, 20_000)),
+        flows: Some(16_384),
     };
 }
 
@@ -114,18 +134,31 @@ pub struct Limits {
     ingress: Option<Bucket>,
     broadcast: Option<Bucket>,
     new_flows: Option<Bucket>,
+    flows: Arc<Quota>,
 }
 
 impl Limits {
     /// Full buckets for these rates.
     #[must_use]
     pub fn new(rates: Rates) -> Self {
+        Self::with(rates, Arc::new(Quota::new(0)))
+    }
+
+    /// The same for an endpoint that had others: the flows that it has count on.
+    #[must_use]
+    pub fn changed(&self, rates: Rates) -> Self {
+        Self::with(rates, Arc::clone(&self.flows))
+    }
+
+    fn with(rates: Rates, flows: Arc<Quota>) -> Self {
+        flows.set_most(rates.flows.map_or(u64::MAX, u64::from));
         Self {
             rates,
             egress: rates.egress.map(Bucket::new),
             ingress: rates.ingress.map(Bucket::new),
             broadcast: rates.broadcast.map(Bucket::new),
             new_flows: rates.new_flows.map(Bucket::new),
+            flows,
         }
     }
 
@@ -170,6 +203,23 @@ impl Limits {
         self.ingress
             .as_ref()
             .is_none_or(|b| b.take(now, load().bytes))
+    }
+
+    /// When the endpoint may have more: not later than `now` if it may already.
+    #[must_use]
+    pub fn receives_at(&self, now: Tick) -> Tick {
+        self.ingress.as_ref().map_or(now, |b| b.ready_at(now))
+    }
+
+    /// Takes the place of a flow, whoever opens it. Errors: `FlowLimit`.
+    pub fn holds(&self) -> Result<Held, DropReason> {
+        self.flows.take().ok_or(DropReason::FlowLimit)
+    }
+
+    /// How many flows the endpoint has.
+    #[must_use]
+    pub fn flows(&self) -> u64 {
+        self.flows.held()
     }
 
     /// Charges a flow that the endpoint opens. Errors: `NewFlowLimit`.
@@ -240,6 +290,36 @@ mod tests {
         assert_eq!((0..100).filter(|_| bucket.take(later, 1)).count(), 10);
         let rested = later + Duration::from_secs(3_600);
         assert_eq!((0..100).filter(|_| bucket.take(rested, 1)).count(), 20);
+    }
+
+    #[test]
+    fn it_is_known_when_something_is_left() {
+        let bucket = Bucket::new(Rate::new(1_000, 20));
+        let now = Tick::from_millis(5_000);
+        assert!(bucket.ready_at(now) <= now);
+        while bucket.take(now, 7) {}
+        let at = bucket.ready_at(now);
+        assert!(at > now && at < now + Duration::from_millis(8), "{at:?}");
+        let before = Tick::from_nanos(at.as_nanos() - 1);
+        assert!(!bucket.take(before, 1) && bucket.take(at, 1));
+        assert_eq!(Bucket::new(Rate::new(0, 1)).ready_at(now), Tick::NEVER);
+    }
+
+    #[test]
+    fn flows_are_counted_through_a_change() {
+        let of = |flows| Rates {
+            flows,
+            ..Rates::default()
+        };
+        let limits = Limits::new(of(Some(2)));
+        let held = [limits.holds().unwrap(), limits.holds().unwrap()];
+        assert_eq!(limits.holds().unwrap_err(), DropReason::FlowLimit);
+        let wider = limits.changed(of(Some(3)));
+        assert_eq!(wider.flows(), 2);
+        let third = wider.holds().unwrap();
+        assert!(wider.holds().is_err());
+        drop((held, third));
+        assert_eq!(limits.changed(of(None)).flows(), 0);
     }
 
     #[test]

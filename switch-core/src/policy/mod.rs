@@ -6,3 +6,4 @@ pub mod guard;
 pub mod host_rule;
 pub mod learned;
 pub mod limit;
+pub mod quota;

@@ -7,6 +7,7 @@
 )]
 
 mod ends;
+mod held_back;
 mod many;
 mod narrow;
 mod open;

@@ -95,6 +95,9 @@ impl TcpFlows {
         };
         self.index.remove(&flow.key);
         self.wheel.cancel(id);
+        if flow.todo.held {
+            self.leave_line(flow.port);
+        }
         let held = flow.offered().wrapping_add(flow.waiting());
         self.used = self.used.saturating_sub(held as usize);
         if let Some(ring) = flow.ring.take() {
@@ -136,6 +139,7 @@ impl TcpFlows {
         for id in ids {
             self.remove(host, super::seq::dist(id), true);
         }
+        self.set_limits(port, None);
     }
 
     /// Ends every connection, as when the endpoint goes.

@@ -194,6 +194,10 @@ impl TcpFlows {
             return;
         };
         if let Ok(Peeked::Data(n)) = host.tcp_peek(sock, offset, buf) {
+            // Where the endpoint may have no more now, the clock or the next acknowledgement asks again.
+            if !self.brakes.is_empty() && !self.brakes.charge(cx.now, flow, n) {
+                return;
+            }
             let payload = buf.get(..n).unwrap_or_default();
             self.used += segment::send(host, cx, flow, PSH, start, payload) as usize;
             flow.control.rexmit = start.wrapping_add(dist(n));
@@ -205,6 +209,22 @@ impl TcpFlows {
     /// Sends what the host has and the sandbox's window takes, `most` bytes of it and a turn's worth at most.
     /// Gives what that cost of the batch.
     pub(super) fn pump<H: Tx + TcpHost>(
+        &mut self,
+        host: &mut H,
+        cx: &Cx,
+        id: u32,
+        most: usize,
+    ) -> usize {
+        let port = self.port_of(id).filter(|_| !self.brakes.is_empty());
+        let cost = self.pump_one(host, cx, id, most);
+        if let Some(port) = port {
+            // What it left over is for the next.
+            self.release_one(cx.now, port);
+        }
+        cost
+    }
+
+    fn pump_one<H: Tx + TcpHost>(
         &mut self,
         host: &mut H,
         cx: &Cx,
@@ -262,12 +282,22 @@ impl TcpFlows {
                     continue;
                 }
             }
+            if !self.brakes.is_empty() {
+                let Some(granted) = self.brakes.grant(cx.now, id, flow) else {
+                    break;
+                };
+                want = want.min(granted);
+            }
             let offset = usize::try_from(diff(flow.snd_nxt, flow.base)).unwrap_or(0);
             let Some(buf) = self.scratch.get_mut(..want) else {
                 return cost;
             };
             match host.tcp_peek(sock, offset, buf) {
                 Ok(Peeked::Data(n)) => {
+                    if !self.brakes.is_empty() {
+                        // There was something left: what it takes beyond is paid for by those behind.
+                        self.brakes.charge(cx.now, flow, n);
+                    }
                     let payload = buf.get(..n).unwrap_or_default();
                     let short = n < want;
                     if short && !again {

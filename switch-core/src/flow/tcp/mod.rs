@@ -6,8 +6,10 @@
 //! Towards the sandbox nothing is stored at all: bytes stay in the host's socket until acknowledged.
 //!
 //! Files in the order of a connection's life: `open`, `up` (sandbox to host), `down` (host to sandbox),
-//! `close`, `timer`; `segment` writes frames, `state` is the connection, `ring` and `seq` its parts.
+//! `close`, `timer`; `segment` writes frames, `state` is the connection, `ring` and `seq` its parts, `brake` what an
+//! endpoint's limit holds back.
 
+mod brake;
 mod close;
 mod down;
 mod open;
@@ -19,16 +21,19 @@ mod timer;
 mod up;
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use ahash::RandomState;
 use slab::Slab;
 
+use self::brake::Brakes;
 use self::ring::Rings;
 use super::host::{TcpHost, Tx};
 use super::row::FlowRow;
 use crate::addr::{Mac, PortId};
 use crate::conntrack::expiry::Wheel;
 use crate::frame::Pool;
+use crate::policy::limit;
 use crate::time::Tick;
 use crate::verdict::DropReason;
 use crate::wire::packet::Ip;
@@ -97,6 +102,9 @@ pub struct TcpFlows {
     late: Vec<u32>,
     /// Flows whose deadline has come; kept for its memory.
     due: Vec<u32>,
+    brakes: Brakes,
+    /// Of endpoints that have any.
+    shares: HashMap<PortId, Arc<limit::Limits>>,
     scratch: Box<[u8]>,
     seeds: RandomState,
 }
@@ -120,6 +128,8 @@ impl TcpFlows {
             ready: VecDeque::new(),
             late: Vec::new(),
             due: Vec::new(),
+            brakes: Brakes::default(),
+            shares: HashMap::new(),
             scratch: vec![0; MAX_PAYLOAD].into_boxed_slice(),
             seeds: RandomState::with_seeds(c, d, a ^ 0x5851_f42d_4c95_7f2d, b),
         }
@@ -166,6 +176,15 @@ impl TcpFlows {
             bytes: f.bytes,
             idle: now.since(f.seen),
         })
+    }
+
+    /// Sets an endpoint's limits: how many connections it may have, and how much they may bring it.
+    pub fn set_limits(&mut self, port: PortId, limits: Option<&Arc<limit::Limits>>) {
+        self.set_brake(port, limits);
+        match limits {
+            Some(limits) => drop(self.shares.insert(port, Arc::clone(limits))),
+            None => drop(self.shares.remove(&port)),
+        }
     }
 
     /// Finds the connection of a segment.
@@ -263,6 +282,7 @@ impl TcpFlows {
     pub fn flush<H: Tx + TcpHost>(&mut self, host: &mut H, cx: &Cx) {
         let mut left = BATCH;
         loop {
+            self.release(cx.now);
             self.line_up(host, cx);
             if left == 0 {
                 break;

@@ -9,6 +9,7 @@ use super::state::{Flow, Key, State};
 use super::{Cx, TcpFlows};
 use crate::addr::{Mac, PortId, SockId};
 use crate::flow::host::{ConnectOptions, HostError, TcpHost, Tx};
+use crate::policy::quota::Held;
 use crate::time::Tick;
 use crate::verdict::DropReason;
 use crate::wire::packet::Ip;
@@ -70,6 +71,7 @@ impl TcpFlows {
         if self.flows.len() >= self.limits.flows {
             return Err(OpenError::Drop(DropReason::TableFull));
         }
+        let share = self.share(port).map_err(OpenError::Drop)?;
         let mut flow = Flow::new(
             key,
             State::Connecting,
@@ -77,6 +79,7 @@ impl TcpFlows {
             mac,
             self.first_seq(&key, cx.now),
         );
+        flow.share = share;
         flow.tos = ip.tos;
         flow.rcv_nxt = hdr.seq.wrapping_add(1);
         flow.rcv_edge = flow.rcv_nxt;
@@ -210,7 +213,7 @@ impl TcpFlows {
 
     /// Brings an accepted connection of the host to the sandbox: sends a SYN from the client's address, or answers
     /// the sandbox's own to that client, which it crossed.
-    /// Errors: `TableFull`; the caller closes the socket.
+    /// Errors: `TableFull`, `FlowLimit`; the caller closes the socket.
     pub fn accept<H: Tx + TcpHost>(
         &mut self,
         host: &mut H,
@@ -238,6 +241,7 @@ impl TcpFlows {
         if self.flows.len() >= self.limits.flows {
             return Err(DropReason::TableFull);
         }
+        let share = self.share(what.port)?;
         let mut flow = Flow::new(
             key,
             State::SynSent,
@@ -245,6 +249,7 @@ impl TcpFlows {
             what.mac,
             self.first_seq(&key, cx.now),
         );
+        flow.share = share;
         flow.sock = Some(what.sock);
         flow.grant = self.first_grant();
         flow.readable = true;
@@ -340,6 +345,12 @@ impl TcpFlows {
         flow.readable = true;
         host.tcp_assign(sock, id);
         self.connected(host, cx, id);
+    }
+
+    /// A new connection's part of what its endpoint may have. Errors: `FlowLimit`.
+    fn share(&self, port: PortId) -> Result<Option<Held>, DropReason> {
+        let limits = self.shares.get(&port);
+        limits.map(|l| l.holds()).transpose()
     }
 
     fn insert(&mut self, flow: Flow) -> u32 {

@@ -7,6 +7,7 @@ use super::ring::Ring;
 use super::seq::{self, Ranges, dist};
 use crate::addr::{Mac, PortId, SockId};
 use crate::flow::host::{HostError, TcpHost};
+use crate::policy::quota::Held;
 use crate::time::Tick;
 
 /// Who talks to whom, from the sandbox's side.
@@ -66,6 +67,10 @@ pub(super) struct Todo {
     pub(super) look: bool,
     /// In line for a turn to send.
     pub(super) queued: bool,
+    /// Waiting until its endpoint may receive more.
+    pub(super) held: bool,
+    /// Its endpoint may, and it is the next.
+    pub(super) let_go: bool,
 }
 
 /// Loss recovery and pacing towards the sandbox. Source: RFC 5681, RFC 6298, RFC 6675 in a small form.
@@ -138,6 +143,8 @@ pub struct Flow {
     pub(super) port: PortId,
     pub(super) mac: Mac,
     pub(super) sock: Option<SockId>,
+    /// Its part of what its endpoint may have.
+    pub(super) share: Option<Held>,
     pub(super) tos: u8,
     pub(super) todo: Todo,
 
@@ -215,6 +222,7 @@ impl Flow {
             port,
             mac,
             sock: None,
+            share: None,
             tos: 0,
             todo: Todo::default(),
             rcv_nxt: 0,

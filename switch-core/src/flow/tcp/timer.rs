@@ -24,7 +24,11 @@ impl TcpFlows {
     /// The next deadline, or a little before it.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Tick> {
-        self.wheel.poll_timeout()
+        let held = self.brakes.poll_timeout();
+        [self.wheel.poll_timeout(), held]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Does what is due.

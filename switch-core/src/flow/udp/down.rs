@@ -12,6 +12,7 @@ use crate::flow::event::IcmpReport;
 use crate::flow::host::Tx;
 use crate::flow::large;
 use crate::flow::tcp::Cx;
+use crate::policy::limit::{Limits, Load};
 use crate::respond::Gateway;
 use crate::respond::icmp::{self, IcmpError};
 use crate::time::Tick;
@@ -34,15 +35,15 @@ impl Mapping {
 }
 
 impl UdpFlows {
-    /// Takes datagrams of one remote from the host to the sandbox: one super-frame where the endpoint takes it.
-    /// Errors: `NoFlow`, `Filtered`.
+    /// Takes datagrams of one remote from the host to the sandbox: one super-frame where the endpoint takes it. Gives
+    /// how many of them the endpoint's limit left out. Errors: `NoFlow`, `Filtered`.
     pub fn from_host<H: Tx>(
         &mut self,
         host: &mut H,
         cx: &Cx,
         gw: &Gateway,
-        event: Datagrams<'_>,
-    ) -> Result<(), DropReason> {
+        mut event: Datagrams<'_>,
+    ) -> Result<usize, DropReason> {
         let Some(mapping) = self.mappings.get_mut(event.mapping as usize) else {
             return Err(DropReason::NoFlow);
         };
@@ -74,6 +75,13 @@ impl UdpFlows {
             }
             mapping.used = cx.now;
         }
+        let all = event.pieces.len();
+        if self.limited {
+            let limits = self.shares.get(&mapping.port).and_then(|s| s.limits.as_ref());
+            let lets = limits.map_or(all, |l| received(l, cx, shown.is_ipv4(), event.pieces));
+            event.pieces = event.pieces.get(..lets).unwrap_or_default();
+        }
+        let lost = all - event.pieces.len();
         let bytes: usize = event.pieces.iter().map(|p| p.len()).sum();
         mapping.bytes.1 += bytes as u64;
         let (port, to) = (mapping.port, (mapping.mac, mapping.guest));
@@ -91,7 +99,7 @@ impl UdpFlows {
                     piece,
                 );
             }
-            return Ok(());
+            return Ok(lost);
         }
         // Datagrams without a byte cannot share a frame: there is no segment size of zero.
         let lot = if cx.uso && first > 0 {
@@ -102,7 +110,7 @@ impl UdpFlows {
         for run in event.pieces.chunks(lot) {
             write(host, cx, (port, to.0), (shown, to.1), event.tos, run);
         }
-        Ok(())
+        Ok(lost)
     }
 
     /// A datagram of `to.1` for the mapping of `to.0` was larger than a link behind the endpoint: later ones go in
@@ -172,6 +180,21 @@ impl UdpFlows {
             host.tx(m.port, &VnetHdr::default(), &[IoSlice::new(&self.out)]);
         }
     }
+}
+
+/// How many of these datagrams, from the first on, an endpoint may have.
+fn received(limits: &Limits, cx: &Cx, v4: bool, pieces: &[&[u8]]) -> usize {
+    let head = if v4 { 20 } else { 40 };
+    let may_have = |piece: &&&[u8]| {
+        let packet = 8 + piece.len();
+        // In pieces, where it is larger than the link.
+        let frames = packet.div_ceil(usize::from(cx.mtu).saturating_sub(head).max(1));
+        limits.receives(cx.now, || Load {
+            frames: frames as u64,
+            bytes: (packet + frames * (14 + head)) as u64,
+        })
+    };
+    pieces.iter().take_while(may_have).count()
 }
 
 /// Datagrams as they come from the host.

@@ -3,34 +3,30 @@
 
 mod down;
 mod known;
+mod life;
 
-use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use core::time::Duration;
+use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::collections::HashMap;
 use std::io::IoSlice;
+use std::sync::Arc;
 
 use ahash::RandomState;
-use arrayvec::ArrayVec;
 use slab::Slab;
 
+use self::life::Share;
 use super::host::{DatagramMeta, HostError, UdpHost};
-use super::row::FlowRow;
-use super::tcp::{Cx, Key};
+use super::tcp::Cx;
 use crate::addr::{Mac, PortId, SockId};
 use crate::conntrack::expiry::Wheel;
+use crate::policy::quota::{Held, Quota};
 use crate::time::Tick;
 use crate::verdict::DropReason;
 use crate::wire::packet::Ip;
 use crate::wire::vnet_hdr::{GSO_UDP_L4, VnetHdr};
 
 pub use self::down::{Datagrams, present};
+pub use self::life::half;
 
-/// Idle mappings live so long. Source: RFC 4787 REQ-5.
-const IDLE: Duration = Duration::from_secs(300);
-/// Those that only ever spoke to port 53. Source: REQ-5 allows less for well-known ports.
-const IDLE_DNS: Duration = Duration::from_secs(30);
-/// Mappings of an endpoint at most.
-const MAX_MAPPINGS: usize = 4_096;
 /// Remotes that a mapping remembers for its filter; the oldest is forgotten.
 const MAX_REMOTES: usize = 64;
 /// Datagrams in one send. Source: UDP_MAX_SEGMENTS of older kernels.
@@ -77,13 +73,11 @@ struct Mapping {
     bytes: (u64, u64),
     /// The largest packet that gets through behind the endpoint, and until when that is believed.
     narrow: Option<(u16, Tick)>,
+    /// Its part of what the endpoint may have, and of the host's ports.
+    _parts: (Option<Held>, Option<Held>),
 }
 
 impl Mapping {
-    fn idle(&self) -> Duration {
-        if self.only_dns { IDLE_DNS } else { IDLE }
-    }
-
     /// Makes the remote of this shown address the current one, and remembers it if it is new.
     fn select(&mut self, remote: Remote) {
         let current = self.remotes.get(self.last);
@@ -127,8 +121,11 @@ pub struct UdpFlows {
     filter: Filter,
     /// The host's own range for outgoing ports, which is left to it.
     ephemeral: (u16, u16),
-    /// Mappings at most: the endpoint's share, and never more than half of the host's range.
-    limit: usize,
+    /// The host's ports that may be used: never more than half of its range.
+    ports: Arc<Quota>,
+    shares: HashMap<PortId, Share>,
+    /// Some endpoint has a limit on what it may receive.
+    limited: bool,
     /// Identification of the last datagram that was cut.
     large_id: u32,
     out: Vec<u8>,
@@ -154,7 +151,9 @@ impl UdpFlows {
             },
             filter,
             ephemeral,
-            limit: MAX_MAPPINGS.min(usize::from(ephemeral.1.saturating_sub(ephemeral.0)) / 2 + 1),
+            ports: Arc::new(Quota::new(half(ephemeral))),
+            shares: HashMap::new(),
+            limited: false,
             large_id: 0,
             out: Vec::new(),
         }
@@ -180,7 +179,7 @@ impl UdpFlows {
 
     /// Takes a datagram, or a super-frame of them, from a sandbox to `real`.
     /// Shape: `payload` is what follows the UDP header.
-    /// Errors: `TableFull`, `HostExhausted`, `HostError`.
+    /// Errors: `TableFull`, `FlowLimit`, `HostExhausted`, `HostError`.
     pub fn from_guest<H: UdpHost>(
         &mut self,
         host: &mut H,
@@ -299,200 +298,5 @@ impl UdpFlows {
         self.run.bytes = bytes;
         self.run.bytes.clear();
         sent.err().map(|reason| (reason, count))
-    }
-
-    fn open<H: UdpHost>(
-        &mut self,
-        host: &mut H,
-        now: Tick,
-        port: PortId,
-        mac: Mac,
-        guest: SocketAddr,
-    ) -> Result<u32, DropReason> {
-        if self.mappings.len() >= self.limit {
-            self.evict(host, now)?;
-        }
-        let id = u32::try_from(self.mappings.vacant_key()).map_err(|_| DropReason::TableFull)?;
-        let any: IpAddr = if guest.is_ipv4() {
-            Ipv4Addr::UNSPECIFIED.into()
-        } else {
-            Ipv6Addr::UNSPECIFIED.into()
-        };
-        let wanted = guest.port();
-        let (low, high) = self.ephemeral;
-        let keep = wanted >= 1024 && !(low..=high).contains(&wanted);
-        let kept = if keep {
-            host.udp_open(id, SocketAddr::new(any, wanted)).ok()
-        } else {
-            None
-        };
-        let (sock, _) = match kept {
-            Some(opened) => opened,
-            None => host
-                .udp_open(id, SocketAddr::new(any, 0))
-                .map_err(|_| DropReason::HostExhausted)?,
-        };
-        self.insert(
-            now,
-            Mapping {
-                guest,
-                port,
-                mac,
-                sock,
-                remotes: Vec::new(),
-                last: 0,
-                published: false,
-                only_dns: true,
-                used: now,
-                bytes: (0, 0),
-                narrow: None,
-            },
-        );
-        Ok(id)
-    }
-
-    fn insert(&mut self, now: Tick, mapping: Mapping) -> u32 {
-        let guest = mapping.guest;
-        let id = u32::try_from(self.mappings.insert(mapping)).unwrap_or(u32::MAX);
-        self.index.insert(guest, id);
-        self.wheel.arm(id, now + IDLE_DNS);
-        id
-    }
-
-    /// The id that the next mapping will have: a published socket is opened under it.
-    #[must_use]
-    pub fn next_id(&self) -> u32 {
-        u32::try_from(self.mappings.vacant_key()).unwrap_or(u32::MAX)
-    }
-
-    /// Makes a published port the mapping of its inner port.
-    pub fn publish(
-        &mut self,
-        now: Tick,
-        sock: SockId,
-        (port, mac): (PortId, Mac),
-        guest: SocketAddr,
-    ) {
-        self.insert(
-            now,
-            Mapping {
-                guest,
-                port,
-                mac,
-                sock,
-                remotes: Vec::new(),
-                last: 0,
-                published: true,
-                only_dns: false,
-                used: now,
-                bytes: (0, 0),
-                narrow: None,
-            },
-        );
-    }
-
-    /// Makes room: the mapping idle longest goes, if it has been idle for the RFC's minimum of two minutes.
-    fn evict<H: UdpHost>(&mut self, host: &mut H, now: Tick) -> Result<(), DropReason> {
-        let oldest = self
-            .mappings
-            .iter()
-            .filter(|(_, m)| !m.published)
-            .min_by_key(|(_, m)| m.used)
-            .map(|(id, m)| (id, m.used));
-        match oldest {
-            Some((id, used)) if now.since(used) >= Duration::from_secs(120) => {
-                self.remove(host, u32::try_from(id).unwrap_or(u32::MAX));
-                Ok(())
-            }
-            _ => Err(DropReason::TableFull),
-        }
-    }
-
-    fn remove<H: UdpHost>(&mut self, host: &mut H, id: u32) {
-        if let Some(mapping) = self.mappings.try_remove(id as usize) {
-            self.index.remove(&mapping.guest);
-            self.wheel.cancel(id);
-            host.udp_close(mapping.sock);
-        }
-    }
-
-    /// The mappings as they are now, each with the remote that it spoke with last.
-    pub fn rows(&self, now: Tick) -> impl Iterator<Item = FlowRow> + '_ {
-        self.mappings.iter().map(move |(_, m)| {
-            let any = SocketAddr::new(
-                match m.guest.ip() {
-                    IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-                    IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-                },
-                0,
-            );
-            let remote = m.remotes.get(m.last).map_or(any, |r| r.shown);
-            FlowRow {
-                port: m.port,
-                protocol: "udp",
-                key: Key {
-                    guest: m.guest.ip(),
-                    guest_port: m.guest.port(),
-                    remote: remote.ip(),
-                    remote_port: remote.port(),
-                },
-                state: if m.published { "published" } else { "open" },
-                bytes: m.bytes,
-                idle: now.since(m.used),
-            }
-        })
-    }
-
-    /// Ends an endpoint's mappings, published ones too.
-    pub fn remove_port<H: UdpHost>(&mut self, host: &mut H, port: PortId) {
-        let of_port = self.mappings.iter().filter(|(_, m)| m.port == port);
-        let ids: Vec<usize> = of_port.map(|(id, _)| id).collect();
-        for id in ids {
-            self.remove(host, u32::try_from(id).unwrap_or(u32::MAX));
-        }
-    }
-
-    /// Ends one mapping, as when its published port is taken back.
-    pub fn unpublish<H: UdpHost>(&mut self, host: &mut H, sock: SockId) {
-        let of_sock = self.mappings.iter().filter(|(_, m)| m.sock == sock);
-        // One of each family.
-        let found: ArrayVec<u32, 2> = of_sock
-            .filter_map(|(id, _)| u32::try_from(id).ok())
-            .take(2)
-            .collect();
-        for id in found {
-            self.remove(host, id);
-        }
-    }
-
-    /// Removes mappings that have been idle.
-    pub fn handle_timeout<H: UdpHost>(&mut self, host: &mut H, now: Tick) {
-        let mut due: ArrayVec<u32, 64> = ArrayVec::new();
-        let mut late = Vec::new();
-        self.wheel.expire(now, &mut |id| {
-            if due.try_push(id).is_err() {
-                late.push(id);
-            }
-        });
-        for id in due.into_iter().chain(late) {
-            let Some(mapping) = self.mappings.get(id as usize) else {
-                continue;
-            };
-            let end = mapping.used + mapping.idle();
-            if mapping.published {
-                continue;
-            }
-            if end <= now {
-                self.remove(host, id);
-            } else {
-                self.wheel.arm(id, end);
-            }
-        }
-    }
-
-    /// The next deadline.
-    #[must_use]
-    pub fn poll_timeout(&self) -> Option<Tick> {
-        self.wheel.poll_timeout()
     }
 }

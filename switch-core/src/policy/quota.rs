@@ -1,0 +1,106 @@
+//! Stage 5: Shares of what there is only so much of: whoever has a part holds a value that gives it back when dropped.
+
+use std::sync::Arc;
+
+use crate::sync::facade::{AtomicU64, Ordering};
+
+/// So many at most, held by workers that share it.
+#[derive(Debug)]
+pub struct Quota {
+    most: AtomicU64,
+    held: AtomicU64,
+}
+
+/// One part, given back when dropped.
+#[derive(Debug)]
+pub struct Held(Arc<Quota>);
+
+impl Quota {
+    /// Nothing is held yet.
+    #[must_use]
+    pub fn new(most: u64) -> Self {
+        Self {
+            most: AtomicU64::new(most),
+            held: AtomicU64::new(0),
+        }
+    }
+
+    /// Takes a part, if one is left. Cost: an exchange; no allocation.
+    #[must_use]
+    pub fn take(self: &Arc<Self>) -> Option<Held> {
+        let mut seen = self.held.load(Ordering::Relaxed);
+        while seen < self.most.load(Ordering::Relaxed) {
+            let swap =
+                self.held
+                    .compare_exchange(seen, seen + 1, Ordering::Relaxed, Ordering::Relaxed);
+            match swap {
+                Ok(_) => return Some(Held(Arc::clone(self))),
+                // Another worker was faster.
+                Err(other) => seen = other,
+            }
+        }
+        None
+    }
+
+    /// Changes how many there may be. Who holds one above it keeps it.
+    pub fn set_most(&self, most: u64) {
+        self.most.store(most, Ordering::Relaxed);
+    }
+
+    /// How many there may be.
+    #[must_use]
+    pub fn most(&self) -> u64 {
+        self.most.load(Ordering::Relaxed)
+    }
+
+    /// How many are held.
+    #[must_use]
+    pub fn held(&self) -> u64 {
+        self.held.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.held.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_dropped_can_be_taken_again() {
+        let quota = Arc::new(Quota::new(2));
+        let first = quota.take();
+        let second = quota.take();
+        assert!(first.is_some() && second.is_some() && quota.take().is_none());
+        drop(first);
+        assert_eq!(quota.held(), 1);
+        assert!(quota.take().is_some());
+        quota.set_most(1);
+        assert!(quota.take().is_none(), "the second is held still");
+        drop(second);
+        assert!(quota.take().is_some());
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_models {
+    use super::*;
+
+    #[test]
+    fn no_two_get_the_last_one() {
+        loom::model(|| {
+            let quota = Arc::new(Quota::new(1));
+            let other = Arc::clone(&quota);
+            let there = loom::thread::spawn(move || other.take());
+            let here = quota.take();
+            let there = there.join().unwrap();
+            assert!(here.is_some() != there.is_some());
+            drop((here, there));
+            assert_eq!(quota.held(), 0);
+        });
+    }
+}
