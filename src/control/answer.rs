@@ -229,7 +229,9 @@ fn policy(model: &Model, scope: PolicyScope) -> Policy {
     };
     let behind = network.and_then(|id| model.policies.get(&PolicyScope::Network(id)));
     let own = model.policies.get(&scope);
-    let (wish, mut policy) = own.map(|p| (p.wish.clone(), p.spec.clone())).unwrap_or_default();
+    let (wish, mut policy) = own
+        .map(|p| (p.wish.clone(), p.spec.clone()))
+        .unwrap_or_default();
     policy.limits = PolicyLimits::in_force(Some(&policy.limits), behind.map(|p| &p.spec.limits));
     Policy { wish, policy }
 }

@@ -8,12 +8,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use switch_core::policy::limit::Rates;
 
 use super::LivePlane;
 use crate::config::Proto;
 use crate::control::ids::EndpointId;
 use crate::control::plane::PlaneError;
+use crate::control::policy::PolicyLimits;
 use crate::control::spec::{OWN_VLAN, Vlan};
 use crate::host::fleet::{Arrived, SandboxId};
 use crate::host::sockets::splice::Stock;
@@ -110,7 +110,7 @@ impl LivePlane {
         let (port, owner, sandbox) = (end.port, end.owner, end.sandbox);
         // Published ports are on the network's own VLAN alone.
         let bare = end.rules.is_none()
-            && end.limits.rates() == Rates::DEFAULT
+            && end.limits.rates() == PolicyLimits::standard().rates()
             && !end.gone
             && matches!(
                 end.spec.vlan,

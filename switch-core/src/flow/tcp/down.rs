@@ -224,13 +224,7 @@ impl TcpFlows {
         cost
     }
 
-    fn pump_one<H: Tx + TcpHost>(
-        &mut self,
-        host: &mut H,
-        cx: &Cx,
-        id: u32,
-        most: usize,
-    ) -> usize {
+    fn pump_one<H: Tx + TcpHost>(&mut self, host: &mut H, cx: &Cx, id: u32, most: usize) -> usize {
         let turn = TURN.min(most);
         let mut cost = 0;
         loop {

@@ -77,7 +77,10 @@ impl UdpFlows {
         }
         let all = event.pieces.len();
         if self.limited {
-            let limits = self.shares.get(&mapping.port).and_then(|s| s.limits.as_ref());
+            let limits = self
+                .shares
+                .get(&mapping.port)
+                .and_then(|s| s.limits.as_ref());
             let lets = limits.map_or(all, |l| received(l, cx, shown.is_ipv4(), event.pieces));
             event.pieces = event.pieces.get(..lets).unwrap_or_default();
         }
