@@ -12,7 +12,7 @@ use super::{End, LivePlane};
 use crate::control::ids::EndpointId;
 use crate::control::plane::PlaneError;
 use crate::control::policy::{
-    Action, Direction, PolicyLimits, STATIONS_OF_ONE, PolicyScope, PolicySpec, Remote, Transport,
+    Action, Direction, PolicyLimits, PolicyScope, PolicySpec, Remote, STATIONS_OF_ONE, Transport,
 };
 
 impl LivePlane {
