@@ -384,6 +384,7 @@ impl Plane for FakePlane {
             tx_frames: 2,
             tx_bytes: 120,
             dropped: 0,
+            flows: 0,
         });
         Ok(rows.collect())
     }

@@ -88,6 +88,8 @@ pub struct StatRow {
     pub tx_bytes: u64,
     /// Frames of either direction that were dropped.
     pub dropped: u64,
+    /// Flows with the world that it has now.
+    pub flows: u64,
 }
 
 /// A worker.

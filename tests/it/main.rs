@@ -11,6 +11,7 @@ mod daemon_api;
 mod daemon_death;
 mod daemon_hostile;
 mod daemon_internal;
+mod daemon_limits;
 mod daemon_loopback;
 mod daemon_multicast;
 mod daemon_names;

@@ -211,6 +211,7 @@ pub(super) const STAT: &[&str] = &[
     "TX-FRAMES",
     "TX-BYTES",
     "DROPPED",
+    "FLOWS",
 ];
 
 pub(super) fn stat(s: &Named<StatRow>) -> Vec<String> {
@@ -223,6 +224,7 @@ pub(super) fn stat(s: &Named<StatRow>) -> Vec<String> {
         r.tx_frames.to_string(),
         r.tx_bytes.to_string(),
         r.dropped.to_string(),
+        r.flows.to_string(),
     ]
 }
 

@@ -39,6 +39,7 @@ use switch_core::l2::table::MacTable;
 use switch_core::nat::service::Services;
 use switch_core::policy::eval::Policy;
 use switch_core::policy::limit::Limits;
+use switch_core::policy::quota::Quota;
 
 use self::numbers::Numbers;
 use self::splice::Stocks;
@@ -121,6 +122,8 @@ pub struct LivePlane {
     macs: Arc<MacTable>,
     /// Conversations that rules or services have let through.
     switched: Arc<Switched>,
+    /// The host's ports for datagrams of sandboxes, of which all networks together take half.
+    udp_ports: Arc<Quota>,
     nets: BTreeMap<NetworkId, Net>,
     ends: BTreeMap<EndpointId, End>,
     rules: BTreeMap<PublishId, Rule>,

@@ -28,11 +28,13 @@ impl LivePlane {
         let switched = Arc::clone(&self.switched);
         let groups = Arc::new(Groups::new(groups::CAPACITY, start::random_seeds()));
         let snooping = snooping(spec, &groups);
+        let udp_ports = Arc::clone(&self.udp_ports);
         let made = self.on_all(move |board| {
             let now = super::start::now(begun);
             let mut switch = Switch::new(now, config.clone(), Arc::clone(&macs));
             switch.share(Arc::clone(&switched));
             switch.set_snooping(snooping.clone());
+            switch.share_ports(Arc::clone(&udp_ports));
             let view = board.io.view.load_full();
             switch.host_changed(view.addresses.clone(), view.v6_route);
             board.io.set_resolvers(slot, dns.clone());

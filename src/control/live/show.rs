@@ -161,6 +161,7 @@ impl LivePlane {
                 tx_frames: sum.tx_frames,
                 tx_bytes: sum.tx_bytes,
                 dropped: dropped.get(&end.port).copied().unwrap_or(0),
+                flows: end.limits.flows(),
             })
         });
         Ok(rows.collect())

@@ -10,7 +10,9 @@ use arc_swap::ArcSwap;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use socket2::Socket;
 use switch_core::conntrack::switched::{CAPACITY, Switched};
+use switch_core::flow::udp::half;
 use switch_core::l2::table::{MAX_NETWORKS, MacTable};
+use switch_core::policy::quota::Quota;
 use switch_core::time::Tick;
 
 use super::numbers::Numbers;
@@ -71,6 +73,7 @@ impl LivePlane {
             watch,
             macs: Arc::new(macs),
             switched: Arc::new(Switched::new(CAPACITY, start::random_seeds())),
+            udp_ports: Arc::new(Quota::new(half(start::local_port_range()))),
             nets: BTreeMap::new(),
             ends: BTreeMap::new(),
             rules: BTreeMap::new(),

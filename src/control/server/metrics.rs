@@ -75,6 +75,7 @@ fn endpoints(registry: &mut Registry, numbers: &Numbers) {
         Counters::default(),
         Counters::default(),
     );
+    let open = Family::<Labels, Gauge>::default();
     for named in &numbers.stats {
         let labels = |direction: &str| {
             vec![
@@ -89,6 +90,12 @@ fn endpoints(registry: &mut Registry, numbers: &Numbers) {
         add(&bytes, &labels("rx"), row.rx_bytes);
         add(&bytes, &labels("tx"), row.tx_bytes);
         add(&drops, &labels("any"), row.dropped);
+        let place = vec![
+            ("network", named.network_name.clone()),
+            ("sandbox", named.sandbox_name.clone()),
+        ];
+        let flows = usize::try_from(row.flows).unwrap_or(usize::MAX);
+        set(&open, &place, flows);
     }
     registry.register(
         "endpoint_frames",
@@ -106,6 +113,7 @@ fn endpoints(registry: &mut Registry, numbers: &Numbers) {
         "Frames of a sandbox that were dropped",
         drops,
     );
+    registry.register("endpoint_flows", "Flows of a sandbox with the world", open);
 }
 
 fn workers(registry: &mut Registry, numbers: &Numbers) {

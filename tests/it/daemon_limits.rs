@@ -1,0 +1,165 @@
+//! The daemon: limits hold for what sandboxes exchange with the world, and for how many flows they have with it.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use crate::support::daemon::{Daemon, Place};
+use crate::support::guest::{self, Pattern};
+use crate::support::netns::{self, OUTSIDE};
+use crate::support::servers;
+
+const SIZE: usize = 1_000_000;
+
+/// A daemon with two sandboxes on one network.
+fn two<'w>(world: &'w netns::World) -> (Daemon<'w>, [Place; 2]) {
+    let daemon = Daemon::root(world);
+    daemon.ok("network create front --subnet 10.7.0.0/24 --subnet6 fd07::/64");
+    let places = ["a", "b"].map(|name| daemon.connected(name, &["front"]));
+    (daemon, places)
+}
+
+/// Waits until what was counted stays as it is.
+fn settled(count: impl Fn() -> u64) -> u64 {
+    let mut last = count();
+    loop {
+        std::thread::sleep(Duration::from_millis(200));
+        let now = count();
+        if now == last {
+            return now;
+        }
+        last = now;
+    }
+}
+
+#[test]
+fn connections_to_the_world_are_slowed() {
+    netns::inside(|world| {
+        let (daemon, [a, _]) = two(world);
+        let source = servers::tcp(&world.outside, (IpAddr::from(OUTSIDE), 0), |mut s, _| {
+            Pattern::new(3).send(&mut s, SIZE)
+        });
+        let sink = servers::tcp(&world.outside, (IpAddr::from(OUTSIDE), 0), |mut s, _| {
+            Pattern::new(3).expect(&mut s, SIZE)
+        });
+        let down = || {
+            let begun = Instant::now();
+            let mut stream = guest::connect(&a.net, source).unwrap();
+            Pattern::new(3).expect(&mut stream, SIZE).unwrap();
+            guest::expect_end(&mut stream);
+            begun.elapsed()
+        };
+        let up = || {
+            let begun = Instant::now();
+            let mut stream = guest::connect(&a.net, sink).unwrap();
+            Pattern::new(3).send(&mut stream, SIZE).unwrap();
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+            guest::expect_end(&mut stream);
+            begun.elapsed()
+        };
+        // A second for what is behind the burst, less the overshoot of one frame.
+        let least = Duration::from_millis(800);
+        daemon.ok("policy set front --sandbox a --limit ingress=1M:100K");
+        let took = down();
+        assert!(took > least, "{took:?}");
+        // What it brings is left with the host, and so is what comes by a published port.
+        assert_eq!(daemon.drops("rate-limited"), 0);
+        daemon.ok("policy set front --sandbox a --limit egress=1M:100K");
+        let took = up();
+        assert!(took > least, "{took:?}");
+        assert!(daemon.drops("rate-limited") > 0);
+        // Two connections have one rate.
+        daemon.ok("policy set front --sandbox a --limit ingress=2M:100K");
+        let begun = Instant::now();
+        std::thread::scope(|scope| {
+            let both = [scope.spawn(down), scope.spawn(down)];
+            for one in both {
+                one.join().unwrap();
+            }
+        });
+        assert!(begun.elapsed() > least, "{:?}", begun.elapsed());
+    });
+}
+
+#[test]
+fn datagrams_of_the_world_are_dropped_beyond_the_limit() {
+    const COUNT: u64 = 500;
+    netns::inside(|world| {
+        let (daemon, [a, _]) = two(world);
+        let outside: IpAddr = OUTSIDE.into();
+        let flooder = world
+            .outside
+            .enter(|| UdpSocket::bind((outside, 0)))
+            .unwrap();
+        let to = flooder.local_addr().unwrap();
+        // One datagram a second or so, and ten at once.
+        daemon.ok("policy set front --sandbox a --limit ingress=1K:10K");
+        let socket = guest::udp(&a.net, outside, Duration::from_millis(500));
+        socket.send_to(b"here", to).unwrap();
+        let (_, from) = flooder.recv_from(&mut [0; 9]).unwrap();
+        for _ in 0..COUNT {
+            flooder.send_to(&[7; 1000], from).unwrap();
+        }
+        let mut got = 0;
+        while socket.recv_from(&mut [0; 2000]).is_ok() {
+            got += 1;
+        }
+        assert!((5..30).contains(&got), "{got} of {COUNT}");
+        // The host's socket holds some of them at least.
+        let dropped = settled(|| daemon.drops("rate-limited"));
+        assert!(dropped > 40, "{}", daemon.ok("show drops"));
+        // Without a limit all come that the sandbox's own queue holds.
+        daemon.ok("policy rm front --sandbox a");
+        for _ in 0..50 {
+            flooder.send_to(&[7; 1000], from).unwrap();
+        }
+        let more = (0..50).filter(|_| socket.recv_from(&mut [0; 2000]).is_ok());
+        assert_eq!(more.count(), 50);
+    });
+}
+
+#[test]
+fn flows_at_once_are_counted_and_limited() {
+    netns::inside(|world| {
+        let (daemon, [a, b]) = two(world);
+        let outside: IpAddr = OUTSIDE.into();
+        let (echo, _) = servers::udp_echo(&world.outside, (outside, 0));
+        let page = servers::http(&world.outside, (outside, 0));
+        let shown = |name: &str| {
+            let rows = daemon.json("show stats");
+            let mut rows = rows.as_array().unwrap().iter();
+            let row = rows.find(|r| r["sandbox_name"] == name).unwrap();
+            row["flows"].as_u64().unwrap()
+        };
+        let asks = |place: &Place, to: SocketAddr| {
+            let socket = guest::udp(&place.net, to.ip(), Duration::from_secs(1));
+            let answer = guest::try_ask(&socket, to, b"x", 1);
+            (socket, answer.is_ok())
+        };
+        daemon.ok("policy set front --limit flows=5");
+        // The standard ones are told, too.
+        let told = daemon.json("policy show front --sandbox a");
+        assert_eq!(told["policy"]["limits"]["flows"], 5);
+        assert_eq!(told["policy"]["limits"]["broadcast"]["per_second"], 1000);
+        let first: Vec<_> = (0..5).map(|_| asks(&a, echo)).collect();
+        assert!(first.iter().all(|(_, answered)| *answered));
+        assert_eq!((shown("a"), shown("b")), (5, 0));
+        assert!(!asks(&a, echo).1);
+        assert!(daemon.drops("flow-limit") > 0);
+        // Its neighbour has its own, and what is open goes on.
+        assert!(asks(&b, echo).1);
+        guest::fetch(&b.net, page);
+        let (socket, _) = &first[0];
+        guest::ask(socket, echo, b"again");
+        // A limit of its own goes before the network's; none is none.
+        daemon.ok("policy set front --sandbox a --limit flows=0");
+        assert!(asks(&a, echo).1);
+        guest::fetch(&a.net, page);
+        assert!(shown("a") >= 6);
+        assert!(
+            !daemon
+                .weft("policy set front --limit flows=x")
+                .stderr
+                .is_empty()
+        );
+    });
+}
