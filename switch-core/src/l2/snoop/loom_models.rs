@@ -91,6 +91,28 @@ fn a_report_and_a_question_at_once() {
     });
 }
 
+/// A list of members is made while somebody joins and another is asked whether it remains: it has the one and knows
+/// the other's end, or is seen to be an old one.
+#[test]
+fn a_list_that_lacks_somebody_is_an_old_one() {
+    model(|| {
+        let table = table();
+        table.enter(want(1), port(1), at(0), at(100));
+        let reader = Arc::clone(&table);
+        let reader = thread::spawn(move || {
+            let version = reader.version(group(1));
+            let until = |n| reader.wanted_until(group(1), port(n), at(1));
+            (version, [until(1), until(2)])
+        });
+        table.lower(want(1), port(1), at(1), at(20));
+        let entered = table.enter(want(1), port(2), at(1), at(200));
+        let (version, listed) = reader.join().unwrap();
+        assert_eq!(entered, Entered::New);
+        let whole = listed == [Some(at(20)), Some(at(200))];
+        assert!(whole || version != table.version(group(1)), "{listed:?}");
+    });
+}
+
 /// Several workers find the query due: one of them sends it.
 #[test]
 fn one_worker_asks() {
