@@ -229,6 +229,10 @@ fn nobody_holds_the_daemon_up() {
             }
             held.extend([mute, deaf]);
         }
+        // And a thousand who say nothing at all.
+        for _ in 0..1000 {
+            held.push(UnixStream::connect(daemon.socket()).unwrap());
+        }
         let begun = Instant::now();
         assert_eq!(daemon.state(), before);
         assert!(
@@ -236,6 +240,8 @@ fn nobody_holds_the_daemon_up() {
             "{:?}",
             begun.elapsed()
         );
+        let descriptors = daemon.descriptors();
+        assert!(descriptors < 400, "{descriptors} descriptors");
         let grown = resident().saturating_sub(memory);
         assert!(grown < 64 << 10, "{grown} KiB more than before");
         drop(held);

@@ -1,19 +1,23 @@
 //! Listening: who may connect, and how many.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use nix::sys::stat::{Mode, umask};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::AbortHandle;
 use tracing::debug;
 
 use super::timed::Timed;
@@ -65,12 +69,8 @@ pub async fn bind_metrics(port: u16) -> io::Result<Listener> {
 impl Listener {
     /// Serves everyone who comes, for ever. Other users than this one and root are refused on the Unix socket.
     pub async fn serve(self, router: Router) {
-        let slots = Arc::new(Semaphore::new(CONNECTIONS));
+        let mut seats = Seats::new();
         loop {
-            // Past the limit connections wait in the kernel's queue, and those past that are refused by it.
-            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
-                return;
-            };
             let accepted = match &self {
                 Self::Unix(listener) => listener.accept().await.map(|(stream, _)| {
                     let router = if trusted(&stream) {
@@ -78,19 +78,74 @@ impl Listener {
                     } else {
                         refusing()
                     };
-                    tokio::spawn(connection(stream, router, slot))
+                    Client::Unix(stream, router)
                 }),
-                Self::Tcp(listener) => listener
-                    .accept()
-                    .await
-                    .map(|(stream, _)| tokio::spawn(connection(stream, router.clone(), slot))),
+                Self::Tcp(listener) => {
+                    let accepted = listener.accept().await;
+                    accepted.map(|(stream, _)| Client::Tcp(stream, router.clone()))
+                }
             };
-            if let Err(e) = accepted {
-                debug!("accepting: {e}");
-                // No descriptor is free: time frees one.
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            match accepted {
+                Ok(client) => seats.take(client).await,
+                Err(e) => {
+                    debug!("accepting: {e}");
+                    // No descriptor is free: time frees one.
+                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                }
             }
         }
+    }
+}
+
+/// Who has just come, and what answers there.
+enum Client {
+    Unix(UnixStream, Router),
+    Tcp(TcpStream, Router),
+}
+
+/// The connections. With all seats taken the one that has been idle for longest makes room, so that whoever opens
+/// connections and asks nothing keeps nobody out; those that are being answered are waited for.
+struct Seats {
+    free: Arc<Semaphore>,
+    /// In the order of their coming; some have ended.
+    taken: VecDeque<Seat>,
+}
+
+struct Seat {
+    /// A request of it is being answered.
+    busy: Arc<AtomicBool>,
+    task: AbortHandle,
+}
+
+impl Seats {
+    fn new() -> Self {
+        Self {
+            free: Arc::new(Semaphore::new(CONNECTIONS)),
+            taken: VecDeque::new(),
+        }
+    }
+
+    async fn take(&mut self, client: Client) {
+        self.taken.retain(|seat| !seat.task.is_finished());
+        if self.free.available_permits() == 0 {
+            let idle = |seat: &Seat| !seat.busy.load(Ordering::Relaxed);
+            let idle = self.taken.iter().position(idle);
+            if let Some(seat) = idle.and_then(|at| self.taken.remove(at)) {
+                seat.task.abort();
+            }
+        }
+        // Never closed.
+        let Ok(free) = Arc::clone(&self.free).acquire_owned().await else {
+            return;
+        };
+        let busy = Arc::new(AtomicBool::new(false));
+        let mark = Arc::clone(&busy);
+        let task = match client {
+            Client::Unix(stream, router) => tokio::spawn(connection(stream, router, mark, free)),
+            Client::Tcp(stream, router) => tokio::spawn(connection(stream, router, mark, free)),
+        };
+        let task = task.abort_handle();
+        self.taken.push_back(Seat { busy, task });
     }
 }
 
@@ -105,20 +160,31 @@ const fn may(own: u32, peer: u32) -> bool {
     peer == own || peer == 0
 }
 
-async fn connection<S>(stream: S, router: Router, slot: tokio::sync::OwnedSemaphorePermit)
+async fn connection<S>(stream: S, router: Router, busy: Arc<AtomicBool>, seat: OwnedSemaphorePermit)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let io = TokioIo::new(Timed::new(stream, PATIENCE));
+    let answers = TowerToHyperService::new(router);
+    let service = service_fn(|request| {
+        let (answers, busy) = (answers.clone(), Arc::clone(&busy));
+        async move {
+            busy.store(true, Ordering::Relaxed);
+            let answer = answers.call(request).await;
+            // To take it is the client's affair.
+            busy.store(false, Ordering::Relaxed);
+            answer
+        }
+    });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(PATIENCE)
-        .serve_connection(io, TowerToHyperService::new(router))
+        .serve_connection(io, service)
         .await;
     if let Err(e) = served {
         debug!("a client: {e}");
     }
-    drop(slot);
+    drop(seat);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The API: HTTP and JSON on a Unix socket that only its owner may use, and metrics on a loopback port where asked for.
 //!
 //! Nobody can hold the daemon up: bodies are bounded, a request must arrive within ten seconds, an answer must be taken
-//! within as many, and connections are counted.
+//! within as many, and connections are counted: with too many the one that has been idle for longest goes.
 
 mod listen;
 mod metrics;
