@@ -72,6 +72,11 @@ def kernel_bytes():
     return sum(map(int, found)) * 1024
 
 
+def dismantling():
+    """Whether the kernel is still taking removed namespaces apart: it holds the lock of all links for long while it does."""
+    return any(b"+netns" in _read(entry / "comm") for entry in PROC.iterdir() if entry.name.isdigit())
+
+
 def pss_megabytes(pids):
     """Proportional share of the memory that the processes hold, MB of 10^6 bytes."""
     kib = 0

@@ -79,12 +79,12 @@ def round_trips(proto):
 
 
 def calm(rig):
-    """Waits until the switch is done with what it was given."""
+    """Waits until the switch is done with what it was given, and the kernel with the sandboxes of those before it."""
     deadline = time.monotonic() + CALM_PATIENCE
     while time.monotonic() < deadline:
         before = procs.run_seconds(rig.relays())
         time.sleep(CALM_WINDOW)
-        if procs.run_seconds(rig.relays()) - before < CALM * CALM_WINDOW:
+        if procs.run_seconds(rig.relays()) - before < CALM * CALM_WINDOW and not procs.dismantling():
             return
 
 
