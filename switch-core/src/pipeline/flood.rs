@@ -11,6 +11,7 @@ use crate::addr::PortId;
 use crate::flow::host::Host;
 use crate::l2::flood::{LOOKS_PER_COPY, Rest, TURN};
 use crate::l2::table::MacTable;
+use crate::policy::limit::Load;
 use crate::time::Tick;
 use crate::verdict::{DropReason, Drops, Verdict};
 use crate::wire::packet::Packet;
@@ -99,6 +100,11 @@ impl Switch {
             vnet,
             frame,
         };
+        let list = copies.reach.members().or_else(|| ports.list(from.vlan));
+        if let Some(limits) = ports.get(from.port).and_then(|p| p.limits.as_ref()) {
+            let count = list.map_or(0, |list| list.as_slice().len());
+            limits.copies(now, count, || Load::of(frame, packet, vnet))?;
+        }
         let mut rest = Some(Rest::all(from.port));
         let mut served = false;
         // One that floods at line rate has its share of a batch, and others theirs.
@@ -110,7 +116,6 @@ impl Switch {
                 looked += 1;
                 sent
             };
-            let list = reach.members().or_else(|| ports.list(from.vlan));
             rest = list.and_then(|list| list.flood(from.port, &mut each));
             served = copied > 0;
             floods.spent += copied + looked / LOOKS_PER_COPY;

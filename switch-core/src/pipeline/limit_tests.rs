@@ -6,8 +6,9 @@ use super::tests::{A, B, ENDS4, GATEWAY, World, frame, switch};
 use super::{Port, Switch};
 use crate::addr::{Mac, PortId};
 use crate::policy::limit::{Limits, Rate, Rates};
+use crate::respond::Guest;
 use crate::time::Tick;
-use crate::verdict::DropReason;
+use crate::verdict::{DropReason, Verdict};
 use crate::wire::packet::{PROTO_TCP, PROTO_UDP};
 use crate::wire::vnet_hdr::{GSO_TCPV4, VnetHdr};
 
@@ -108,6 +109,49 @@ fn what_goes_to_everybody_has_a_limit_and_the_rest_has_not() {
         let one = same(frame(B, ENDS4, PROTO_UDP, b"to one"), 5_000);
         assert_eq!(pass(&mut s, SECOND, one, DropReason::Storm), (5_000, 0));
     }
+}
+
+#[test]
+fn a_storm_on_a_large_network_is_paid_for_by_its_copies() {
+    let mut s = switch(1500);
+    limited(&mut s, (0, A), Rates::DEFAULT);
+    for n in 2..1_000_u16 {
+        let [high, low] = n.to_be_bytes();
+        let mac = Mac([2, 0, 0, 1, high, low]);
+        let guest = Guest {
+            mac,
+            name: format!("n{n}"),
+            v4: Some([10, 0, 1 + high, low].into()),
+            v6: None,
+        };
+        s.add_port(Port::new(PortId(n.into()), mac, 1500, true), guest);
+    }
+    let mut world = World::default();
+    let mut now = Tick::from_millis(1);
+    // It may look for all of them at once: the gateway answers.
+    for n in 2..1_000_u16 {
+        let [high, low] = n.to_be_bytes();
+        let mut arp = [&Mac::BROADCAST.0[..], &A.0, &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1]].concat();
+        arp.extend([&A.0[..], &[10, 0, 0, 2], &[0; 6], &[10, 0, 1 + high, low]].concat());
+        let got = s.handle_frame(&mut world, now, PortId(0), &VnetHdr::default(), &arp);
+        assert_eq!(got, Verdict::Answer, "{n}");
+    }
+    // Rested, it has 2,000 frames, of ten each.
+    now = Tick::from_millis(10_000);
+    let (vnet, bytes) = frame(Mac::BROADCAST, ENDS4, PROTO_UDP, b"to all");
+    let mut flooded = |now| {
+        let mut count = 0;
+        for _ in 0..1_000 {
+            let got = s.handle_frame(&mut world, now, PortId(0), &vnet, &bytes);
+            count += usize::from(got == Verdict::Flood);
+            while s.run_ready(&mut world, now) {}
+            world.frames.clear();
+        }
+        count
+    };
+    assert_eq!(flooded(now), 200);
+    let later = Tick::from_millis(11_000);
+    assert!((1..=100).contains(&flooded(later)));
 }
 
 #[test]

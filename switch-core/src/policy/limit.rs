@@ -18,6 +18,8 @@ use crate::wire::vnet_hdr::VnetHdr;
 const FINE: u64 = 16;
 /// Parts of a second.
 const SECOND: u64 = FINE * 1_000_000_000;
+/// Copies of a frame for everybody that count as one: what a network has on which the limit is never felt.
+const COPIES: usize = 100;
 /// A charge at most; a second of parts times this fits a word.
 const MOST: u64 = 1 << 29;
 
@@ -195,6 +197,28 @@ impl Limits {
             Some(bucket) if !bucket.take(now, load().frames) => Err(DropReason::Storm),
             _ => Ok(()),
         }
+    }
+
+    /// Charges a frame for everybody for the copies that it takes: each hundred of them count as a frame, of which one
+    /// is charged already. Errors: `Storm`.
+    #[inline]
+    pub fn copies(
+        &self,
+        now: Tick,
+        copies: usize,
+        load: impl Fn() -> Load,
+    ) -> Result<(), DropReason> {
+        let more = (copies / COPIES).saturating_sub(1) as u64;
+        if more == 0 {
+            return Ok(());
+        }
+        self.spread(now, || {
+            let load = load();
+            Load {
+                frames: load.frames.saturating_mul(more),
+                ..load
+            }
+        })
     }
 
     /// Charges a frame to the endpoint. False if it may have no more.
