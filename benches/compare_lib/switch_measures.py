@@ -114,21 +114,41 @@ def pairs(lab, rig, plan):
     return {row: sum(rates), f"{row} min/max share": min(rates) / max(*rates, 1e-9)}
 
 
+def lasting(plan):
+    """As long as the bulk and the round trips of a pair take, with what starting them takes."""
+    return 2 * plan.seconds + plan.warm + STARTING
+
+
+def beside(lab, rig, plan, where, argv):
+    """A pair's throughput and round trips while another sends; and what that tells, once it is done."""
+    with Traffic(where, *argv) as loud:
+        time.sleep(PAUSE)
+        rate, trips = gigabits(between(lab, rig, plan)), ask(lab, rig, plan, "tcp")
+        if loud.process.poll() is not None:
+            raise Failed(f"{loud.name} ended before the pair did")
+        return rate, trips, loud.result(lasting(plan))
+
+
+def held_against(row, quiet, apart, found):
+    """A pair's figures beside one that floods, as shares of its throughput alone and beside one that is as busy, and
+    whose load goes nowhere: what it takes of the processors by sending alone is no switch's doing."""
+    (rate, trips, _), (rate_apart, trips_apart, _) = found, apart
+    return {row: rate, f"{row} apart": rate_apart, f"{row} share of quiet": rate / quiet, f"{row} share of apart": rate / rate_apart,
+            **{f"{row.replace('tcp', 'tcp_rr', 1)} {p}": trips[p] for p in ("p50", "p99")},
+            f"{row.replace('tcp', 'tcp_rr', 1)} apart p99": trips_apart["p99"]}
+
+
 def beside_flood(lab, rig, plan):
-    """A pair's throughput and round trips, alone and while a third floods a fourth with small packets."""
+    """A pair's throughput and round trips, alone and while a third floods a fourth with small packets; and while the same load
+    is dropped at once, beside the switch."""
     rig.sized(PAIR * 2)
     quiet, port, tool = gigabits(between(lab, rig, plan)), next(PORTS), lab.tool("udpgen")
-    # As long as the bulk and the round trips take, with what starting them takes.
-    lasting = 2 * plan.seconds + plan.warm + STARTING
-    with serving(rig.inside(LISTENING), tool, "-s", port, lasting):
-        with Traffic(rig.inside(LOUD), tool, rig.address(LISTENING), port, BROADCAST_SIZE, lasting) as loud:
-            time.sleep(PAUSE)
-            beside, trips = gigabits(between(lab, rig, plan)), ask(lab, rig, plan, "tcp")
-            if loud.process.poll() is not None:
-                raise Failed("the flood ended before the pair did")
-    row = "tcp beside udp flood"
-    return {row: beside, f"{row} share of quiet": beside / quiet, "tcp_rr beside udp flood p50": trips["p50"],
-            "tcp_rr beside udp flood p99": trips["p99"]}
+    argv = [tool, rig.address(LISTENING), port, BROADCAST_SIZE, lasting(plan)]
+    with rig.apart(LOUD) as where:
+        apart = beside(lab, rig, plan, where, argv)
+    with serving(rig.inside(LISTENING), tool, "-s", port, lasting(plan)):
+        found = beside(lab, rig, plan, rig.inside(LOUD), argv)
+    return held_against("tcp beside udp flood", quiet, apart, found)
 
 
 def joining(rig, plan):
@@ -159,23 +179,17 @@ def crowd(lab, rig, plan):
     return values | ({"pss each endpoint": pss_each, **joining(rig, plan)} if rig.relays() else {})
 
 
-def beside_broadcast(lab, rig, plan, rate):
-    """A pair's throughput and round trips while a third broadcasts to everyone; what a fourth counts of it."""
+def beside_broadcast(lab, rig, plan, rate, quiet):
+    """A pair's throughput and round trips while a third broadcasts to everyone, and while it does so where nobody is; what a fourth
+    counts of it."""
     port, name = next(PORTS), f"broadcast {rate or 'flood'}"
-    # As long as the round trips and the bulk take, with what starting them takes.
-    lasting = 2 * plan.seconds + plan.warm + STARTING
-    argv = [lab.tool("bcast"), NETWORK.broadcast_address, port, BROADCAST_SIZE, rate, lasting]
+    argv = [lab.tool("bcast"), NETWORK.broadcast_address, port, BROADCAST_SIZE, rate, lasting(plan)]
+    with rig.apart(LOUD) as where:
+        apart = beside(lab, rig, plan, where, argv)
     with serving(rig.inside(LISTENING), lab.tool("udpgen"), "-s", port, plan.seconds) as listener:
-        with Traffic(rig.inside(LOUD), *argv) as loud:
-            time.sleep(PAUSE)
-            rate_beside, trips = gigabits(between(lab, rig, plan)), ask(lab, rig, plan, "tcp")
-            if loud.process.poll() is not None:
-                raise Failed("the broadcasts ended before the pair did")
-            heard, sent = listener.result(plan.seconds), loud.result(lasting)
-    return rate_beside, {
-        f"tcp beside {name}": rate_beside,
-        f"tcp_rr beside {name} p50": trips["p50"],
-        f"tcp_rr beside {name} p99": trips["p99"],
+        found = beside(lab, rig, plan, rig.inside(LOUD), argv)
+        heard, sent = listener.result(plan.seconds), found[2]
+    return held_against(f"tcp beside {name}", quiet, apart, found) | {
         f"{name} heard": heard["packets"] / heard["seconds"],
         f"{name} sent": sent["packets"] / sent["seconds"],
     }
@@ -191,9 +205,7 @@ def broadcast(lab, rig, plan):
     quiet = gigabits(between(lab, rig, plan))
     values = {}
     for rate in (STEADY, FLOOD):
-        beside, found = beside_broadcast(lab, rig, plan, rate)
-        row = next(iter(found))
-        values |= {row: found.pop(row), f"{row} share of quiet": beside / quiet, **found}
+        values |= beside_broadcast(lab, rig, plan, rate, quiet)
     return values
 
 

@@ -3,6 +3,7 @@
 Every rig has the same network and MTU, and namespaces of its own. Switches run as root, in the host's namespace.
 """
 
+import contextlib
 import http.client
 import ipaddress
 import json
@@ -105,14 +106,33 @@ class Switch(Rig):
     def inside(self, number=0):
         return self.lab.inside(self.spaces[number])
 
+    @contextlib.contextmanager
+    def apart(self, number):
+        """A place that is on no switch, with a sandbox's address: what is sent there is dropped at once."""
+        space, link = f"{self.lab.name}S{self.port}apart", "eth0"
+        self.lab.add_space(space)
+        try:
+            call(["ip", "-n", space, "link", "add", link, "type", "veth", "peer", "name", "drop0"])
+            call(["ip", "-n", space, "link", "set", "drop0", "up"])
+            batch(self.addressed(number, link), space)
+            # Nobody has this MAC.
+            for other in range(FULL):
+                call(["ip", "-n", space, "neigh", "add", self.address(other), "lladdr", "02:00:00:00:00:99", "dev", link])
+            yield self.lab.inside(space)
+        finally:
+            self.lab.drop_spaces([space])
+
     @staticmethod
     def address(number):
         return str(NETWORK[FIRST_ADDRESS + number])
 
     def configure(self, number, link):
         """Gives a sandbox's interface its address."""
+        batch(self.addressed(number, link), self.spaces[number])
+
+    def addressed(self, number, link):
         address = f"{self.address(number)}/{NETWORK.prefixlen} broadcast {NETWORK.broadcast_address}"
-        batch(f"addr add {address} dev {link}\nlink set {link} mtu {self.mtu} up\n", self.spaces[number])
+        return f"addr add {address} dev {link}\nlink set {link} mtu {self.mtu} up\n"
 
     def take(self, number, link):
         """Moves an interface that the switch made beside itself into a sandbox."""

@@ -2,6 +2,9 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::IpAddr;
+use std::time::Duration;
+
+use serde_json::Value;
 
 use crate::support::daemon::{Daemon, Place};
 use crate::support::netns;
@@ -34,12 +37,21 @@ def ip4(src, dst, proto, data):
     return b"\x08\0" + head[:10] + struct.pack(">H", ones(head)) + head[12:] + data
 def udp4(src, dst, sport, dport, data):
     return ip4(src, dst, 17, struct.pack(">HHHH", sport, dport, 8 + len(data), 0) + data)
-def icmp6(src, dst, kind, data, hops=255):
+def syn4(src, dst, sport, dport):
+    tcp = struct.pack(">HHIIBBHHH", sport, dport, 1, 0, 0x50, 2, 65535, 0, 0)
+    total = ones(socket.inet_aton(src) + socket.inet_aton(dst) + struct.pack(">HH", 6, len(tcp)) + tcp)
+    return ip4(src, dst, 6, tcp[:16] + struct.pack(">H", total) + tcp[18:])
+def ip6(src, dst, proto, body, at, hops=255):
     src, dst = socket.inet_pton(socket.AF_INET6, src), socket.inet_pton(socket.AF_INET6, dst)
-    body = struct.pack(">BBH", kind, 0, 0) + data
-    total = ones(src + dst + struct.pack(">II", len(body), 58) + body)
-    body = body[:2] + struct.pack(">H", total) + body[4:]
-    return b"\x86\xdd" + struct.pack(">IHBB", 6 << 28, len(body), 58, hops) + src + dst + body
+    total = ones(src + dst + struct.pack(">II", len(body), proto) + body)
+    body = body[:at] + struct.pack(">H", total) + body[at + 2:]
+    return b"\x86\xdd" + struct.pack(">IHBB", 6 << 28, len(body), proto, hops) + src + dst + body
+def icmp6(src, dst, kind, data):
+    return ip6(src, dst, 58, struct.pack(">BBH", kind, 0, 0) + data, 2)
+def udp6(src, dst, sport, dport, data):
+    return ip6(src, dst, 17, struct.pack(">HHHH", sport, dport, 8 + len(data), 0) + data, 6)
+NODES = bytes.fromhex("333300000001")
+ll = socket.inet_ntop(socket.AF_INET6, b"\xfe\x80" + b"\0" * 6 + bytes([me[0] ^ 2]) + me[1:3] + b"\xff\xfe" + me[3:])
 def arp(op, mac, ip, target):
     return b"\x08\x06" + struct.pack(">HHBBH", 1, 0x800, 6, 4, op) + mac + socket.inet_aton(ip) + b"\0" * 6 + socket.inet_aton(target)
 "#;
@@ -116,6 +128,14 @@ fn who_lies_is_not_heard() {
                 r#"send(ALL + me + udp4("192.0.2.1", "10.7.0.255", 9, 9, b"x"))"#,
             ),
             (
+                "spoofed-address",
+                r#"send(NODES + me + udp6("fd07::3", "ff02::1", 9, 9, b"x"))"#,
+            ),
+            (
+                "spoofed-address",
+                r#"send(NODES + me + udp6("2001:db8::9", "ff02::1", 9, 9, b"x"))"#,
+            ),
+            (
                 "spoofed-arp",
                 r#"send(ALL + me + arp(2, me, "10.7.0.4", "10.7.0.3")); send(ALL + me + arp(1, me, "10.7.0.1", "10.7.0.1"))"#,
             ),
@@ -132,6 +152,19 @@ fn who_lies_is_not_heard() {
                 "spoofed-nd",
                 r#"send(bytes.fromhex("333300000001") + me + icmp6("fd07::2", "ff02::1", 136, struct.pack(">I", 0x20000000) + socket.inet_pton(socket.AF_INET6, "fd07::1") + b"\x02\x01" + me))"#,
             ),
+            // A question for its neighbour, as if it came from the other one.
+            (
+                "spoofed-nd",
+                r#"send(NODES + me + icmp6("fd07::2", "ff02::1", 135, b"\0" * 4 + socket.inet_pton(socket.AF_INET6, "fd07::4") + b"\x01\x01" + other))"#,
+            ),
+            (
+                "rogue-dhcp",
+                r#"send(NODES + me + udp6(ll, "ff02::1", 547, 546, b"\x07\0\0\0"))"#,
+            ),
+            (
+                "rogue-router",
+                r#"send(NODES + me + icmp6(ll, "ff02::1", 137, b"\0" * 4 + socket.inet_pton(socket.AF_INET6, ll) + socket.inet_pton(socket.AF_INET6, "2001:db8::9")))"#,
+            ),
             (
                 "rogue-dhcp",
                 r#"send(ALL + me + udp4("10.7.0.2", "255.255.255.255", 67, 68, b"\x02\x01\x06\0" + b"\0" * 236))"#,
@@ -139,7 +172,6 @@ fn who_lies_is_not_heard() {
             (
                 "rogue-router",
                 r#"
-ll = socket.inet_ntop(socket.AF_INET6, b"\xfe\x80" + b"\0" * 6 + bytes([me[0] ^ 2]) + me[1:3] + b"\xff\xfe" + me[3:])
 send(bytes.fromhex("333300000001") + me + icmp6(ll, "ff02::1", 134, struct.pack(">BBHII", 64, 0, 1800, 0, 0) + b"\x01\x01" + me + b"\x03\x04\x40\xc0" + struct.pack(">III", 9000, 9000, 0) + socket.inet_pton(socket.AF_INET6, "fd66::")))
 "#,
             ),
@@ -206,35 +238,104 @@ fn a_flood_slows_nobody() {
         if !netns::have("python3") {
             return;
         }
-        let (_daemon, places) = three(world);
+        let (daemon, places) = three(world);
         let [bad, b, c] = &places;
+        let known = stations(&daemon);
         let echo = servers::tcp(&c.net, (IpAddr::from([10, 7, 0, 4]), 7), |stream, _| {
             std::io::copy(&mut &stream, &mut &stream).map(|_| ())
         });
         let mut stream = guest::connect(&b.net, echo).unwrap();
         stream.set_nodelay(true).unwrap();
-        std::thread::scope(|scope| {
-            let flood = scope.spawn(|| {
-                python(
-                    bad,
-                    r#"
+        let turns = beside(
+            bad,
+            r#"
 end = time.monotonic() + 3
-broadcast = ALL + me + udp4("10.7.0.2", "10.7.0.255", 9, 9, b"x" * 1000)
+rest = udp4("10.7.0.2", "10.7.0.255", 9, 9, b"x" * 1000)
+one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 while time.monotonic() < end:
-    send(broadcast)
-    send(ALL + other + broadcast[12:])
+    send(ALL + me + rest)
+    send(NODES + me + udp6("fd07::2", "ff02::1", 9, 9, b"x"))
+    send(other + me + rest)
+    send(ALL + other + rest)
+    one.sendto(b"x" * 1000, ("10.7.0.4", 9))
 "#,
-                );
-            });
-            let mut turns = 0_u32;
-            while !flood.is_finished() {
+            || {
                 stream.write_all(b"ping").unwrap();
                 stream.read_exact(&mut [0; 4]).unwrap();
-                turns += 1;
-            }
-            flood.join().unwrap();
-            assert!(turns > 20, "{turns} turns");
-        });
+            },
+        );
+        assert!(turns > 20, "{turns} turns");
+        for reason in ["storm", "spoofed"] {
+            assert!(daemon.drops(reason) > 0, "{}", daemon.ok("show drops"));
+        }
+        assert_eq!(stations(&daemon), known);
         meet(&places);
     });
+}
+
+#[test]
+fn who_opens_flows_at_line_rate_is_alone_with_it() {
+    netns::inside(|world| {
+        if !netns::have("python3") {
+            return;
+        }
+        let (daemon, places) = three(world);
+        let [bad, b, _] = &places;
+        let outside = IpAddr::from(netns::OUTSIDE);
+        let (echo, _) = servers::udp_echo(&world.outside, (outside, 0));
+        let page = servers::http(&world.outside, (outside, 0));
+        daemon.ok("policy set front --sandbox bad --limit flows=200 --limit new-flows=1K:1K");
+        let turns = beside(
+            bad,
+            r#"
+import subprocess
+subprocess.run(["ping", "-c1", "-W1", "10.7.0.1"], stdout=subprocess.DEVNULL, check=True)
+line = next(l.split() for l in open("/proc/self/net/arp") if l.startswith("10.7.0.1 "))
+gateway = bytes.fromhex(line[3].replace(":", ""))
+for n in range(15000):
+    port = 1024 + n
+    send(gateway + me + udp4("10.7.0.2", "192.0.2.1", port, 9, b"x"))
+    send(gateway + me + syn4("10.7.0.2", "192.0.2.1", port, 9))
+"#,
+            || {
+                let socket = guest::udp(&b.net, outside, Duration::from_secs(1));
+                guest::ask(&socket, echo, b"x");
+                guest::fetch(&b.net, page);
+            },
+        );
+        assert!(turns > 0);
+        for reason in ["new-flow-limit", "flow-limit"] {
+            assert!(daemon.drops(reason) > 0, "{}", daemon.ok("show drops"));
+        }
+        // It has what it may have, and so have the others.
+        let rows = daemon.json("show stats");
+        let bad = rows.as_array().unwrap().iter();
+        let bad = bad.clone().find(|r| r["sandbox_name"] == "bad").unwrap();
+        assert!(bad["flows"].as_u64().unwrap() <= 200, "{bad}");
+        guest::fetch(&b.net, page);
+        meet(&places);
+    });
+}
+
+/// Who is where, as the daemon tells it, without ages.
+fn stations(daemon: &Daemon<'_>) -> Vec<(Value, Value)> {
+    let rows = daemon.json("show macs");
+    let rows = rows.as_array().unwrap().iter();
+    rows.map(|r| (r["mac"].clone(), r["sandbox_name"].clone()))
+        .collect()
+}
+
+/// Does something again and again while a program runs inside, and tells how often.
+#[track_caller]
+fn beside(place: &Place, program: &str, mut work: impl FnMut()) -> u32 {
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| python(place, program));
+        let mut turns = 0;
+        while !running.is_finished() {
+            work();
+            turns += 1;
+        }
+        running.join().unwrap();
+        turns
+    })
 }
