@@ -37,6 +37,8 @@ pub struct SimNet {
     pub up: Vec<Link>,
     /// The link of each port towards its guest.
     pub down: Vec<Link>,
+    /// A port whose frames are taken off its link by the test itself.
+    pub by_hand: Option<PortId>,
     /// What a router in each guest lets through to it, IP header included: it says so of what is larger.
     pub narrow: Option<u16>,
     /// What has happened.
@@ -102,6 +104,7 @@ impl SimNet {
             ports: (0..setup.guests).map(|n| PortId(n.into())).collect(),
             up: (0..links).map(link).collect(),
             down: (0..links).map(|n| link(n + 500)).collect(),
+            by_hand: None,
             narrow: None,
             trace: Trace::default(),
             now: Tick::ZERO,
@@ -165,6 +168,9 @@ impl SimNet {
         let now = self.now;
         self.host.set_now(now);
         for (n, link) in self.down.iter_mut().enumerate() {
+            if self.by_hand.is_some_and(|port| port.0 as usize == n) {
+                continue;
+            }
             let arrived = link.arrived(now);
             if arrived.is_empty() {
                 continue;

@@ -15,5 +15,6 @@ mod operations;
 mod plan;
 mod raw;
 mod receive;
+mod reorder;
 mod throughput;
 mod transfer;

@@ -48,6 +48,7 @@ impl TcpFlows {
             flow.abandoned = true;
             flow.rto_at = Tick::NEVER;
             flow.ack_at = Tick::NEVER;
+            flow.control.late_at = Tick::NEVER;
         }
     }
 

@@ -1,16 +1,15 @@
 //! Stage 6: Host to sandbox: bytes are peeked from the socket straight into a super-frame, and stay there
 //! until the sandbox has acknowledged them.
 
-use super::open::our_mss;
+use super::recovery::{Told, take_sack};
 use super::segment;
-use super::seq::{self, Ranges, diff, dist, le, lt};
-use super::state::{Flow, Key, State};
+use super::seq::{self, diff, dist, le, lt};
+use super::state::{Flow, State};
 use super::{Cx, MAX_PAYLOAD, TcpFlows};
-use crate::addr::Mac;
 use crate::flow::host::{HostError, Peeked, TcpHost, Tx};
 use crate::time::Tick;
 use crate::verdict::DropReason;
-use crate::wire::tcp::{FIN, PSH, TcpHeader, TcpOptions};
+use crate::wire::tcp::{FIN, PSH, TcpHeader};
 
 /// Acknowledged bytes are taken off the socket in lots of this size: one call for many segments.
 const DISCARD: u32 = 64 * 1024;
@@ -67,17 +66,26 @@ impl TcpFlows {
                     // It was a window probe that the clock ran for.
                     flow.rto_at = Tick::NEVER;
                     flow.control.backoff = 0;
+                } else if flow.snd_wnd == 0 {
+                    // What was under way when it shut is asked for anew, and the probes in between were no losses.
+                    flow.control.backoff = 0;
+                    flow.rto_at = cx.now + flow.control.rto();
                 }
             }
             flow.snd_wnd = window;
         }
-        let news = flow.sack_ok && !options.is_empty() && take_sack(flow, options);
+        let told = if flow.sack_ok && !options.is_empty() {
+            take_sack(flow, ack, options)
+        } else {
+            Told::default()
+        };
+        let more = told.news || (bare && same && !told.twice);
         if lt(flow.snd_una, ack) {
             self.progress(cx, id, ack);
-        } else if ack == flow.snd_una && flow.snd_una != flow.snd_max && ((bare && same) || news) {
+        } else if ack == flow.snd_una && flow.snd_una != flow.snd_max && more {
             flow.control.dup_acks = flow.control.dup_acks.saturating_add(1);
         }
-        self.recover(host, cx, id, news);
+        self.recover(host, cx, id, told.news);
         if self.flows.get(id as usize).is_some_and(|f| f.todo.pump) {
             self.mark_pump(id);
         }
@@ -90,6 +98,12 @@ impl TcpFlows {
             return;
         };
         let bytes = ack.wrapping_sub(flow.snd_una);
+        let holed = flow.sacked.as_ref().is_some_and(|s| !s.is_empty());
+        if holed && flow.control.recover.is_none() && le(flow.control.resent, flow.snd_una) {
+            flow.control.reordered();
+        }
+        flow.control.late_at = Tick::NEVER;
+        flow.control.resent = seq::max(flow.control.resent, flow.snd_una);
         flow.snd_una = ack;
         flow.snd_nxt = seq::max(flow.snd_nxt, ack);
         if let Some(sacked) = flow.sacked.as_mut() {
@@ -112,6 +126,9 @@ impl TcpFlows {
             Some(_) => {}
             None => {
                 control.dup_acks = 0;
+                if flow.sacked.as_ref().is_some_and(|s| s.is_empty()) {
+                    flow.sacked = None;
+                }
                 let gain = if control.cwnd < control.ssthresh {
                     bytes
                 } else {
@@ -128,82 +145,6 @@ impl TcpFlows {
             cx.now + flow.control.rto()
         };
         flow.todo.pump = true;
-    }
-
-    /// Enters recovery when enough says that something is lost, and fills one hole for each acknowledgement.
-    /// Source: RFC 6675 section 5, RFC 5681 section 3.2.
-    fn recover<H: Tx + TcpHost>(&mut self, host: &mut H, cx: &Cx, id: u32, news: bool) {
-        let Some(flow) = self.flows.get_mut(id as usize) else {
-            return;
-        };
-        if flow.snd_una == flow.snd_max {
-            return;
-        }
-        let mss = u32::from(flow.mss);
-        match flow.control.recover {
-            None => {
-                let beyond = flow.sacked.as_ref().map_or(0, |s| s.bytes());
-                if flow.control.dup_acks < 3 && beyond <= 3 * mss {
-                    return;
-                }
-                let control = &mut flow.control;
-                control.recover = Some(flow.snd_max);
-                control.rexmit = flow.snd_una;
-                control.ssthresh = (flow.snd_max.wrapping_sub(flow.snd_una) / 2).max(4 * mss);
-                control.cwnd = control.ssthresh;
-                control.timed = None;
-            }
-            // A partial acknowledgement, or word of more that arrived: fill the next hole.
-            Some(_)
-                if news
-                    || lt(flow.control.rexmit, flow.snd_una)
-                    || flow.control.rexmit == flow.snd_una => {}
-            Some(_) => return,
-        }
-        self.fill_hole(host, cx, id);
-    }
-
-    /// Sends the next hole again.
-    fn fill_hole<H: Tx + TcpHost>(&mut self, host: &mut H, cx: &Cx, id: u32) {
-        let Some(flow) = self.flows.get_mut(id as usize) else {
-            return;
-        };
-        let Some(sock) = flow.sock else { return };
-        let from = seq::max(flow.snd_una, flow.control.rexmit);
-        let (start, end) = flow.sacked.as_ref().map_or((from, None), |s| s.hole(from));
-        // Beyond the last range nothing is known to be lost, except what the cumulative number stands at.
-        let end = match end {
-            Some(end) => end,
-            None if start == flow.snd_una => flow.snd_max,
-            None => return,
-        };
-        if le(flow.snd_max, start) {
-            return;
-        }
-        if flow.eof_at == Some(start) {
-            self.used += segment::send(host, cx, flow, FIN, start, &[]) as usize;
-            flow.control.rexmit = start.wrapping_add(1);
-            return;
-        }
-        let data_end = flow.eof_at.map_or(end, |eof| seq::min(end, eof));
-        let want = usize::try_from(diff(data_end, start))
-            .unwrap_or(0)
-            .min(frame_room(flow));
-        let offset = usize::try_from(diff(start, flow.base)).unwrap_or(0);
-        let Some(buf) = self.scratch.get_mut(..want) else {
-            return;
-        };
-        if let Ok(Peeked::Data(n)) = host.tcp_peek(sock, offset, buf) {
-            // Where the endpoint may have no more now, the clock or the next acknowledgement asks again.
-            if !self.brakes.is_empty() && !self.brakes.charge(cx.now, flow, n) {
-                return;
-            }
-            let payload = buf.get(..n).unwrap_or_default();
-            self.used += segment::send(host, cx, flow, PSH, start, payload) as usize;
-            flow.control.rexmit = start.wrapping_add(dist(n));
-            flow.rto_at = cx.now + flow.control.rto();
-            self.rearm(id);
-        }
     }
 
     /// Sends what the host has and the sandbox's window takes, `most` bytes of it and a turn's worth at most.
@@ -251,10 +192,7 @@ impl TcpFlows {
                 self.mark_pump(id);
                 return cost;
             }
-            let room = flow
-                .snd_wnd
-                .min(flow.control.cwnd)
-                .saturating_sub(flow.in_flight());
+            let room = flow.room();
             let flying = flow.in_flight() > 0;
             if room == 0 || (flying && room < worth_sending(flow)) {
                 if !flying && flow.rto_at == Tick::NEVER {
@@ -366,52 +304,10 @@ impl TcpFlows {
         }
         self.rearm(id);
     }
-
-    /// A packet of connection `key` was larger than a link behind its endpoint: smaller ones go on from where the
-    /// sandbox stands. Every connection finds out for itself. Units: `mtu` with the IP header.
-    /// Errors: `NoFlow`; `OutOfWindow` for a packet that is not under way, as RFC 5927 section 7.2 asks.
-    pub fn too_big(&mut self, guest: Mac, key: &Key, seq: u32, mtu: u16) -> Result<(), DropReason> {
-        let id = self.find(key).ok_or(DropReason::NoFlow)?;
-        let flow = self.flows.get_mut(id as usize).ok_or(DropReason::NoFlow)?;
-        if flow.mac != guest || flow.state != State::Established {
-            return Err(DropReason::NoFlow);
-        }
-        if lt(seq, flow.snd_una) || le(flow.snd_max, seq) {
-            return Err(DropReason::OutOfWindow);
-        }
-        let mss = our_mss(mtu, key);
-        if mss < flow.mss {
-            flow.mss = mss;
-            // Nothing says that the way is congested.
-            flow.control.recover = None;
-            flow.control.dup_acks = 0;
-            flow.control.timed = None;
-            flow.snd_nxt = flow.snd_una;
-            self.mark_pump(id);
-        }
-        Ok(())
-    }
-
-    /// Goes back to the first byte not acknowledged, after a time-out.
-    pub(super) fn go_back(&mut self, id: u32) {
-        let Some(flow) = self.flows.get_mut(id as usize) else {
-            return;
-        };
-        let mss = u32::from(flow.mss);
-        flow.control.ssthresh = (flow.snd_max.wrapping_sub(flow.snd_una) / 2).max(4 * mss);
-        // A frame's worth, not one segment: the way to a sandbox has no queue that this could fill.
-        flow.control.cwnd = 4 * mss;
-        flow.control.recover = None;
-        flow.control.dup_acks = 0;
-        flow.control.timed = None;
-        flow.sacked = None;
-        flow.snd_nxt = flow.snd_una;
-        self.mark_pump(id);
-    }
 }
 
 /// Payload of the next frame: whole segments, as many as a frame holds.
-fn frame_room(flow: &Flow) -> usize {
+pub(super) fn frame_room(flow: &Flow) -> usize {
     let mss = usize::from(flow.mss);
     MAX_PAYLOAD / mss * mss
 }
@@ -421,23 +317,6 @@ fn frame_room(flow: &Flow) -> usize {
 fn worth_sending(flow: &Flow) -> u32 {
     let window = flow.snd_wnd.min(flow.control.cwnd);
     dist(frame_room(flow)).min((window / 4).max(u32::from(flow.mss)))
-}
-
-/// Takes selective acknowledgements. True if they told something new.
-fn take_sack(flow: &mut Flow, options: &[u8]) -> bool {
-    let parsed = TcpOptions::parse(options);
-    let mut news = false;
-    for &(start, end) in &parsed.sack {
-        if lt(flow.snd_una, start) && lt(start, end) && le(end, flow.snd_max) {
-            let sacked = flow
-                .sacked
-                .get_or_insert_with(|| Box::new(Ranges::default()));
-            let before = sacked.bytes();
-            sacked.add(start, end);
-            news |= sacked.bytes() != before;
-        }
-    }
-    news
 }
 
 fn u64_to_u32(n: u64) -> u32 {

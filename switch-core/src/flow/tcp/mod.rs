@@ -6,13 +6,14 @@
 //! Towards the sandbox nothing is stored at all: bytes stay in the host's socket until acknowledged.
 //!
 //! Files in the order of a connection's life: `open`, `up` (sandbox to host), `down` (host to sandbox),
-//! `close`, `timer`; `segment` writes frames, `state` is the connection, `ring` and `seq` its parts, `brake` what an
-//! endpoint's limit holds back.
+//! `recovery` (of what the sandbox misses), `close`, `timer`; `segment` writes frames, `state` is the connection, `ring`
+//! and `seq` its parts, `brake` what an endpoint's limit holds back.
 
 mod brake;
 mod close;
 mod down;
 mod open;
+mod recovery;
 mod ring;
 mod segment;
 mod seq;

@@ -85,12 +85,15 @@ pub(super) fn send<H: Tx>(
     if payload.is_empty() && flow.sack_ok {
         sack_option(flow, &mut options);
     }
+    if payload.is_empty() {
+        flow.twice = None;
+    }
     flow.acked = flow.rcv_nxt;
     flow.ack_at = crate::time::Tick::NEVER;
     // What rides on data is no duplicate acknowledgement and has no room for what lies beyond a hole: the sandbox would
     // learn of a loss from its clock alone.
     let hole = flow.ahead.as_ref().is_some_and(|a| !a.is_empty());
-    flow.todo.ack &= hole && !payload.is_empty();
+    flow.todo.ack &= (hole || flow.twice.is_some()) && !payload.is_empty();
     flow.todo.ack_later = false;
     let shape = Shape {
         flags: flags | ACK,
@@ -121,12 +124,14 @@ fn next_window(flow: &mut Flow) -> (u16, u32) {
     (u16::try_from(units).unwrap_or(u16::MAX), grown)
 }
 
-/// Lists what lies beyond the first hole, the newest last known first. Source: RFC 2018 section 3.
+/// Tells what came twice, then what lies beyond the first hole, the newest first.
+/// Source: RFC 2018 section 4, RFC 2883 section 4.
 fn sack_option(flow: &Flow, options: &mut ArrayVec<u8, 40>) {
-    let Some(ahead) = flow.ahead.as_ref().filter(|a| !a.is_empty()) else {
+    let ahead = flow.ahead.as_ref().map(|a| a.blocks()).unwrap_or_default();
+    let blocks: ArrayVec<(u32, u32), 4> = flow.twice.into_iter().chain(ahead).take(4).collect();
+    if blocks.is_empty() {
         return;
-    };
-    let blocks: ArrayVec<(u32, u32), 4> = ahead.iter().take(4).collect();
+    }
     let len = u8::try_from(2 + 8 * blocks.len()).unwrap_or(2);
     let _ = options.try_extend_from_slice(&[1, 1, 5, len]);
     for (start, end) in blocks {

@@ -122,6 +122,53 @@ impl Ranges {
     }
 }
 
+/// What has arrived beyond a hole, and in which order.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Ahead {
+    ranges: Ranges,
+    /// Where the last segments began, the newest first.
+    newest: arrayvec::ArrayVec<u32, 4>,
+}
+
+impl Ahead {
+    /// Adds `[start, end)`, if there is room for it. Gives the part of it that was there before.
+    pub(super) fn add(&mut self, start: u32, end: u32) -> Option<(u32, u32)> {
+        let known = self
+            .ranges
+            .iter()
+            .find(|&(s, e)| lt(start, e) && lt(s, end));
+        if self.ranges.add(start, end) {
+            self.newest.retain(|&mut at| at != start);
+            if self.newest.is_full() {
+                self.newest.pop();
+            }
+            self.newest.insert(0, start);
+        }
+        known.map(|(s, e)| (max(s, start), min(e, end)))
+    }
+
+    /// Takes the first range if it starts at `seq` or before, and returns its end.
+    pub(super) fn join(&mut self, seq: u32) -> Option<u32> {
+        self.ranges.join(seq)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.ranges.is_empty()
+    }
+
+    /// The ranges to tell, the newest first. Source: RFC 2018 section 4.
+    pub(super) fn blocks(&self) -> arrayvec::ArrayVec<(u32, u32), 4> {
+        let mut blocks = arrayvec::ArrayVec::new();
+        let of = |&at: &u32| self.ranges.iter().find(|&(s, e)| le(s, at) && lt(at, e));
+        for range in self.newest.iter().filter_map(of).chain(self.ranges.iter()) {
+            if !blocks.contains(&range) && blocks.try_push(range).is_err() {
+                break;
+            }
+        }
+        blocks
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -132,6 +179,26 @@ mod tests {
         assert!(lt(u32::MAX, 0));
         assert!(lt(0xffff_fff0, 0x10));
         assert_eq!(max(u32::MAX, 3), 3);
+    }
+
+    #[test]
+    fn the_newest_range_is_told_first() {
+        let mut ahead = Ahead::default();
+        for at in [100, 900, 300, 700, 500] {
+            assert_eq!(ahead.add(at, at + 10), None);
+        }
+        let starts = |ahead: &Ahead| ahead.blocks().iter().map(|b| b.0).collect::<Vec<_>>();
+        assert_eq!(starts(&ahead), [500, 700, 300, 900]);
+        assert_eq!(ahead.add(910, 920), None);
+        assert_eq!(ahead.blocks()[..2], [(900, 920), (500, 510)]);
+        // What was there before, in whole or in part.
+        assert_eq!(ahead.add(305, 320), Some((305, 310)));
+        assert_eq!(ahead.add(500, 510), Some((500, 510)));
+        assert_eq!(ahead.blocks()[..2], [(500, 510), (300, 320)]);
+        // What has been joined is told no more.
+        assert_eq!(ahead.join(100), Some(110));
+        assert_eq!(ahead.blocks().len(), 4);
+        assert!(ahead.blocks().iter().all(|b| b.0 != 100));
     }
 
     proptest! {

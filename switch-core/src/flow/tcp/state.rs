@@ -4,7 +4,7 @@ use core::net::IpAddr;
 use core::time::Duration;
 
 use super::ring::Ring;
-use super::seq::{self, Ranges, dist};
+use super::seq::{self, Ahead, Ranges, dist};
 use crate::addr::{Mac, PortId, SockId};
 use crate::flow::host::{HostError, TcpHost};
 use crate::policy::quota::Held;
@@ -88,6 +88,31 @@ pub(super) struct Control {
     pub(super) rttvar: Duration,
     /// The segment being timed: what acknowledges it, and when it left.
     pub(super) timed: Option<(u32, Tick)>,
+    /// The shortest round trip yet.
+    pub(super) least_rtt: Duration,
+    /// How often the time that a hole has to fill by itself was doubled; zero while nothing was out of order.
+    pub(super) patience: u8,
+    /// Recoveries for which that is to last.
+    pub(super) trust: u8,
+    /// When the first hole has had its time.
+    pub(super) late_at: Tick,
+    /// When what is not known to be lost may be sent again.
+    pub(super) again_at: Tick,
+    /// The highest number ever sent again, or `snd_una`.
+    pub(super) resent: u32,
+    /// What was before the last recovery, until more than that recovery is known to have been needed.
+    pub(super) undo: Option<Undo>,
+}
+
+/// The state before a recovery.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Undo {
+    pub(super) cwnd: u32,
+    pub(super) ssthresh: u32,
+    /// Where it began.
+    pub(super) from: u32,
+    /// Sent again, and not known to have arrived twice.
+    pub(super) bytes: u32,
 }
 
 /// First congestion window. A TAP loses nothing unless its owner stalls.
@@ -98,7 +123,7 @@ const MIN_RTO: Duration = Duration::from_millis(200);
 const MAX_RTO: Duration = Duration::from_secs(60);
 
 impl Control {
-    fn new() -> Self {
+    fn new(iss: u32) -> Self {
         Self {
             cwnd: FIRST_CWND,
             ssthresh: u32::MAX >> 1,
@@ -109,11 +134,19 @@ impl Control {
             srtt: Duration::ZERO,
             rttvar: Duration::ZERO,
             timed: None,
+            least_rtt: Duration::MAX,
+            patience: 0,
+            trust: 0,
+            late_at: Tick::NEVER,
+            again_at: Tick::ZERO,
+            resent: iss,
+            undo: None,
         }
     }
 
     /// Takes a measured round trip in. Source: RFC 6298 section 2.
     pub(super) fn measured(&mut self, rtt: Duration) {
+        self.least_rtt = self.least_rtt.min(rtt);
         if self.srtt.is_zero() {
             self.srtt = rtt;
             self.rttvar = rtt / 2;
@@ -165,7 +198,9 @@ pub struct Flow {
     /// its sender once for half a window, and not for each frame. Over with the first one that came late.
     pub(super) fills: bool,
     pub(super) ring: Option<Box<Ring>>,
-    pub(super) ahead: Option<Box<Ranges>>,
+    pub(super) ahead: Option<Box<Ahead>>,
+    /// What came last although it was here already, until that is told.
+    pub(super) twice: Option<(u32, u32)>,
     pub(super) sack_ok: bool,
     /// The sequence number of the sandbox's FIN, once seen.
     pub(super) fin_at: Option<u32>,
@@ -235,6 +270,7 @@ impl Flow {
             fills: false,
             ring: None,
             ahead: None,
+            twice: None,
             sack_ok: false,
             fin_at: None,
             guest_closed: false,
@@ -254,7 +290,7 @@ impl Flow {
             ending: false,
             eof_at: None,
             sacked: None,
-            control: Control::new(),
+            control: Control::new(iss),
             bytes: (0, 0),
             seen: Tick::ZERO,
             rto_at: Tick::NEVER,
@@ -298,6 +334,18 @@ impl Flow {
         self.snd_nxt.wrapping_sub(self.snd_una)
     }
 
+    /// Bytes that may be sent now: the window counts from what is acknowledged, the path has room again for what is
+    /// known to have left it. Source: RFC 6675 section 5.
+    pub(super) fn room(&self) -> u32 {
+        let flying = self.in_flight();
+        let arrived = self.sacked.as_ref().map_or(0, |s| s.bytes());
+        let path = self
+            .control
+            .cwnd
+            .saturating_sub(flying.saturating_sub(arrived));
+        self.snd_wnd.saturating_sub(flying).min(path)
+    }
+
     /// Notes where the host's stream ends.
     pub(super) fn end_at(&mut self, seq: u32) {
         self.readable = false;
@@ -338,7 +386,10 @@ impl Flow {
 
     /// The next deadline of this flow.
     pub(super) fn deadline(&self) -> Tick {
-        self.rto_at.min(self.ack_at).min(self.idle_at)
+        self.rto_at
+            .min(self.ack_at)
+            .min(self.idle_at)
+            .min(self.control.late_at)
     }
 
     /// Moves the send position on.

@@ -55,6 +55,13 @@ impl TcpFlows {
         if self
             .flows
             .get(id as usize)
+            .is_some_and(|f| f.control.late_at <= cx.now)
+        {
+            self.recover(host, cx, id, false);
+        }
+        if self
+            .flows
+            .get(id as usize)
             .is_some_and(|f| f.rto_at <= cx.now)
         {
             self.retransmit(host, cx, id);

@@ -5,7 +5,7 @@ use std::io::IoSlice;
 
 use super::open::FIRST_GRANT;
 use super::segment;
-use super::seq::{self, Ranges, diff, dist, lt};
+use super::seq::{self, Ahead, diff, dist, lt};
 use super::state::State;
 use super::{Cx, TcpFlows, close};
 use crate::flow::host::{HostError, TcpHost, Tx};
@@ -53,6 +53,9 @@ impl TcpFlows {
         let old = diff(flow.rcv_nxt, seq);
         if old > 0 {
             let cut = usize::try_from(old).unwrap_or(0);
+            if !payload.is_empty() {
+                flow.twice = Some((seq, seq::min(end, flow.rcv_nxt)));
+            }
             if cut > payload.len()
                 || (cut == payload.len() && !(fin && flow.rcv_nxt == end && !flow.guest_closed))
             {
@@ -158,12 +161,10 @@ impl TcpFlows {
         if !payload.is_empty() {
             let nxt = flow.rcv_nxt;
             let ring = flow.ring.get_or_insert_with(|| self.rings.take(nxt));
-            let ranges = flow
-                .ahead
-                .get_or_insert_with(|| Box::new(Ranges::default()));
+            let ranges = flow.ahead.get_or_insert_with(|| Box::new(Ahead::default()));
             let n = ring.write(seq, payload, &mut self.pool);
             if n > 0 {
-                ranges.add(seq, seq.wrapping_add(dist(n)));
+                flow.twice = ranges.add(seq, seq.wrapping_add(dist(n)));
             }
         }
         self.mark_ack(id);
@@ -304,7 +305,11 @@ impl TcpFlows {
             return;
         }
         if flow.todo.ack {
-            let seq = flow.snd_nxt;
+            // Within its window, should that have shrunk below what is under way: else it is not even looked at.
+            // Source: Linux's tcp_acceptable_seq.
+            let seq = flow
+                .snd_una
+                .wrapping_add(flow.in_flight().min(flow.snd_wnd));
             self.used += segment::send(host, cx, flow, 0, seq, &[]) as usize;
         } else if core::mem::take(&mut flow.todo.ack_later) && flow.ack_at == Tick::NEVER {
             flow.ack_at = cx.now + ACK_DELAY;
