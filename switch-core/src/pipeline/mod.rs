@@ -6,6 +6,8 @@ mod flood;
 mod forward;
 mod gateway;
 #[cfg(test)]
+mod gateway_tests;
+#[cfg(test)]
 mod limit_tests;
 mod members;
 mod multicast;
