@@ -111,8 +111,12 @@ impl MacTable {
     fn insert(&self, wanted: u64, fresh: Value) -> Learned {
         let port = fresh.station.port;
         if !self.take(port) {
-            // Its dead stations may be what fills it.
-            self.sweep(fresh.seen, SWEEP);
+            // Its dead stations may be what fills it. All of the table is looked through once a second at most, so
+            // that one who sends from ever more stations costs others next to nothing.
+            let now = u64::from(fresh.seen) + 1;
+            let all = self.swept.swap(now, Ordering::Relaxed) != now;
+            let slots = if all { self.slots.len() } else { SWEEP };
+            self.sweep(fresh.seen, slots);
             if !self.take(port) {
                 return Learned::Limited;
             }

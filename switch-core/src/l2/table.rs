@@ -238,6 +238,8 @@ pub struct MacTable {
     pub(super) ports: Box<[PortState]>,
     /// Where the sweep for dead entries goes on.
     pub(super) hand: CachePadded<AtomicU64>,
+    /// When all of it was swept for a port at its limit. Units: seconds, plus one.
+    pub(super) swept: AtomicU64,
 }
 
 impl fmt::Debug for MacTable {
@@ -275,6 +277,7 @@ impl MacTable {
             slots: (0..n).map(|_| Slot::new()).collect(),
             ports: (0..ports.clamp(1, MAX_PORTS)).map(state).collect(),
             hand: CachePadded::new(AtomicU64::new(0)),
+            swept: AtomicU64::new(0),
         }
     }
 

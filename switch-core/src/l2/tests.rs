@@ -131,6 +131,13 @@ mod alone {
         assert_eq!(table.lookup(NET, mac(4), 2), Some(PortId(1)));
         assert_eq!(table.learn(NET, mac(5), PortId(0), AGEING), Learned::New);
         assert_eq!(table.held(PortId(0)), 1);
+        // However large the table: the first that comes is let in.
+        let table = MacTable::with_limit(1 << 14, 2, 3);
+        for n in 1..=4 {
+            table.learn(NET, mac(n), PortId(0), 0);
+        }
+        assert_eq!(table.learn(NET, mac(5), PortId(0), AGEING), Learned::New);
+        assert_eq!(table.held(PortId(0)), 1);
     }
 
     #[test]
