@@ -219,11 +219,16 @@ fn the_native_vlan_of_a_trunk() {
         let routes = |p: &Place| json(&p.net, &["-4", "route", "show", "default"]);
         assert_eq!(routes(&trunk).as_array().unwrap().len(), 1);
         assert_eq!(routes(&ten).as_array().unwrap().len(), 0);
-        let refused = daemon.weft("publish add ten 8080:80");
-        assert!(
-            refused.status == 125 && refused.stderr.contains("VLAN 10"),
-            "{refused:?}"
-        );
+        for line in [
+            "publish add ten 8080:80",
+            "service create web --network front --port 80 --backend ten",
+        ] {
+            let refused = daemon.weft(line);
+            assert!(
+                refused.status == 125 && refused.stderr.contains("VLAN 10"),
+                "{refused:?}"
+            );
+        }
         servers::http(&trunk.net, (IpAddr::from([0, 0, 0, 0]), 80));
         daemon.ok("publish add trunk 8080:80");
         guest::fetch(&world.host, (IpAddr::from([127, 0, 0, 1]), 8080).into());

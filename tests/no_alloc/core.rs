@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use switch_core::addr::{Mac, PortId};
+use switch_core::addr::{Mac, NetworkId, PortId};
 use switch_core::flow::event::HostEvent;
 use switch_core::l2::snoop::INTERVAL;
 use switch_core::l2::snoop::groups::Groups;
 use switch_core::l2::table::MacTable;
-use switch_core::pipeline::{Snooping, Switch};
+use switch_core::pipeline::{Port, Snooping, Switch, Untagged, Vlan, Vlans};
 use switch_core::testing::packets::Link;
 use switch_core::testing::quiet::{QuietHost, Talker, datagrams, switched};
 use switch_core::testing::setup::Setup;
@@ -194,5 +194,31 @@ fn multicast_and_the_report_that_keeps_it_coming() {
         }
     });
     assert!(bench.host.frames >= 2 * FRAMES, "{}", bench.host.frames);
+    assert_eq!(spent, 0);
+}
+
+#[test]
+fn frames_that_get_and_lose_a_tag() {
+    let mut bench = Bench::new();
+    let ten = Vlan {
+        id: 10,
+        segment: NetworkId(10),
+    };
+    let trunk = Vlans::trunk([ten], Untagged::Nowhere, None);
+    for (n, vlans) in [(0, Vlans::access(ten)), (1, trunk)] {
+        let port = bench.switch.port(PortId(n)).unwrap().clone();
+        let vlans = Some(Arc::new(vlans));
+        bench.switch.change_port(Port { vlans, ..port });
+    }
+    let (there, mut back) = (switched(0, 1, 64), switched(1, 0, 1_400));
+    back.splice(12..12, [0x81, 0, 0, 10]);
+    let spent = bench.measure(|b| {
+        for (from, frame) in [(0, &there), (1, &back)] {
+            let verdict =
+                b.switch
+                    .handle_frame(&mut b.host, b.now, PortId(from), &VnetHdr::default(), frame);
+            assert_eq!(verdict, Verdict::Forward(PortId(1 - from)));
+        }
+    });
     assert_eq!(spent, 0);
 }

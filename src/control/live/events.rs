@@ -20,7 +20,7 @@ impl LivePlane {
             }
         }
         while let Some((segment, mac)) = self.lost.next_flap() {
-            if let Some((network, _)) = self.segment(segment.0) {
+            if let Some(&(network, _)) = self.segments().get(&segment.0) {
                 let mac = mac.to_string();
                 self.told.push_back(PlaneEvent::LoopDamped { network, mac });
             }

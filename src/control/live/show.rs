@@ -30,13 +30,14 @@ impl LivePlane {
             held: false,
         });
         let now = switch_core::pipeline::seconds(start::now(self.start));
+        let (segments, places) = (self.segments(), self.places());
         let learned = self.macs.iter(now).filter_map(|known| {
-            let (network, vlan) = self.segment(known.net.0)?;
+            let &(network, vlan) = segments.get(&known.net.0)?;
             Some(MacRow {
                 network,
                 vlan: Some(vlan),
                 mac: known.mac,
-                endpoint: self.at_port(known.port)?,
+                endpoint: *places.get(&known.port)?,
                 fixed: false,
                 age: known.age.into(),
                 held: known.held,
@@ -73,24 +74,27 @@ impl LivePlane {
         Ok(rows)
     }
 
+    /// Which endpoint is where.
+    fn places(&self) -> BTreeMap<PortId, EndpointId> {
+        self.ends.iter().map(|(&id, e)| (e.port, id)).collect()
+    }
+
     pub(super) fn flow_rows(
         &self,
         of: Option<EndpointId>,
         limit: usize,
     ) -> Result<Vec<Row>, PlaneError> {
         let port = of.map(|id| self.end(id)).transpose()?.map(|e| e.port);
-        let ends: BTreeMap<PortId, (EndpointId, NetworkId)> = self
-            .ends
-            .iter()
-            .map(|(&id, e)| (e.port, (id, e.spec.network)))
-            .collect();
+        let places = self.places();
         let mut rows = Vec::new();
         let begun = self.start;
         let seen = self.on_all(move |board| flows(board, port, limit, start::now(begun)))?;
         for seen in seen.into_iter().flatten() {
             if rows.len() < limit
-                && let Some(&(endpoint, network)) = ends.get(&seen.port)
+                && let Some(&endpoint) = places.get(&seen.port)
+                && let Some(end) = self.ends.get(&endpoint)
             {
+                let network = end.spec.network;
                 rows.push(Row {
                     network,
                     endpoint,

@@ -1,6 +1,6 @@
 //! VLANs of networks: each has a number of its own in the tables that all networks share.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use switch_core::addr;
@@ -47,16 +47,14 @@ impl LivePlane {
         });
     }
 
-    /// The network and VLAN of a number in the workers' tables.
-    pub(super) fn segment(&self, number: u32) -> Option<(NetworkId, u16)> {
-        self.nets.iter().find_map(|(&id, net)| {
-            if net.slot == number {
-                return Some((id, OWN_VLAN));
-            }
-            let mut vlans = net.vlans.iter();
-            let vlan = vlans.find(|(_, segment)| **segment == number)?;
-            Some((id, *vlan.0))
-        })
+    /// The network and VLAN of every number in the workers' tables.
+    pub(super) fn segments(&self) -> BTreeMap<u32, (NetworkId, u16)> {
+        let each = self.nets.iter().flat_map(|(&id, net)| {
+            let vlans = net.vlans.iter().map(|(&vlan, &number)| (number, vlan));
+            let all = vlans.chain([(net.slot, OWN_VLAN)]);
+            all.map(move |(number, vlan)| (number, (id, vlan)))
+        });
+        each.collect()
     }
 
     /// The VLANs of an endpoint as the switch of its network sees them. `trust` is what it may do without tags; the

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use switch_core::addr::Mac;
 
-use super::{name, network, policy, random_mac};
+use super::{name, network, policy, random_mac, vlan};
 use crate::config::ipam;
 use crate::config::problem::coded;
 use crate::config::wish::EndpointWish;
@@ -16,7 +16,7 @@ use crate::config::{Code, Problem, names};
 use crate::control::ids::EndpointId;
 use crate::control::model::{EndpointRecord, LeavingRecord, Model, NetworkRecord, Origin};
 use crate::control::policy::PolicyScope;
-use crate::control::spec::{EndpointSpec, OWN_VLAN, Sandbox, SandboxRef, Uplink, Vlan};
+use crate::control::spec::{EndpointSpec, Sandbox, SandboxRef, Uplink};
 
 /// Aliases of an endpoint at most; its host name and its sandbox's name come on top.
 const ALIASES: usize = 32;
@@ -126,7 +126,7 @@ pub fn connect(
         let message = format!("mtu {mtu}: the network's is {}", network.spec.mtu);
         return Err(Problem::new(Code::BadOption, message).at("mtu"));
     }
-    let vlan = vlan(wish)?;
+    let vlan = vlan::parse(wish)?;
     let id = model.next_endpoint();
     let spec = EndpointSpec {
         id,
@@ -162,18 +162,6 @@ pub fn connect(
     remember(model, on, v4, v6);
     route(model, &name);
     Ok(id)
-}
-
-/// Refuses what needs the gateway for an endpoint that it cannot reach. Errors: `BadOption`.
-pub(super) fn meets_gateway(endpoint: &EndpointRecord, field: &str) -> Result<(), Problem> {
-    if endpoint.spec.vlan.meets_gateway() {
-        return Ok(());
-    }
-    let message = format!(
-        "sandbox '{}' is on VLAN {}, and the gateway, which leads there, on VLAN {OWN_VLAN} only",
-        endpoint.name, endpoint.spec.vlan
-    );
-    Err(Problem::new(Code::BadOption, message).at(field))
 }
 
 /// Takes a sandbox off a network. Errors: `UnknownNetwork`, `UnknownEndpoint`.
@@ -401,52 +389,4 @@ fn sysctls(wish: &EndpointWish) -> Result<Vec<(String, String)>, Problem> {
         Ok((key.to_owned(), value.to_owned()))
     };
     wish.sysctls.iter().map(split).collect()
-}
-
-/// Errors: `BadOption`. Source of the bounds: IEEE 802.1Q-2018 table 9-2.
-fn vlan(wish: &EndpointWish) -> Result<Vlan, Problem> {
-    let bad = |field: &str, why: String| Problem::new(Code::BadOption, why).at(field);
-    let one = |field: &str, id: u16| {
-        let message = || format!("{field} {id}: a VLAN is 1 to 4094");
-        let known = (1..=4094).contains(&id);
-        known.then_some(id).ok_or_else(|| bad(field, message()))
-    };
-    let Some(text) = &wish.trunk else {
-        if wish.native.is_some() {
-            let why = "native is the VLAN of a trunk's frames without tags: give trunk, too";
-            return Err(bad("native", why.to_owned()));
-        }
-        let id = wish.vlan.map(|id| one("vlan", id)).transpose()?;
-        let other = id.filter(|&id| id != OWN_VLAN);
-        return Ok(other.map_or(Vlan::None, Vlan::Access));
-    };
-    if wish.vlan.is_some() {
-        let why = "an endpoint is on one VLAN (vlan), or on several (trunk)";
-        return Err(bad("vlan", why.to_owned()));
-    }
-    let wrong = || {
-        bad(
-            "trunk",
-            format!("trunk '{text}': give VLAN,VLAN-VLAN, 2 to 4094"),
-        )
-    };
-    let number = |t: &str| t.parse::<u16>().map_err(|_| wrong());
-    let mut tagged = Vec::new();
-    for part in text.split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last) = (number(first)?, number(last)?);
-        if first > last || last > 4094 || first == 0 {
-            return Err(wrong());
-        }
-        if first == OWN_VLAN {
-            let why = "VLAN 1 is the network's own and has no tags: give it as native";
-            return Err(bad("trunk", why.to_owned()));
-        }
-        tagged.extend(first..=last);
-    }
-    let native = wish.native.map(|id| one("native", id)).transpose()?;
-    tagged.retain(|&id| Some(id) != native);
-    tagged.sort_unstable();
-    tagged.dedup();
-    Ok(Vlan::Trunk { tagged, native })
 }

@@ -10,6 +10,7 @@ mod publish;
 mod service;
 #[cfg(test)]
 mod tests;
+mod vlan;
 
 use std::net::IpAddr;
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Facts, endpoint};
+use super::{Facts, vlan};
 use crate::config::problem::coded;
 use crate::config::publish::{DESCRIPTOR_RESERVE, PublishRule};
 use crate::config::wish::PublishWish;
@@ -21,7 +21,7 @@ pub fn add(
     origin: Origin,
 ) -> Result<Vec<PublishId>, Problem> {
     let endpoint = model.endpoint_of(&wish.sandbox, wish.network.as_deref())?;
-    endpoint::meets_gateway(endpoint, "sandbox")?;
+    vlan::meets_gateway(endpoint, "sandbox")?;
     let endpoint = endpoint.spec.id;
     if wish.ports.is_empty() {
         return Err(Problem::new(Code::BadPorts, "no port is given").at("ports"));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{endpoint, name};
+use super::{endpoint, name, vlan};
 use crate::config::problem::coded;
 use crate::config::wish::ServiceWish;
 use crate::config::{Code, PortRange, Problem, Proto};
@@ -85,7 +85,7 @@ fn backends(model: &Model, wish: &ServiceWish) -> Result<(), Problem> {
         let found = model
             .endpoint(&wish.network, backend)
             .map_err(|p| Problem { field: None, ..p }.at(&field))?;
-        endpoint::meets_gateway(found, &field)?;
+        vlan::meets_gateway(found, &field)?;
     }
     Ok(())
 }

@@ -178,9 +178,7 @@ fn endpoints_that_are_refused() {
         (2, EndpointWish { sysctls: vec!["ipv4/x=1".into()], ..two() }, Code::BadOption),
         (2, EndpointWish { vlan: Some(4095), ..two() }, Code::BadOption),
         (2, EndpointWish { native: Some(7), ..two() }, Code::BadOption),
-        (2, EndpointWish { vlan: Some(7), trunk: some("8"), ..two() }, Code::BadOption),
         (2, EndpointWish { trunk: some("5-2"), ..two() }, Code::BadOption),
-        (2, EndpointWish { trunk: some("1-5"), ..two() }, Code::BadOption),
     ];
     for (pid, wish, code) in cases {
         let before = model.clone();

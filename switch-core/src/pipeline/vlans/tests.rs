@@ -15,6 +15,7 @@ use crate::respond::Guest;
 use crate::testing::net::{GATEWAY, Setup, SimNet};
 use crate::testing::packets::{EXPERIMENT, Link, Segment};
 use crate::verdict::{DropReason, Verdict};
+use crate::wire::checksum::check_offload;
 use crate::wire::packet::Packet;
 use crate::wire::vnet_hdr::VnetHdr;
 
@@ -211,6 +212,49 @@ proptest! {
                 expected.push((PortId(n.into()), frame));
             }
             prop_assert_eq!(reached, expected, "segment {}", segment);
+        }
+    }
+}
+
+proptest! {
+    /// Whatever a port sends, only those of the same segment get it, with their tag and offloads that are sound.
+    #[test]
+    fn whatever_comes_leaves_where_it_may(
+        port in 0..PORTS,
+        to in 0..PORTS,
+        id in prop_oneof![Just(0u16), Just(10), Just(20), Just(30), Just(40)],
+        cut in 0usize..40,
+        spoilt in vec((0usize..80, any::<u8>()), 0..4),
+        header in any::<[u8; 12]>(),
+        plain in any::<bool>(),
+    ) {
+        let mut net = network(true);
+        let link = Link { src: mac(port), dst: if to == port { Mac::BROADCAST } else { mac(to) } };
+        let [src, dst] = [port, to].map(|n| (Setup::addresses(n).v4, 7).into());
+        let (mut vnet, frame) = link.udp_run(src, dst, 100, &[9; 400]);
+        let mut frame = tagged(&frame, (id != 0).then_some(id));
+        if id != 0 {
+            vnet.csum_start += 4;
+            vnet.hdr_len += 4;
+        }
+        for (at, byte) in spoilt {
+            frame[at] = byte;
+        }
+        frame.truncate(frame.len() - cut);
+        let vnet = if plain { vnet } else { VnetHdr::parse(&header) };
+        let parsed = Packet::parse(&frame).ok();
+        net.hand_in(PortId(port.into()), &(vnet, frame));
+        for (at, vnet, sent) in net.host.frames.drain(..) {
+            let packet = Packet::parse(&sent).unwrap();
+            if packet.src == GATEWAY {
+                continue;
+            }
+            let id = parsed.and_then(|p| p.vlan).map(|tci| tci & 0xfff);
+            let segment = segment(port, id).unwrap();
+            let tag = leaves(u8::try_from(at.0).unwrap(), segment).unwrap();
+            prop_assert_eq!(packet.vlan.is_some_and(|tci| tci & 0xfff != 0), tag);
+            prop_assert!(!tag || packet.vlan.is_some_and(|tci| tci & 0xfff == segment));
+            prop_assert!(check_offload(sent.len(), &packet, &vnet).is_ok());
         }
     }
 }
