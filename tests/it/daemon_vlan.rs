@@ -172,6 +172,7 @@ fn trunk_of_kind(world: &netns::World, kind: &str) {
         all.find(|e| e["name"] == name).unwrap()["vlan"].clone()
     };
     assert_eq!(vlan("a")["access"], 10);
+    assert!(json(&trunk.net, &["-4", "addr", "show", "eth0"])[0]["addr_info"].is_null());
     assert_eq!(vlan("trunk")["trunk"]["tagged"][6], 25);
     assert!(daemon.ok("endpoint ls").contains(" 10,20-25 "));
 

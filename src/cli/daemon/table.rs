@@ -98,8 +98,9 @@ pub(super) fn endpoint(e: &Endpoint) -> Vec<String> {
 /// What a user wants to know of a sandbox that was just connected.
 pub(super) fn connected(e: &Endpoint) -> String {
     let addresses = e.v4.map(|a| a.to_string()).into_iter();
-    let addresses: Vec<_> = addresses.chain(e.v6.map(|a| a.to_string())).collect();
-    format!("{} {} {}", e.name, e.ifname, addresses.join(" "))
+    let addresses = addresses.chain(e.v6.map(|a| a.to_string()));
+    let words = [e.name.clone(), e.ifname.clone()].into_iter();
+    words.chain(addresses).collect::<Vec<_>>().join(" ")
 }
 
 pub(super) const PUBLISH: &[&str] = &["ID", "RULE", "SANDBOX", "NETWORK", "STATE"];

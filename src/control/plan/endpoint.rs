@@ -117,7 +117,12 @@ pub fn connect(
     }
     let names = all_names(model, &network, wish, &name)?;
     let mac = mac(model, &network, wish)?;
-    let (v4, v6) = addresses(model, &network, wish.ip.as_deref(), wish.ip6.as_deref())?;
+    let vlan = vlan::parse(wish)?;
+    let (v4, v6) = if vlan.native().is_some() {
+        addresses(model, &network, wish.ip.as_deref(), wish.ip6.as_deref())?
+    } else {
+        vlan::without_addresses(wish)?
+    };
     let mtu = match wish.mtu {
         None => network.spec.mtu,
         Some(_) => network::mtu(wish.mtu)?,
@@ -126,7 +131,6 @@ pub fn connect(
         let message = format!("mtu {mtu}: the network's is {}", network.spec.mtu);
         return Err(Problem::new(Code::BadOption, message).at("mtu"));
     }
-    let vlan = vlan::parse(wish)?;
     let id = model.next_endpoint();
     let spec = EndpointSpec {
         id,
@@ -138,8 +142,7 @@ pub fn connect(
         v6,
         mtu,
         kind: wish.kind.unwrap_or_default(),
-        // An address where no frame passes would lead into nothing.
-        configure: !wish.no_configure && vlan.native().is_some(),
+        configure: !wish.no_configure,
         default_route: false,
         routes: Vec::new(),
         sysctls: sysctls(wish)?,

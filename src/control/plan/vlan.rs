@@ -1,5 +1,7 @@
 //! VLANs: which an endpoint is on, and what it does without on any but the network's own.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use crate::config::wish::EndpointWish;
 use crate::config::{Code, Problem};
 use crate::control::model::EndpointRecord;
@@ -15,6 +17,20 @@ pub(super) fn meets_gateway(endpoint: &EndpointRecord, field: &str) -> Result<()
         endpoint.name, endpoint.spec.vlan
     );
     Err(Problem::new(Code::BadOption, message).at(field))
+}
+
+/// The addresses of a trunk whose frames without tags are dropped: none, for nothing could reach them.
+/// Errors: `BadOption` where one is asked for.
+pub(super) fn without_addresses(
+    wish: &EndpointWish,
+) -> Result<(Option<Ipv4Addr>, Option<Ipv6Addr>), Problem> {
+    for (field, given) in [("ip", &wish.ip), ("ip6", &wish.ip6)] {
+        if given.is_some() {
+            let why = "a trunk has an address of its own only with a native VLAN";
+            return Err(Problem::new(Code::BadOption, why).at(field));
+        }
+    }
+    Ok((None, None))
 }
 
 /// The VLANs of an endpoint. Errors: `BadOption`. Source of the bounds: IEEE 802.1Q-2018 table 9-2.
@@ -96,6 +112,18 @@ mod tests {
         }
         let all = parse(&wish(None, Some("2-4094"), None)).unwrap();
         assert_eq!(all.to_string(), "2-4094");
+    }
+
+    #[test]
+    fn a_trunk_without_a_native_vlan_has_no_address() {
+        let trunk = wish(None, Some("5"), None);
+        assert_eq!(without_addresses(&trunk), Ok((None, None)));
+        let asking = EndpointWish {
+            ip: Some("10.0.0.9".to_owned()),
+            ..trunk
+        };
+        let problem = without_addresses(&asking).unwrap_err();
+        assert_eq!(problem.field.as_deref(), Some("ip"));
     }
 
     #[test]
