@@ -179,6 +179,50 @@ fn bulk_is_whole_where_the_kernel_has_no_peek_offset() {
     });
 }
 
+/// A plain TAP: every super-frame is cut and every checksum computed by weft.
+#[test]
+fn bulk_is_whole_where_the_kernel_has_no_offload_header() {
+    netns::inside(|world| {
+        let old = [("WEFT_NO_VNET_HEADER", "1")];
+        for how in [
+            &[][..],
+            &["--impair", "loss=0.5%,reorder=3%,duplicate=1%,seed=8"],
+        ] {
+            let sandbox = world.sandbox_with(&old, how);
+            let link = sandbox.exec(&["ip", "-d", "link", "show", "eth0"]).ok();
+            assert!(link.contains("vnet_hdr off"), "{link}");
+            for ip in BOTH {
+                bulk(world, &sandbox, ip, 8 << 20);
+            }
+            sandbox.weft.stop();
+        }
+        let sandbox = world.sandbox_with(&old, &[]);
+        for ip in BOTH {
+            let echo = servers::udp_echo(&world.outside, (ip, 0)).0;
+            let socket = guest::udp(&sandbox.net, ip, Duration::from_secs(5));
+            for len in [0, 1, 1_400, 5_000, 40_000] {
+                let data = vec![7; len];
+                assert_eq!(
+                    guest::ask(&socket, echo, &data),
+                    data,
+                    "{len} bytes to {ip}"
+                );
+            }
+            let ping = [
+                "ping",
+                "-n",
+                "-c3",
+                "-i0.2",
+                "-W5",
+                "-s3000",
+                &ip.to_string(),
+            ];
+            let said = sandbox.exec(&ping).ok();
+            assert!(said.contains(" 0% packet loss"), "{said}");
+        }
+    });
+}
+
 #[test]
 fn connections_begin_and_end_on_a_bad_link() {
     netns::inside(|world| {

@@ -21,6 +21,9 @@ pub const VNET_LEN: usize = 12;
 /// The kernel's clone device.
 pub const DEVICE: &str = "/dev/net/tun";
 
+/// Set in the environment, weft makes plain TAPs, as on a kernel that refuses virtio headers.
+pub const NO_VNET_HEADER: &str = "WEFT_NO_VNET_HEADER";
+
 /// Longest interface name, without the closing zero. Source: linux/if.h, IFNAMSIZ.
 pub const NAME_MAX: usize = 15;
 
@@ -132,7 +135,7 @@ impl Tap {
     }
 
     fn open_any(name: &str, options: &TapOptions) -> io::Result<Self> {
-        if !options.vnet {
+        if !options.vnet || std::env::var_os(NO_VNET_HEADER).is_some() {
             return simple::open(name);
         }
         let file = OpenOptions::new()
