@@ -1,4 +1,5 @@
-//! `[2]` Reassembly of what a sandbox sends in pieces. Bounded in datagrams, pieces, bytes and time;
+//! `[2]` Reassembly of what a sandbox sends in pieces. Bounded in datagrams, pieces, bytes and time, where who has
+//! more than a share makes room first;
 //! pieces that overlap end their datagram (RFC 5722, and a good habit for IPv4).
 
 use core::net::IpAddr;
@@ -11,12 +12,14 @@ use crate::wire::checksum::{finish, fold, sum};
 use crate::wire::packet::{Ip, Kind, Packet};
 use crate::wire::put;
 
-/// Datagrams under way at most; the oldest goes first.
+/// Datagrams under way at most.
 const MAX_DATAGRAMS: usize = 64;
 /// Pieces of one datagram at most: 65,535 bytes in pieces of the IPv6 minimum MTU are 54.
 const MAX_PIECES: usize = 64;
-/// Bytes held at most; the oldest datagram goes first.
+/// Bytes held at most.
 const MAX_BYTES: usize = 2 << 20;
+/// The part of both that a sender has for sure, while another one has more.
+const SHARE: usize = 4;
 /// How long a datagram may take. Source: RFC 8200 section 4.5 says 60 s, RFC 4963 why less is wiser.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// A datagram, with its IP header, at most.
@@ -137,7 +140,7 @@ impl Reassembly {
             return done.whole().map(Some);
         }
         while self.bytes > MAX_BYTES && self.datagrams.len() > 1 {
-            self.forget_oldest();
+            self.make_room(packet.src, MAX_BYTES / SHARE, |d| d.bytes);
         }
         Ok(None)
     }
@@ -147,7 +150,7 @@ impl Reassembly {
     pub fn handle_timeout(&mut self, now: Tick, each: &mut impl FnMut(&[u8])) -> usize {
         let mut lost = 0;
         while self.poll_timeout().is_some_and(|t| t <= now) {
-            let Some(gone) = self.forget_oldest() else {
+            let Some(gone) = self.forget(0) else {
                 break;
             };
             lost += usize::from(!gone.dead);
@@ -200,7 +203,7 @@ impl Reassembly {
             return at;
         }
         if self.datagrams.len() >= MAX_DATAGRAMS {
-            self.forget_oldest();
+            self.make_room(key.sender.0, MAX_DATAGRAMS / SHARE, |_| 1);
         }
         self.datagrams.push(Datagram {
             key,
@@ -215,11 +218,29 @@ impl Reassembly {
         self.datagrams.len() - 1
     }
 
-    fn forget_oldest(&mut self) -> Option<Datagram> {
-        if self.datagrams.is_empty() {
+    /// Forgets the oldest datagram of the sender that wants room, if that has more than a share; else of another that
+    /// has; else of all.
+    fn make_room(&mut self, sender: Mac, share: usize, weight: fn(&Datagram) -> usize) {
+        let datagrams = &self.datagrams;
+        let greedy = |of: &Mac| {
+            let own = datagrams.iter().filter(|d| d.key.sender.0 == *of);
+            own.map(weight).sum::<usize>() >= share
+        };
+        let mut senders = datagrams.iter().map(|d| d.key.sender.0);
+        let who = if greedy(&sender) {
+            Some(sender)
+        } else {
+            senders.find(greedy)
+        };
+        let oldest = datagrams.iter().position(|d| Some(d.key.sender.0) == who);
+        self.forget(oldest.unwrap_or(0));
+    }
+
+    fn forget(&mut self, at: usize) -> Option<Datagram> {
+        if at >= self.datagrams.len() {
             return None;
         }
-        let gone = self.datagrams.remove(0);
+        let gone = self.datagrams.remove(at);
         self.bytes -= gone.bytes;
         self.lost += u64::from(!gone.dead);
         Some(gone)

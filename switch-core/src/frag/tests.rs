@@ -206,6 +206,36 @@ fn a_flood_of_first_pieces_stays_within_bounds() {
 }
 
 #[test]
+fn a_flood_of_pieces_takes_nobody_elses_room() {
+    let mut r = Reassembly::default();
+    let whole = datagram(false, &[7; 2_000]);
+    let mut others = Vec::new();
+    for n in 1..=3 {
+        let mut of = whole.clone();
+        of[6..12].copy_from_slice(&[n; 6]);
+        others.push(cut(&of, 1500, 7));
+    }
+    for pieces in &others {
+        assert_eq!(push(&mut r, &pieces[0]), Ok(None));
+    }
+    // Some of one piece, which fill the places, and some of many, which fill the room.
+    for (len, mtu, pieces) in [(9_000, 1_500, 1), (60_000, 9_000, 6)] {
+        for id in 0..200 {
+            for mut frame in cut(&datagram(true, &vec![0; len]), mtu, id).drain(..pieces) {
+                frame[6..12].copy_from_slice(&[9; 6]);
+                assert_eq!(push(&mut r, &frame), Ok(None));
+                r.held();
+            }
+        }
+    }
+    assert!(r.lost() > 100);
+    for pieces in &others {
+        let last = push(&mut r, &pieces[1]).unwrap();
+        assert!(last.is_some(), "all of it is here");
+    }
+}
+
+#[test]
 fn tags_and_senders_do_not_mix() {
     let mut r = Reassembly::default();
     let first = piece(false, 0, true, &[1; 16]);
