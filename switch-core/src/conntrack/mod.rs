@@ -2,6 +2,8 @@
 
 pub mod expiry;
 pub mod switched;
+#[cfg(all(test, shuttle, not(loom)))]
+mod switched_models;
 #[cfg(test)]
 #[cfg(not(any(loom, shuttle)))]
 mod switched_tests;
