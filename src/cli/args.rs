@@ -219,7 +219,7 @@ mod tests {
     #[test]
     fn every_option_has_its_place() {
         let args = run(
-            "run --network none --network web --name n --hostname h --alias 22 --alias 23 --socket 24 --ifname e --ip 1 --ip6 2 --subnet 3 --subnet6 4 --mac 5 --mtu 6 \
+            "run --network none --network web --name n --hostname h --alias 22 --alias 23 --socket 24 --ifname e --kind packet --ip 1 --ip6 2 --subnet 3 --subnet6 4 --mac 5 --mtu 6 \
             -p 7 --publish 8 --expose 9 -P --dns 10 --dns-search 11 --add-host 12 --host-loopback 13 --host-access --pcap 14 --impair 21 \
             --workers 15 --queues 16 --config 17 --ready-fd 18 --pid-file 19 --keep-id --user 20 --udp-filter endpoint-independent x",
         );

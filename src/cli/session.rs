@@ -28,12 +28,10 @@ use super::join::{self, Joined};
 use super::publish::{self, Bound};
 use super::{exit, sys};
 use crate::config::{NetworkMode, RunConfig, Target};
-use crate::endpoint::tap::Tap;
-use crate::endpoint::tap_io::TapEndpoint;
 use crate::endpoint::wrap::captured::Captured;
 use crate::endpoint::wrap::fault::Faulty;
 use crate::endpoint::wrap::pcap::PcapWriter;
-use crate::endpoint::{Caps, Endpoint};
+use crate::endpoint::{Caps, Opened};
 use crate::host::broker::{Arrived, Broker, Created};
 use crate::host::broker_proto::{Address, Event, Names, Network, SandboxSpec};
 use crate::host::netwatch::NetWatch;
@@ -109,6 +107,7 @@ pub fn spec(config: &RunConfig) -> SandboxSpec {
             NetworkMode::Host => Network::Host,
             NetworkMode::Joined(_) | NetworkMode::Shared(_) => Network::Joined,
         },
+        kind: config.kind.map(Into::into),
         ifname: config.ifname.clone(),
         mac: config.mac,
         mtu: config.mtu,
@@ -203,8 +202,8 @@ impl Session {
             stock: None,
         };
         session.look_at_host();
-        if let Some(tap) = created.tap {
-            session.spawn(tap, bound, capture, raw_icmp)?;
+        if let Some(opened) = created.opened {
+            session.spawn(opened, bound, capture, raw_icmp)?;
         }
         Ok(session)
     }
@@ -223,23 +222,18 @@ impl Session {
 
     fn spawn(
         &mut self,
-        tap: Tap,
+        opened: Opened,
         bound: Bound,
         capture: Option<PcapWriter>,
         raw_icmp: [Option<Socket>; 2],
     ) -> Result<()> {
         let start = Instant::now();
-        let caps = Caps {
-            csum: tap.caps.csum(),
-            tso: tap.caps.tso(),
-            uso: tap.caps.uso(),
-        };
+        let caps = opened.how.caps;
         // Spliced bytes never pass the endpoint: a capture would not show them, and no bad link meet them.
         if capture.is_none() && self.config.impair.is_none() {
             self.stock = self.open_stock(&bound);
         }
-        let mut endpoint: Box<dyn Endpoint> =
-            Box::new(TapEndpoint::new(tap.fd, tap.caps.vnet, caps));
+        let mut endpoint = opened.endpoint(true).context("the sandbox's interface")?;
         if let Some(writer) = capture {
             endpoint = Box::new(Captured::new(endpoint, writer));
         }

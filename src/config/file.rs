@@ -55,7 +55,7 @@ mod tests {
                 .map(|t| parse(t, "weft.toml").unwrap_err().to_string())
                 .join("\n"),
             @r#"
-            config weft.toml:2:1: unknown field `mtuu`, expected one of `network`, `name`, `hostname`, `alias`, `ifname`, `ip`, `ip6`, `subnet`, `subnet6`, `mac`, `mtu`, `publish`, `expose`, `publish-all`, `dns`, `dns-search`, `add-host`, `host-loopback`, `host-access`, `pcap`, `impair`, `workers`, `queues`, `ready-fd`, `pid-file`, `user`, `udp-filter`, `socket`
+            config weft.toml:2:1: unknown field `mtuu`, expected one of `network`, `name`, `hostname`, `alias`, `ifname`, `kind`, `ip`, `ip6`, `subnet`, `subnet6`, `mac`, `mtu`, `publish`, `expose`, `publish-all`, `dns`, `dns-search`, `add-host`, `host-loopback`, `host-access`, `pcap`, `impair`, `workers`, `queues`, `ready-fd`, `pid-file`, `user`, `udp-filter`, `socket`
             config weft.toml:1:1: invalid unquoted key, expected letters, numbers, `-`, `_`
             config weft.toml:1:7: invalid type: string "big", expected u32
             config weft.toml:1:7: string values must be quoted, expected literal string

@@ -92,6 +92,7 @@ fn join(raw: &NetOptions) -> Join {
         ip6: raw.ip6.clone(),
         mac: raw.mac.clone(),
         ifname: raw.ifname.clone(),
+        kind: raw.kind,
         mtu: raw.mtu,
         ..EndpointWish::default()
     };
@@ -130,6 +131,7 @@ pub(super) fn refuse_options(mode: &NetworkMode, keep_id: bool, raw: &NetOptions
     ];
     let any = [
         ("--mtu", raw.mtu.is_some()),
+        ("--kind", raw.kind.is_some()),
         ("--publish", !raw.publish.is_empty()),
         ("--publish-all", raw.publish_all),
     ];

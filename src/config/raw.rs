@@ -10,6 +10,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Deserializer, Serialize};
 use switch_core::flow::udp::Filter;
 
+use crate::control::spec::EndpointKind;
+
 /// Who may answer to a UDP mapping of the sandbox. Source: RFC 4787 section 5.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -53,6 +55,9 @@ pub struct NetOptions {
     /// The interface's name inside [default: eth0]
     #[arg(long, value_name = "NAME")]
     pub ifname: Option<String>,
+    /// What is behind the interface [default: tap, or packet where there is no /dev/net/tun]
+    #[arg(long, value_name = "KIND")]
+    pub kind: Option<EndpointKind>,
     /// The sandbox's IPv4 address [default: .2 of the subnet]
     #[arg(long, value_name = "ADDR")]
     pub ip: Option<String>,
@@ -151,6 +156,7 @@ impl NetOptions {
             hostname: self.hostname.or(below.hostname),
             alias: list(self.alias, below.alias),
             ifname: self.ifname.or(below.ifname),
+            kind: self.kind.or(below.kind),
             ip: self.ip.or(below.ip),
             ip6: self.ip6.or(below.ip6),
             subnet: self.subnet.or(below.subnet),

@@ -15,6 +15,7 @@ use super::options::{self, Loopback};
 use super::publish::{self, PublishRule};
 use super::raw::{NetOptions, UdpFilter};
 use super::subnet::{self, Subnet4, Subnet6, Wishes};
+use crate::control::spec::EndpointKind;
 use crate::endpoint::wrap::impairment::Impairment;
 
 /// The release that brings the commands that are known by name alone.
@@ -83,6 +84,8 @@ pub struct RunConfig {
     pub name: String,
     /// The host name inside.
     pub hostname: String,
+    /// What is behind the interface; what can be had where absent.
+    pub kind: Option<EndpointKind>,
     /// The interface's name inside.
     pub ifname: String,
     /// The interface's MAC.
@@ -172,6 +175,7 @@ impl RunConfig {
             user: options::user(raw.user.as_deref(), facts.uid)?,
             name,
             hostname,
+            kind: raw.kind,
             ifname: names::interface(raw.ifname.as_deref().unwrap_or("eth0"))?,
             mac,
             gateway_mac,

@@ -47,6 +47,7 @@ fn defaults() {
         user: None,
         name: "weft-010203",
         hostname: "weft-010203",
+        kind: None,
         ifname: "eth0",
         mac: 02:0c:0d:0e:0f:10,
         gateway_mac: 06:0c:0d:0e:0f:10,

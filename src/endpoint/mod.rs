@@ -4,10 +4,13 @@
 
 mod cut;
 pub mod memory;
+mod opened;
 pub mod packet;
 pub mod tap;
 pub mod tap_io;
 pub mod wrap;
+
+pub use opened::{How, Kind, Opened};
 
 use std::io::{self, IoSlice};
 use std::os::fd::RawFd;

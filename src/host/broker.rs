@@ -21,7 +21,7 @@ use super::broker_proto::{Answer, Channel, FromBroker, Request};
 use super::fleet::{self, Port, SandboxId};
 use super::resolver::Resolvers;
 use super::{serve, sys};
-use crate::endpoint::tap::Tap;
+use crate::endpoint::Opened;
 
 /// Milliseconds that the broker may take to end its sandbox before it is killed.
 const PATIENCE: u16 = 5_000;
@@ -31,8 +31,8 @@ const PATIENCE: u16 = 5_000;
 pub struct Created {
     /// A process that is in the sandbox's namespaces as long as the broker lives; it can be named to others.
     pub pid: i32,
-    /// The TAP inside, where the spec asked for a private network.
-    pub tap: Option<Tap>,
+    /// The interface inside, where the spec asked for a private network.
+    pub opened: Option<Opened>,
     /// What could not be had; each is one line for the log.
     pub warnings: Vec<String>,
 }
@@ -137,16 +137,15 @@ impl Broker {
 
     fn made(&mut self, request: &Request) -> Result<Created> {
         let (answer, mut fds) = self.ask(request)?;
-        let Answer::Created {
-            pid,
-            caps,
-            warnings,
-        } = answer
-        else {
+        let Answer::Created { pid, how, warnings } = answer else {
             bail!("the broker answered out of turn: {answer:?}");
         };
-        let tap = caps.zip(fds.pop()).map(|(caps, fd)| Tap { fd, caps });
-        Ok(Created { pid, tap, warnings })
+        let opened = how.zip(fds.pop()).map(|(how, fd)| Opened { fd, how });
+        Ok(Created {
+            pid,
+            opened,
+            warnings,
+        })
     }
 
     /// Starts the command in the sandbox.

@@ -20,7 +20,7 @@ use switch_core::addr::Mac;
 
 use super::fleet::{self, FleetError, Port, SandboxId};
 use super::resolver::Resolvers;
-use crate::endpoint::tap::TapCaps;
+use crate::endpoint::{How, Kind};
 
 /// As many descriptors as one message can carry. Source: unix(7), SCM_MAX_FD.
 pub const MAX_FDS: usize = 253;
@@ -58,6 +58,8 @@ pub struct Address<A> {
 pub struct SandboxSpec {
     /// How it is joined to the world.
     pub network: Network,
+    /// What is behind its interface; where absent a TAP, or what can be had where that cannot.
+    pub kind: Option<Kind>,
     /// Name of the interface inside, at most 15 bytes.
     pub ifname: String,
     /// Hardware address of the interface inside.
@@ -91,6 +93,7 @@ impl Default for SandboxSpec {
     fn default() -> Self {
         Self {
             network: Network::Private,
+            kind: None,
             ifname: "eth0".to_owned(),
             mac: Mac([2, 0, 0, 0, 0, 2]),
             mtu: 1500,
@@ -206,10 +209,10 @@ fn errno_of(cause: &(dyn std::error::Error + 'static)) -> Option<i32> {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Answer {
     Done,
-    /// With the TAP's descriptor where there is one.
+    /// With the interface's descriptor where there is one.
     Created {
         pid: i32,
-        caps: Option<TapCaps>,
+        how: Option<How>,
         warnings: Vec<String>,
     },
     Started {

@@ -52,11 +52,11 @@ fn a_command_finds_its_network_ready() {
 fn the_tap_comes_with_its_offloads_and_is_quiet() {
     alone(|| {
         let mut broker = Broker::spawn().unwrap();
-        let tap = broker.create(&spec()).unwrap().tap.unwrap();
+        let tap = broker.create(&spec()).unwrap().opened.unwrap();
         assert!(
-            tap.caps.vnet && tap.caps.csum() && tap.caps.tso(),
+            tap.how.vnet && tap.how.caps.csum && tap.how.caps.tso,
             "{:?}",
-            tap.caps
+            tap.how
         );
         std::thread::sleep(Duration::from_millis(300));
         let mut file = fs::File::from(tap.fd);
@@ -90,8 +90,8 @@ fn the_tap_comes_with_its_offloads_and_is_quiet() {
         };
         drop(broker);
         let mut broker = Broker::spawn().unwrap();
-        let tap = broker.create(&plain).unwrap().tap.unwrap();
-        assert!(!tap.caps.vnet && tap.caps.offload == 0);
+        let tap = broker.create(&plain).unwrap().opened.unwrap();
+        assert!(!tap.how.vnet && tap.how.caps == crate::endpoint::Caps::default());
     });
 }
 
@@ -222,9 +222,9 @@ fn a_namespace_that_exists_is_joined_and_its_end_told() {
         let tap = broker
             .attach(&Target::Pid(pid), &spec())
             .unwrap()
-            .tap
+            .opened
             .unwrap();
-        assert!(tap.caps.tso());
+        assert!(tap.how.caps.tso);
         let links = fs::read_to_string(format!("/proc/{pid}/net/dev")).unwrap();
         assert!(links.contains("eth0:"), "{links}");
 

@@ -11,6 +11,7 @@ use nix::unistd::{getegid, geteuid};
 use super::broker::{Broker, Event, SandboxSpec};
 use super::testing::{alone, event, run, sh, spec};
 use super::{etc, resolver};
+use crate::endpoint::Kind;
 
 const NONE: Option<&str> = None;
 
@@ -144,8 +145,19 @@ fn a_missing_tun_device_is_named() {
         )
         .unwrap();
         let mut broker = Broker::spawn().unwrap();
-        let error = broker.create(&spec()).unwrap_err().to_string();
+        let tap = SandboxSpec {
+            kind: Some(Kind::Tap),
+            ..spec()
+        };
+        let error = broker.create(&tap).unwrap_err().to_string();
         assert!(error.contains("modprobe tun"), "{error}");
+        let any = Broker::spawn().unwrap().create(&spec()).unwrap();
+        assert_eq!(any.opened.unwrap().how.kind, Kind::Packet);
+        assert!(
+            any.warnings[0].contains("/dev/net/tun"),
+            "{:?}",
+            any.warnings
+        );
         // Where no TAP is wanted, none is needed.
         let none = SandboxSpec {
             network: super::broker::Network::None,

@@ -1,6 +1,6 @@
 //! A helper: one small process per sandbox, which goes into its namespaces and stays there.
 //!
-//! It makes the TAP, hands out sockets opened inside, starts PID 1, and ends when its channel does.
+//! It makes the interface, hands out sockets opened inside, starts PID 1, and ends when its channel does.
 
 use std::fs;
 use std::io;
@@ -45,6 +45,8 @@ struct Helper {
     mask: SigSet,
     init: Option<Init>,
     joined: Option<EndWatch>,
+    /// Taken away with the helper.
+    pair: Option<sandbox::Pair>,
 }
 
 /// Forks a helper and gives its process and the channel to it.
@@ -81,15 +83,19 @@ fn run(job: Job, mask: SigSet, broker: Channel) -> i32 {
         mask,
         init: None,
         joined: None,
+        pair: None,
     };
     let mut fds = Vec::new();
     let answer = match helper.enter(target.as_ref()) {
-        Ok((tap, warnings)) => {
-            let caps = tap.as_ref().map(|tap| tap.caps);
-            fds.extend(tap.map(|tap| tap.fd));
+        Ok((made, warnings)) => {
+            let how = made.as_ref().map(|made| made.opened.how);
+            fds.extend(made.map(|made| {
+                helper.pair = made.pair;
+                made.opened.fd
+            }));
             Answer::Created {
                 pid: nix::unistd::getpid().as_raw(),
-                caps,
+                how,
                 warnings,
             }
         }
@@ -117,7 +123,7 @@ impl Helper {
     fn enter(
         &mut self,
         target: Option<&Target>,
-    ) -> Result<(Option<crate::endpoint::tap::Tap>, Vec<String>)> {
+    ) -> Result<(Option<sandbox::Interface>, Vec<String>)> {
         if let Some(target) = target {
             self.joined = Some(netns::join(target)?);
             prctl::set_pdeathsig(Signal::SIGKILL)?;
@@ -144,9 +150,9 @@ impl Helper {
             // the interfaces finds the namespace there.
             prctl::set_dumpable(true)?;
         }
-        let (tap, more) = sandbox::set_up(&self.spec, true)?;
+        let (made, more) = sandbox::set_up(&self.spec, true)?;
         warnings.extend(more);
-        Ok((tap, warnings))
+        Ok((made, warnings))
     }
 
     fn make_host_name(&self) -> Result<()> {

@@ -35,6 +35,7 @@ mod publish;
 mod regress;
 mod run;
 mod run_network;
+mod run_packet;
 mod source;
 mod support;
 mod tcp;

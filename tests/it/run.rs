@@ -101,7 +101,8 @@ fn without_the_tun_device_it_says_so() {
             .args(["-n", "-t", "tmpfs", "none", "/dev/net"])
             .status();
         assert!(hidden.unwrap().success());
-        world.run(&[], &["true"]).refused(&["/dev/net/tun"]);
+        let ended = world.run(&["--kind", "tap"], &["true"]);
+        ended.refused(&["/dev/net/tun"]);
         nothing_left(world);
     });
 }

@@ -14,13 +14,9 @@ use super::{End, LivePlane};
 use crate::control::ids::EndpointId;
 use crate::control::plane::PlaneError;
 use crate::control::spec::{EndpointKind, EndpointSpec, Interface, Sandbox, SandboxRef};
-use crate::endpoint::Endpoint;
-use crate::endpoint::packet::PacketEndpoint;
-use crate::endpoint::tap_io::TapEndpoint;
+use crate::endpoint::{Kind, Opened};
 use crate::host::broker_proto::Target;
-use crate::host::fleet::{
-    DefaultRoute, Identity, Link as Made, LinkKind, LinkRoute, LinkSpec, OldLink, SandboxId,
-};
+use crate::host::fleet::{DefaultRoute, Identity, LinkRoute, LinkSpec, OldLink, SandboxId};
 use crate::host::sockets::links::Link;
 
 impl LivePlane {
@@ -86,14 +82,14 @@ impl LivePlane {
             port,
             owner: self.least_busy(),
             sandbox,
-            uso: link.caps.uso,
+            uso: link.opened.how.caps.uso,
             gone: false,
             policy: None,
             limits: Arc::new(Limits::new(Rates::DEFAULT)),
             rules: None,
         };
         self.ends.insert(spec.id, end);
-        if let Err(e) = self.bring_up(spec, &link) {
+        if let Err(e) = self.bring_up(spec, &link.opened) {
             // The error that is told is the first one.
             let _ = self.bring_down(spec, port);
             let _ = self.broker.remove_link(&old(sandbox, spec));
@@ -106,7 +102,7 @@ impl LivePlane {
         })
     }
 
-    fn bring_up(&mut self, spec: &EndpointSpec, made: &Made) -> Result<(), PlaneError> {
+    fn bring_up(&mut self, spec: &EndpointSpec, made: &Opened) -> Result<(), PlaneError> {
         self.enact(spec.id)?;
         self.put_on_boards(spec.id, made)?;
         self.joins_kin(spec.id)?;
@@ -125,21 +121,12 @@ impl LivePlane {
     }
 
     /// Gives an endpoint to its owner to receive from, and to the others to send to.
-    fn put_on_boards(&mut self, id: EndpointId, made: &Made) -> Result<(), PlaneError> {
+    fn put_on_boards(&mut self, id: EndpointId, made: &Opened) -> Result<(), PlaneError> {
         let (slot, port, guest) = self.member(id)?;
-        let end = self.end(id)?;
-        let (kind, owner) = (end.spec.kind, end.owner);
+        let owner = self.end(id)?.owner;
         for worker in 0..self.hands.len() {
             let owned = worker == owner;
-            let copy = || made.fd.try_clone();
-            let endpoint: io::Result<Box<dyn Endpoint>> = match kind {
-                EndpointKind::Tap => {
-                    copy().map(|fd| Box::new(TapEndpoint::new(fd, made.vnet, made.caps)) as _)
-                }
-                EndpointKind::Packet => copy()
-                    .and_then(|fd| PacketEndpoint::new(fd, made.caps, owned))
-                    .map(|endpoint| Box::new(endpoint) as _),
-            };
+            let endpoint = made.try_clone().and_then(|copy| copy.endpoint(owned));
             let endpoint = endpoint.map_err(|e| refused("a descriptor", &e))?;
             let link = Link::new(endpoint, slot, owned);
             let (port, guest) = (port.clone(), guest.clone());
@@ -278,10 +265,7 @@ impl LivePlane {
         let gateways = both.iter().filter(|_| spec.default_route).map(|b| b.1);
         Ok(LinkSpec {
             endpoint: spec.id.0,
-            kind: match spec.kind {
-                EndpointKind::Tap => LinkKind::Tap,
-                EndpointKind::Packet => LinkKind::Packet,
-            },
+            kind: spec.kind.into(),
             ifname: spec.ifname.clone(),
             mac: spec.mac,
             mtu: spec.mtu,
@@ -323,6 +307,15 @@ impl LivePlane {
     pub(super) fn at_port(&self, port: PortId) -> Option<EndpointId> {
         let mut ends = self.ends.iter();
         ends.find(|(_, e)| e.port == port).map(|(&id, _)| id)
+    }
+}
+
+impl From<EndpointKind> for Kind {
+    fn from(kind: EndpointKind) -> Self {
+        match kind {
+            EndpointKind::Tap => Self::Tap,
+            EndpointKind::Packet => Self::Packet,
+        }
     }
 }
 

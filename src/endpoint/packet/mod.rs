@@ -24,7 +24,7 @@ use switch_core::wire::vnet_hdr::{self, VnetHdr};
 pub use self::offload::plain_offloads;
 use self::ring::{Place, Ring, Slot, VNET};
 use super::cut::{Cutter, must_cut};
-use super::{Caps, Endpoint, Received};
+use super::{Caps, Endpoint, How, Kind, Received};
 
 /// Bytes of frames that wait in the socket's queues, asked for; the kernel grants `net.core.rmem_max` and `wmem_max`.
 const QUEUE: usize = 2 << 20;
@@ -39,6 +39,16 @@ const TAG: u16 = 4;
 const FIRST_LOOK: Duration = Duration::from_millis(20);
 /// When to look at the latest.
 const LAST_LOOK: Duration = Duration::from_secs(1);
+
+/// How frames come and go by a socket of [`open`].
+#[must_use]
+pub fn how() -> How {
+    How {
+        kind: Kind::Packet,
+        vnet: true,
+        caps: caps(),
+    }
+}
 
 /// What packet sockets of this kernel take. UDP super-frames came with Linux 6.2.
 #[must_use]

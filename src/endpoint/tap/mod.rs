@@ -13,7 +13,7 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use serde::{Deserialize, Serialize};
 
-use super::Caps;
+use super::{Caps, How, Kind, Opened};
 
 /// Length of the virtio header that leads every frame when [`TapCaps::vnet`] is set. Source: linux/virtio_net.h.
 pub const VNET_LEN: usize = 12;
@@ -91,13 +91,19 @@ impl TapCaps {
     }
 }
 
-impl From<TapCaps> for Caps {
-    fn from(granted: TapCaps) -> Self {
-        Self {
-            csum: granted.csum(),
-            tso: granted.tso(),
-            uso: granted.uso(),
-        }
+impl From<Tap> for Opened {
+    fn from(tap: Tap) -> Self {
+        let granted = tap.caps;
+        let how = How {
+            kind: Kind::Tap,
+            vnet: granted.vnet,
+            caps: Caps {
+                csum: granted.csum(),
+                tso: granted.tso(),
+                uso: granted.uso(),
+            },
+        };
+        Self { fd: tap.fd, how }
     }
 }
 

@@ -6,6 +6,7 @@ use super::super::broker::{Broker, Wish};
 use super::super::broker_proto::{Answer as Told, Failure, MAX_FDS, Request as Asked, Target};
 use super::proto::{Answer, Request};
 use super::{DefaultRoute, FleetError, Identity, Link, LinkSpec, OldLink, Port, SandboxId};
+use crate::endpoint::Opened;
 
 /// Descriptors asked for at once: one less than a message can carry, as a long message takes one itself.
 const BATCH: usize = MAX_FDS - 1;
@@ -68,9 +69,7 @@ impl Broker {
         };
         let fd = fds.pop().ok_or_else(no_descriptor)?;
         Ok(Link {
-            fd,
-            vnet: made.vnet,
-            caps: made.caps,
+            opened: Opened { fd, how: made.how },
             ifindex: made.ifindex,
             mac: made.mac,
             warnings: made.warnings,

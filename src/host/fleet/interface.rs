@@ -11,9 +11,9 @@ use super::super::netlink::Netlink;
 use super::super::sandbox::{LOOPBACK, explain_tap, no_family};
 use super::enter::Inside;
 use super::proto::Made;
-use super::{FleetError, LinkKind, LinkSpec, alias, route, veth};
-use crate::endpoint::packet;
+use super::{ALIAS, FleetError, LinkSpec, alias, route, veth};
 use crate::endpoint::tap::{self, Tap, TapOptions};
+use crate::endpoint::{Kind, Opened, packet};
 
 /// A link as the kernel describes it.
 #[derive(Debug, Default)]
@@ -22,7 +22,7 @@ pub(super) struct Found {
     name: String,
     alias: String,
     mac: Option<Mac>,
-    kind: Option<LinkKind>,
+    kind: Option<Kind>,
 }
 
 impl Found {
@@ -30,9 +30,11 @@ impl Found {
         self.kind.is_some() && self.alias == alias(endpoint)
     }
 
-    /// The end of a pair that has no address.
-    pub(super) fn is_far_end_of(&self, endpoint: u32) -> bool {
-        self.kind == Some(LinkKind::Packet) && self.alias == veth::alias(endpoint)
+    /// The number of the pair of which it is the end that has no address.
+    pub(super) fn far_end(&self) -> Option<u32> {
+        let ours = (self.kind == Some(Kind::Packet)).then_some(&self.alias)?;
+        let number = ours.strip_prefix(ALIAS)?.strip_suffix(veth::FAR)?;
+        number.parse().ok()
     }
 }
 
@@ -45,8 +47,8 @@ pub(super) fn add(spec: &LinkSpec) -> Inside<Made> {
         return Err(FleetError::InterfaceExists(name.clone()));
     }
     match spec.kind {
-        LinkKind::Tap => add_tap(spec),
-        LinkKind::Packet => add_pair(spec),
+        Kind::Tap => add_tap(spec),
+        Kind::Packet => add_pair(spec),
     }
 }
 
@@ -59,9 +61,9 @@ fn add_tap(spec: &LinkSpec) -> Inside<Made> {
         let what = || format!("cannot make {name} persistent");
         tap.persist().map_err(|e| FleetError::refused(what(), &e))?;
     }
+    let tap = Opened::from(tap);
     let made = Made {
-        vnet: tap.caps.vnet,
-        caps: tap.caps.into(),
+        how: tap.how,
         ifindex,
         mac: spec.mac,
         warnings,
@@ -70,16 +72,15 @@ fn add_tap(spec: &LinkSpec) -> Inside<Made> {
 }
 
 fn add_pair(spec: &LinkSpec) -> Inside<Made> {
-    let far = veth::make(spec)?;
+    let far = veth::make(spec.endpoint, &spec.ifname, spec.mtu)?;
     let made = configure(spec).and_then(|(ifindex, warnings)| {
         let made = Made {
-            vnet: true,
-            caps: packet::caps(),
+            how: packet::how(),
             ifindex,
             mac: spec.mac,
             warnings,
         };
-        Ok((made, vec![veth::open(far)?]))
+        Ok((made, vec![veth::open(far)?.fd]))
     });
     if made.is_err() {
         // The error that is told is the first one.
@@ -97,26 +98,27 @@ pub(super) fn adopt(spec: &LinkSpec) -> Inside<Made> {
     let found = found
         .filter(|found| found.is_of(spec.endpoint) && found.kind == Some(spec.kind))
         .ok_or_else(missing)?;
-    if spec.kind == LinkKind::Packet {
-        let far = all.iter().find(|found| found.is_far_end_of(spec.endpoint));
+    if spec.kind == Kind::Packet {
+        let far = all
+            .iter()
+            .find(|found| found.far_end() == Some(spec.endpoint));
         let far = far.ok_or_else(missing)?.index;
         let made = Made {
-            vnet: true,
-            caps: packet::caps(),
+            how: packet::how(),
             ifindex: found.index,
             mac: found.mac.unwrap_or(spec.mac),
             warnings: Vec::new(),
         };
-        return Ok((made, vec![veth::open(far)?]));
+        return Ok((made, vec![veth::open(far)?.fd]));
     }
     let tap = open_tap(spec)?;
     // Had it gone meanwhile, this would be a new one, which ends with its descriptor.
     if link::index_of(&spec.ifname).ok() != Some(found.index) {
         return Err(missing());
     }
+    let tap = Opened::from(tap);
     let made = Made {
-        vnet: tap.caps.vnet,
-        caps: tap.caps.into(),
+        how: tap.how,
         ifindex: found.index,
         mac: found.mac.unwrap_or(spec.mac),
         warnings: Vec::new(),
@@ -128,7 +130,7 @@ pub(super) fn adopt(spec: &LinkSpec) -> Inside<Made> {
 /// Errors: `InterfaceMissing`, `Refused`.
 pub(super) fn remove(ifname: &str, endpoint: u32) -> Result<(), FleetError> {
     // Either end of a pair takes the other with it.
-    let ours = |found: &Found| found.is_of(endpoint) || found.is_far_end_of(endpoint);
+    let ours = |found: &Found| found.is_of(endpoint) || found.far_end() == Some(endpoint);
     let found = list()?
         .into_iter()
         .filter(ours)
@@ -258,8 +260,8 @@ fn found(message: LinkMessage) -> Found {
             found.mac = bytes.try_into().ok().map(Mac);
         } else if let LinkAttribute::LinkInfo(infos) = attribute {
             let is = |kind| infos.contains(&LinkInfo::Kind(kind));
-            let pair = is(InfoKind::Veth).then_some(LinkKind::Packet);
-            found.kind = is(InfoKind::Tun).then_some(LinkKind::Tap).or(pair);
+            let pair = is(InfoKind::Veth).then_some(Kind::Packet);
+            found.kind = is(InfoKind::Tun).then_some(Kind::Tap).or(pair);
         }
     }
     found

@@ -62,7 +62,7 @@ fn an_interface_outlives_the_broker_and_is_adopted() {
             ..link_spec(5)
         };
         let link = broker.adopt_link(id, &other).unwrap();
-        assert!(link.caps.tso);
+        assert!(link.opened.how.caps.tso);
         assert_eq!((link.ifindex, link.mac), (index, link_spec(5).mac));
         assert_eq!(carrier(holder.sh(state)), before);
         let error = broker.adopt_link(id, &link_spec(5)).unwrap_err();
@@ -76,7 +76,7 @@ fn an_interface_outlives_the_broker_and_is_adopted() {
             ),
             "{error:?}"
         );
-        let mut tap = fs::File::from(link.fd);
+        let mut tap = fs::File::from(link.opened.fd);
         let mut frame = [0; 2048];
         while tap.read(&mut frame).is_ok() {}
         holder.sh("ping -c 1 -W 1 10.87.9.1 || true");
@@ -227,7 +227,7 @@ fn a_lost_interface_tells_itself_and_a_shared_sandbox_stays() {
         };
         let first = broker.add_link(id, &link_spec(1)).unwrap();
         let _second = broker.add_link(id, &second).unwrap();
-        let mut tap = fs::File::from(first.fd);
+        let mut tap = fs::File::from(first.opened.fd);
         let mut frame = [0; 2048];
         while tap.read(&mut frame).is_ok() {}
         // As a worker waits: for a change, and then it reads.

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use switch_core::addr::Mac;
 
 use super::broker_proto::{Target, mac_bytes};
-use crate::endpoint::Caps;
+use crate::endpoint::{Kind, Opened};
 
 mod bind;
 mod client;
@@ -44,7 +44,7 @@ pub(super) mod server;
 mod testing;
 #[cfg(test)]
 mod tests;
-mod veth;
+pub(super) mod veth;
 
 pub use identify::is_another_process;
 
@@ -84,23 +84,13 @@ pub struct LinkRoute {
     pub via: Option<IpAddr>,
 }
 
-/// What is behind an interface in a sandbox.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub enum LinkKind {
-    /// A TAP.
-    #[default]
-    Tap,
-    /// The other end of a veth pair, which has no address, and a packet socket on it.
-    Packet,
-}
-
 /// What an interface in a sandbox is to be like.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinkSpec {
     /// The endpoint's number, by which the interface is known for weft's: its alias is `weft:NUMBER`.
     pub endpoint: u32,
     /// What is behind it.
-    pub kind: LinkKind,
+    pub kind: Kind,
     /// Name inside, at most 15 bytes.
     pub ifname: String,
     /// Hardware address.
@@ -131,7 +121,7 @@ impl Default for LinkSpec {
     fn default() -> Self {
         Self {
             endpoint: 0,
-            kind: LinkKind::Tap,
+            kind: Kind::Tap,
             ifname: "eth0".to_owned(),
             mac: Mac([2, 0, 0, 0, 0, 2]),
             mtu: 1500,
@@ -150,12 +140,8 @@ impl Default for LinkSpec {
 /// An interface that was made or adopted.
 #[derive(Debug)]
 pub struct Link {
-    /// Its descriptor, which does not block.
-    pub fd: OwnedFd,
-    /// A virtio header leads every frame.
-    pub vnet: bool,
-    /// What the kernel granted.
-    pub caps: Caps,
+    /// Its descriptor.
+    pub opened: Opened,
     /// Its index inside.
     pub ifindex: u32,
     /// Its hardware address now.
@@ -269,7 +255,10 @@ impl FleetError {
     }
 }
 
+/// How the alias of every interface of weft's begins.
+const ALIAS: &str = "weft:";
+
 /// The alias by which an interface is known for an endpoint's.
 fn alias(endpoint: u32) -> String {
-    format!("weft:{endpoint}")
+    format!("{ALIAS}{endpoint}")
 }

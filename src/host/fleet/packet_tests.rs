@@ -20,7 +20,7 @@ use crate::endpoint::{Endpoint, RX_BUFFER};
 
 fn packet_spec(endpoint: u32) -> LinkSpec {
     LinkSpec {
-        kind: LinkKind::Packet,
+        kind: Kind::Packet,
         ..link_spec(endpoint)
     }
 }
@@ -28,8 +28,7 @@ fn packet_spec(endpoint: u32) -> LinkSpec {
 /// Both ends of a pair in a namespace of this process's own, each with a packet socket.
 fn both_ends() -> [PacketEndpoint; 2] {
     unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET).unwrap();
-    let spec = packet_spec(1);
-    let far = veth::make(&spec).unwrap();
+    let far = veth::make(1, "eth0", 1500).unwrap();
     let near = interface::index("eth0").unwrap();
     link::sysctl("net/ipv6/conf/eth0/disable_ipv6", "1").unwrap();
     up(near);
@@ -53,7 +52,7 @@ fn send(to: &mut PacketEndpoint, vnet: &VnetHdr, frame: &[u8]) {
     to.tx(vnet, &pieces).unwrap();
 }
 
-fn next(from: &mut PacketEndpoint) -> io::Result<(VnetHdr, Vec<u8>)> {
+fn next(from: &mut dyn Endpoint) -> io::Result<(VnetHdr, Vec<u8>)> {
     let mut buf = vec![0; RX_BUFFER];
     let got = from.rx(&mut buf)?;
     Ok((got.vnet, buf[got.start..got.end].to_vec()))
@@ -236,7 +235,7 @@ fn a_pair_is_made_left_adopted_and_removed() {
         let mut broker = Broker::spawn().unwrap();
         let id = joined(&mut broker, &holder);
         let link = broker.add_link(id, &packet_spec(5)).unwrap();
-        assert!(link.vnet && link.caps.tso && link.warnings.is_empty());
+        assert!(link.opened.how.vnet && link.opened.how.caps.tso && link.warnings.is_empty());
         let before = holder.sh(state);
         let far = holder.sh("ip addr show weft-5");
         assert!(far.contains("NOARP") && !far.contains("inet"), "{far}");
@@ -256,10 +255,10 @@ fn a_pair_is_made_left_adopted_and_removed() {
         }
         let link = broker.adopt_link(id, &packet_spec(5)).unwrap();
         assert_eq!(holder.sh(state), before);
-        let mut end = PacketEndpoint::new(link.fd, link.caps, true).unwrap();
-        while next(&mut end).is_ok() {}
+        let mut end = link.opened.endpoint(true).unwrap();
+        while next(&mut *end).is_ok() {}
         holder.sh("ping -c 1 -W 1 10.87.9.1 || true");
-        assert!(next(&mut end).is_ok(), "frames come out again");
+        assert!(next(&mut *end).is_ok(), "frames come out again");
         holder.sh("ip link set eth0 down; ip link set eth0 name other");
         broker.remove_link(&old(id, "eth0", 5)).unwrap();
         assert!(!holder.has("other") && !holder.has("weft-5"));

@@ -5,7 +5,7 @@ use switch_core::addr::Mac;
 
 use super::super::broker_proto::{Failure, Target, mac_bytes};
 use super::{DefaultRoute, FleetError, Identity, LinkSpec, OldLink, Port, SandboxId};
-use crate::endpoint::Caps;
+use crate::endpoint::How;
 
 /// The closed set of what may be asked.
 #[derive(Debug, Serialize, Deserialize)]
@@ -49,8 +49,7 @@ pub(in super::super) enum Answer {
 /// A [`super::Link`] but for its descriptor.
 #[derive(Debug, Serialize, Deserialize)]
 pub(in super::super) struct Made {
-    pub(super) vnet: bool,
-    pub(super) caps: Caps,
+    pub(super) how: How,
     pub(super) ifindex: u32,
     #[serde(with = "mac_bytes")]
     pub(super) mac: Mac,

@@ -16,7 +16,7 @@ use super::enter::{Inside, Pending};
 use super::members::Sandbox;
 use super::proto::{Answer, Made, Request};
 use super::{
-    FleetError, Identity, LinkKind, LinkSpec, OldLink, SandboxId, bind, identify, interface, route,
+    FleetError, Identity, Kind, LinkSpec, OldLink, SandboxId, bind, identify, interface, route,
 };
 
 type Got = Result<(Answer, Vec<OwnedFd>), FleetError>;
@@ -174,7 +174,7 @@ impl Fleet {
     ) -> Got {
         let (live, home) = self.live(id)?;
         let (made, fds) = live.place.run(home, || make(spec))?;
-        live.pairs |= spec.kind == LinkKind::Packet;
+        live.pairs |= spec.kind == Kind::Packet;
         Ok((Answer::Link(made), fds))
     }
 

@@ -40,7 +40,10 @@ fn many_sandboxes_come_and_go() {
             let holder = Holder::new(!geteuid().is_root() || endpoint % 2 == 0);
             let id = joined(&mut broker, &holder);
             let link = broker.add_link(id, &link_spec(endpoint)).unwrap();
-            assert!(link.caps.tso && link.warnings.is_empty(), "{link:?}");
+            assert!(
+                link.opened.how.caps.tso && link.warnings.is_empty(),
+                "{link:?}"
+            );
             all.push((holder, id, link));
         }
         let each = (memory_of(broker.pid()) - before) * 1024 / u64::from(MANY);

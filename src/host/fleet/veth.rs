@@ -4,7 +4,6 @@
 //! frames to other MACs than its own, which nobody knows, are none of the stack's.
 
 use std::io;
-use std::os::fd::OwnedFd;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -12,15 +11,46 @@ use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute,
     LinkFlags, LinkInfo, LinkMessage,
 };
+use nix::unistd::{Pid, getpid};
 
 use super::super::link::{self, LinkChange};
 use super::super::netlink::Netlink;
-use super::{FleetError, LinkSpec, interface};
-use crate::endpoint::packet;
+use super::super::sys;
+use super::{FleetError, identify, interface};
+use crate::endpoint::{Opened, packet};
+
+/// Behind an alias: the end that has no address.
+pub(super) const FAR: &str = "/far";
 
 /// The alias of the end that has no address.
-pub(super) fn alias(endpoint: u32) -> String {
-    format!("{}/far", super::alias(endpoint))
+fn alias(endpoint: u32) -> String {
+    format!("{}{FAR}", super::alias(endpoint))
+}
+
+/// Marks the number of a pair that is no daemon's endpoint, but of the process with the other bits as its id.
+const OF_PROCESS: u32 = 1 << 31;
+
+/// The number for a pair of this very process, which no other has while it lives.
+pub(in super::super) fn own_number() -> u32 {
+    getpid().as_raw().cast_unsigned() | OF_PROCESS
+}
+
+/// Removes the pairs of processes that were killed before they could. Errors: `Refused`.
+pub(in super::super) fn remove_orphans() -> Result<(), FleetError> {
+    for found in interface::list()? {
+        let process = found.far_end().filter(|n| n & OF_PROCESS != 0);
+        let process = process.and_then(|n| i32::try_from(n & !OF_PROCESS).ok());
+        // One that nobody has waited for has ended all the same.
+        let ended = |pid| match sys::pidfd_open(Pid::from_raw(pid)) {
+            Ok(process) => identify::has_ended(&process),
+            Err(e) => e.raw_os_error() == Some(libc::ESRCH),
+        };
+        if process.is_some_and(ended) {
+            // Another may be doing the same.
+            let _ = delete(found.index);
+        }
+    }
+    Ok(())
 }
 
 /// The name of the end that has no address. Shape: at most 15 bytes.
@@ -30,11 +60,11 @@ fn far_name(endpoint: u32) -> String {
 
 /// Makes the pair of an endpoint, with the near end as it was made and the far one up. Gives the far one's index.
 /// Errors: `InterfaceExists` when the far one's name is taken by something that is not weft's; `Refused`. Then there is none.
-pub(super) fn make(spec: &LinkSpec) -> Result<u32, FleetError> {
-    let far = far_name(spec.endpoint);
+pub(in super::super) fn make(endpoint: u32, ifname: &str, mtu: u16) -> Result<u32, FleetError> {
+    let far = far_name(endpoint);
     if let Ok(index) = link::index_of(&far) {
         let mut all = interface::list()?.into_iter();
-        if !all.any(|found| found.index == index && found.is_far_end_of(spec.endpoint)) {
+        if !all.any(|found| found.index == index && found.far_end() == Some(endpoint)) {
             return Err(FleetError::InterfaceExists(far));
         }
         // Someone has moved its near end away, and then the daemon died.
@@ -53,13 +83,13 @@ pub(super) fn make(spec: &LinkSpec) -> Result<u32, FleetError> {
     };
     netlink
         .request(
-            RouteNetlinkMessage::NewLink(pair(spec, &far)),
+            RouteNetlinkMessage::NewLink(pair(ifname, &far, mtu)),
             NLM_F_CREATE | NLM_F_EXCL,
         )
         .map_err(refused)?;
     let index = interface::index(&far)?;
-    let prepared = packet::plain_offloads(&spec.ifname, packet::caps())
-        .and_then(|()| raise(&mut netlink, index, &far, &alias(spec.endpoint)));
+    let prepared = packet::plain_offloads(ifname, packet::caps())
+        .and_then(|()| raise(&mut netlink, index, &far, &alias(endpoint)));
     if let Err(e) = prepared {
         let _ = delete(index);
         return Err(refused(e));
@@ -68,31 +98,33 @@ pub(super) fn make(spec: &LinkSpec) -> Result<u32, FleetError> {
 }
 
 /// Opens the packet socket on the far end. Errors: `Refused`.
-pub(super) fn open(far: u32) -> Result<OwnedFd, FleetError> {
+pub(in super::super) fn open(far: u32) -> Result<Opened, FleetError> {
+    let how = packet::how();
     packet::open(far)
+        .map(|fd| Opened { fd, how })
         .map_err(|e| FleetError::refused("cannot open a packet socket in the sandbox", &e))
 }
 
 /// Deletes a link, and the other end with it. Errors: the kernel's.
-pub(super) fn delete(index: u32) -> io::Result<()> {
+pub(in super::super) fn delete(index: u32) -> io::Result<()> {
     let mut message = LinkMessage::default();
     message.header.index = index;
     Netlink::open()?.request(RouteNetlinkMessage::DelLink(message), 0)
 }
 
-fn pair(spec: &LinkSpec, far: &str) -> LinkMessage {
+fn pair(near: &str, far: &str, mtu: u16) -> LinkMessage {
     let end = |name: &str| {
         let mut message = LinkMessage::default();
         message.attributes = vec![
             LinkAttribute::IfName(name.to_owned()),
-            LinkAttribute::Mtu(spec.mtu.into()),
+            LinkAttribute::Mtu(mtu.into()),
             // One queue each way: more would only cost memory, one for each processor.
             LinkAttribute::NumTxQueues(1),
             LinkAttribute::NumRxQueues(1),
         ];
         message
     };
-    let mut message = end(&spec.ifname);
+    let mut message = end(near);
     message.attributes.push(LinkAttribute::LinkInfo(vec![
         LinkInfo::Kind(InfoKind::Veth),
         LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(end(far)))),
