@@ -292,10 +292,7 @@ impl Groups {
             let live = who != 0 && held > now.as_nanos();
             if live && [a, b, who] == key {
                 slot.exchange(UNTIL, held, until.as_nanos()).ok()?;
-                // A worker whose clock is ahead may have taken the slot over meanwhile.
-                let after = slot.look(|words| words.all())?;
-                let done = after == [a, b, who, until.as_nanos()];
-                return done.then_some((Entered::Known, until.as_nanos() < held));
+                return Some((Entered::Known, until.as_nanos() < held));
             }
             if !live && free.is_none() {
                 free = Some(slot);
@@ -312,6 +309,8 @@ impl Groups {
         if taken != 0 && held > now.as_nanos() {
             return None;
         }
+        // A worker whose clock is behind may renew it at this moment: it is first, or finds that the entry has ended.
+        slot.exchange(UNTIL, held, 0).ok()?;
         let [a, b, who] = key;
         claim.set([a, b, who, until.as_nanos()]);
         Some((Entered::New, true))

@@ -29,12 +29,34 @@ fn table() -> Arc<Groups> {
     Arc::new(Groups::new(2, [1, 2, 3, 4]))
 }
 
+/// One with a single free place, so that all who come want the same.
+fn crowded() -> Arc<Groups> {
+    let table = table();
+    assert_eq!(table.enter(want(9), port(9), at(0), at(1000)), Entered::New);
+    table
+}
+
 fn is_in(table: &Groups, group: Group, number: u32, now: u64) -> bool {
     table.wants(group, port(number), at(now))
 }
 
-/// Two workers enter members in one neighbourhood while a third looks: nobody is a member of what it has not joined,
-/// and whoever was told that it is in, is.
+/// Two workers enter members in one place: one of them is told that it is in, and is.
+#[test]
+fn two_want_the_last_place() {
+    model(|| {
+        let table = crowded();
+        let other = Arc::clone(&table);
+        let two = thread::spawn(move || other.enter(want(2), port(2), at(0), at(100)));
+        let one = table.enter(want(1), port(1), at(0), at(100));
+        let two = two.join().unwrap();
+        assert_eq!(one == Entered::New, is_in(&table, group(1), 1, 0));
+        assert_eq!(two == Entered::New, is_in(&table, group(2), 2, 0));
+        assert!(is_in(&table, group(9), 9, 0));
+    });
+}
+
+/// Two workers enter members while a third looks: nobody is a member of what it has not joined, and whoever was told
+/// that it is in, is.
 #[test]
 fn two_join_and_one_looks() {
     model(|| {
@@ -59,9 +81,8 @@ fn two_join_and_one_looks() {
 #[test]
 fn a_slot_is_taken_over_under_its_owner() {
     model(|| {
-        let table = table();
+        let table = crowded();
         table.enter(want(1), port(1), at(0), at(10));
-        table.enter(want(2), port(2), at(0), at(10));
         let other = Arc::clone(&table);
         let three = thread::spawn(move || other.enter(want(3), port(3), at(10), at(100)));
         let one = table.enter(want(1), port(1), at(9), at(100));
