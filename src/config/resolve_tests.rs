@@ -179,7 +179,7 @@ fn refusals() {
     -p 80 -p 127.0.0.1:80
         publish '127.0.0.1:80:80/tcp' overlaps '80:80/tcp': a port of the host can lead to one place only
     -p 1-65535
-        the published ports need 131326 descriptors and the hard limit is 4096: publish fewer ports or raise it (ulimit -Hn)
+        the published ports need 65791 descriptors and the hard limit is 4096: publish fewer ports or raise it (ulimit -Hn)
     -P
         --publish-all publishes what --expose names, and it names nothing
     --expose 0 -P
