@@ -1,6 +1,6 @@
 //! An ordered map of shared records whose copies are cheap: a request copies the whole model, and changes next to nothing of it.
 //!
-//! The records lie in parts of at most [`PART`]. A copy shares all parts with its original; whichever is changed first makes
+//! The records lie in parts of at most `PART`. A copy shares all parts with its original; whichever is changed first makes
 //! that one part its own. What differs between two copies is found by looking into those parts only that they do not share.
 
 use std::ops::Index;

@@ -1,7 +1,7 @@
 //! Stages 1 and 8: a packet socket on the addressless end of a veth pair, for sandboxes that may not have a TAP.
 //!
 //! Frames come and go with the virtio header that a TAP's have, so whole super-frames pass. Short ones come by a ring
-//! that is shared with the kernel, long ones by the socket's queue ([`ring`]). Frames are sent with one call each, by
+//! that is shared with the kernel, long ones by the socket's queue (`ring`). Frames are sent with one call each, by
 //! any worker: a transmit ring would cost two copies where a call costs one, as the kernel copies what it forwards to
 //! the other end of a pair out of a ring that user space can write to.
 
