@@ -138,12 +138,7 @@ impl TcpFlows {
         if mss < flow.mss {
             flow.mss = mss;
             // Nothing says that the way is congested.
-            flow.control.recover = None;
-            flow.control.undo = None;
-            flow.control.late_at = Tick::NEVER;
-            flow.control.resent = flow.snd_max;
-            flow.control.dup_acks = 0;
-            flow.control.timed = None;
+            flow.control.start_over(flow.snd_max);
             flow.snd_nxt = flow.snd_una;
             self.mark_pump(id);
         }
@@ -159,12 +154,7 @@ impl TcpFlows {
         flow.control.ssthresh = (flow.snd_max.wrapping_sub(flow.snd_una) / 2).max(4 * mss);
         // A frame's worth, not one segment: the way to a sandbox has no queue that this could fill.
         flow.control.cwnd = 4 * mss;
-        flow.control.recover = None;
-        flow.control.undo = None;
-        flow.control.late_at = Tick::NEVER;
-        flow.control.resent = flow.snd_max;
-        flow.control.dup_acks = 0;
-        flow.control.timed = None;
+        flow.control.start_over(flow.snd_max);
         flow.sacked = None;
         flow.snd_nxt = flow.snd_una;
         self.mark_pump(id);
@@ -235,6 +225,16 @@ fn twice(flow: &mut Flow, start: u32, end: u32) {
 }
 
 impl Control {
+    /// Ends a recovery, where all that is in flight is sent again from its first byte.
+    fn start_over(&mut self, snd_max: u32) {
+        self.recover = None;
+        self.undo = None;
+        self.late_at = Tick::NEVER;
+        self.resent = snd_max;
+        self.dup_acks = 0;
+        self.timed = None;
+    }
+
     /// Reordering is possible on this path: a hole has filled by itself.
     pub(super) fn reordered(&mut self) {
         self.patience = self.patience.max(1);

@@ -42,6 +42,30 @@ pub fn half((first, last): (u16, u16)) -> u64 {
 }
 
 impl Mapping {
+    /// One that nothing has passed yet.
+    fn new(
+        now: Tick,
+        sock: SockId,
+        (port, mac): (PortId, Mac),
+        guest: SocketAddr,
+        published: bool,
+    ) -> Self {
+        Self {
+            guest,
+            port,
+            mac,
+            sock,
+            remotes: Vec::new(),
+            last: 0,
+            published,
+            only_dns: !published,
+            used: now,
+            bytes: (0, 0),
+            narrow: None,
+            _parts: (None, None),
+        }
+    }
+
     fn idle(&self) -> Duration {
         if self.only_dns { IDLE_DNS } else { IDLE }
     }
@@ -93,23 +117,9 @@ impl UdpFlows {
                 .udp_open(id, SocketAddr::new(any, 0))
                 .map_err(|_| DropReason::HostExhausted)?,
         };
-        self.insert(
-            now,
-            Mapping {
-                guest,
-                port,
-                mac,
-                sock,
-                remotes: Vec::new(),
-                last: 0,
-                published: false,
-                only_dns: true,
-                used: now,
-                bytes: (0, 0),
-                narrow: None,
-                _parts: parts,
-            },
-        );
+        let mut mapping = Mapping::new(now, sock, (port, mac), guest, false);
+        mapping._parts = parts;
+        self.insert(now, mapping);
         self.shares.entry(port).or_default().mappings += 1;
         Ok(id)
     }
@@ -152,30 +162,8 @@ impl UdpFlows {
     }
 
     /// Makes a published port the mapping of its inner port.
-    pub fn publish(
-        &mut self,
-        now: Tick,
-        sock: SockId,
-        (port, mac): (PortId, Mac),
-        guest: SocketAddr,
-    ) {
-        self.insert(
-            now,
-            Mapping {
-                guest,
-                port,
-                mac,
-                sock,
-                remotes: Vec::new(),
-                last: 0,
-                published: true,
-                only_dns: false,
-                used: now,
-                bytes: (0, 0),
-                narrow: None,
-                _parts: (None, None),
-            },
-        );
+    pub fn publish(&mut self, now: Tick, sock: SockId, owner: (PortId, Mac), guest: SocketAddr) {
+        self.insert(now, Mapping::new(now, sock, owner, guest, true));
     }
 
     /// Makes room: the endpoint's mapping idle longest goes, if it has been idle for the RFC's minimum.
