@@ -106,6 +106,23 @@ impl FromStr for Mac {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortId(pub u32);
 
+impl PortId {
+    /// Ports from this number on lead to other hosts.
+    pub const REMOTE_BASE: u32 = 1 << 16;
+
+    /// The port to another host in this place.
+    #[must_use]
+    pub const fn remote(place: u32) -> Self {
+        Self(Self::REMOTE_BASE + place)
+    }
+
+    /// The place of a port that leads to another host; none for an endpoint of this one.
+    #[must_use]
+    pub const fn remote_index(self) -> Option<u32> {
+        self.0.checked_sub(Self::REMOTE_BASE)
+    }
+}
+
 /// An isolated layer 2 segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NetworkId(pub u32);

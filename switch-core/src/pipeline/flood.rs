@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::multicast::{GATEWAY, Known, Reach};
-use super::ports::Ports;
+use super::ports::{Port, Ports};
 use super::rules::Rulebook;
 use super::vlans::{Exit, Source};
 use super::{Switch, egress};
@@ -216,6 +216,12 @@ impl Copies<'_> {
             return false;
         };
         if !self.reach.has(self.macs, to, self.now) {
+            return false;
+        }
+        // From one host to another and no further; and each host's gateway speaks to its own.
+        let is_remote = |p: &Port| p.remote.is_some();
+        let beyond = || self.ports.get(self.from.port).is_none_or(is_remote);
+        if port.remote.is_some() && beyond() {
             return false;
         }
         let (now, packet, vnet, frame) = (self.now, self.packet, self.vnet, self.frame);

@@ -46,6 +46,10 @@ impl Switch {
         match to.and_then(|to| self.ports.get(to)) {
             Some(to) if to.id == from => Err(DropReason::Hairpin),
             Some(to) if to.isolated && port.isolated => Err(DropReason::Isolated),
+            Some(to) if to.remote.is_some() => {
+                let to = to.id;
+                self.depart(host, cx, (from, to), packet, vnet, frame)
+            }
             Some(to) if !egress::fits(frame, packet, vnet, to.mtu) => Err(DropReason::TooBig),
             Some(to) if port.policy.is_some() || to.policy.is_some() => {
                 let to = to.id;

@@ -14,6 +14,7 @@ mod multicast;
 mod names;
 mod pieces;
 mod ports;
+mod remote;
 #[cfg(test)]
 mod rule_tests;
 mod rules;
@@ -61,6 +62,7 @@ use crate::wire::vnet_hdr::VnetHdr;
 pub use self::members::Settings;
 pub use self::multicast::Snooping;
 pub use self::ports::Port;
+pub use self::remote::Remote;
 pub use self::stations::Flap;
 pub use self::vlans::{Untagged, Vlan, Vlans};
 
@@ -196,6 +198,15 @@ impl Switch {
         let Some(port) = self.ports.get(from) else {
             return Err(DropReason::NoFlow);
         };
+        let cx = Cx {
+            now,
+            mac: self.config.gateway.mac,
+            mtu: port.mtu,
+            uso: port.uso,
+        };
+        if port.remote.is_some() {
+            return self.arrived(host, &cx, from, &packet, vnet, frame);
+        }
         let vlan = port.vlan_of(&packet)?;
         match port.guard_of(&packet) {
             Some(guard) => {
@@ -210,12 +221,6 @@ impl Switch {
             None if packet.src != port.mac => return Err(DropReason::Spoofed),
             None => {}
         }
-        let cx = Cx {
-            now,
-            mac: self.config.gateway.mac,
-            mtu: port.mtu,
-            uso: port.uso,
-        };
         if packet.dst.is_bridge_reserved() {
             return Err(DropReason::Reserved);
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 
+use super::remote::Remote;
 use super::vlans::{Vlan, Vlans};
 use crate::addr::{Mac, PortId};
 use crate::l2::flood::PortList;
@@ -36,6 +37,8 @@ pub struct Port {
     pub limits: Option<Arc<Limits>>,
     /// Its VLANs. `None` is the network's own segment, and no tags.
     pub vlans: Option<Arc<Vlans>>,
+    /// Set for one that leads to another host.
+    pub remote: Option<Remote>,
 }
 
 impl Port {
@@ -52,6 +55,7 @@ impl Port {
             policy: None,
             limits: None,
             vlans: None,
+            remote: None,
         }
     }
 
@@ -79,6 +83,8 @@ impl Port {
 #[derive(Debug, Clone)]
 pub(super) struct Ports {
     slots: Vec<Option<Port>>,
+    /// Those that lead to other hosts, by their place among them.
+    remotes: Vec<Option<Port>>,
     /// Of the network's own segment.
     own: Segment,
     /// Of its VLANs; who is on several is in each.
@@ -102,7 +108,9 @@ impl Segment {
     }
 
     fn insert(&mut self, port: &Port) {
-        self.by_mac.insert(port.mac, port.id);
+        if port.remote.is_none() {
+            self.by_mac.insert(port.mac, port.id);
+        }
         self.list.insert(port.id);
     }
 
@@ -121,6 +129,7 @@ impl Ports {
         let state = RandomState::with_seeds(a, b, c, d);
         Self {
             slots: Vec::new(),
+            remotes: Vec::new(),
             own: Segment::new(&state),
             vlans: HashMap::with_hasher(state.clone()),
             state,
@@ -129,7 +138,42 @@ impl Ports {
 
     #[inline]
     pub(super) fn get(&self, id: PortId) -> Option<&Port> {
-        self.slots.get(id.0 as usize)?.as_ref()
+        match id.remote_index() {
+            None => self.slots.get(id.0 as usize)?.as_ref(),
+            Some(at) => self.remotes.get(at as usize)?.as_ref(),
+        }
+    }
+
+    /// The place of a port, made where there was none.
+    fn place(&mut self, id: PortId) -> Option<&mut Option<Port>> {
+        let (places, at) = match id.remote_index() {
+            None => (&mut self.slots, id.0 as usize),
+            Some(at) => (&mut self.remotes, at as usize),
+        };
+        if places.len() <= at {
+            places.resize_with(at + 1, || None);
+        }
+        places.get_mut(at)
+    }
+
+    /// Notes that a station is behind a port to another host.
+    pub(super) fn lead(&mut self, mac: Mac, port: PortId) {
+        self.own.by_mac.insert(mac, port);
+    }
+
+    /// Takes that back. False if the station is elsewhere.
+    pub(super) fn unlead(&mut self, mac: Mac, port: PortId) -> bool {
+        let is_there = self.own.by_mac.get(&mac) == Some(&port);
+        if is_there {
+            self.own.by_mac.remove(&mac);
+        }
+        is_there
+    }
+
+    /// Takes back every station behind a port to another host, and returns them. Cost: a look at all stations.
+    pub(super) fn unlead_all(&mut self, port: PortId) -> Vec<Mac> {
+        let of = self.own.by_mac.extract_if(|_, at| *at == port);
+        of.map(|(mac, _)| mac).collect()
     }
 
     /// The endpoint of a MAC on the network's own segment.
@@ -168,16 +212,12 @@ impl Ports {
 
     /// Every endpoint.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Port> {
-        self.slots.iter().flatten()
+        self.slots.iter().chain(&self.remotes).flatten()
     }
 
     /// Adds an endpoint, in place of one with the same number.
     pub(super) fn insert(&mut self, port: Port) {
         self.remove(port.id);
-        let at = port.id.0 as usize;
-        if self.slots.len() <= at {
-            self.slots.resize_with(at + 1, || None);
-        }
         if port.is_own() {
             self.own.insert(&port);
         }
@@ -186,13 +226,16 @@ impl Ports {
             let segment = self.vlans.entry(vlan.id);
             segment.or_insert_with(|| Segment::new(state)).insert(&port);
         }
-        if let Some(slot) = self.slots.get_mut(at) {
-            *slot = Some(port);
+        if let Some(place) = self.place(port.id) {
+            *place = Some(port);
         }
     }
 
     pub(super) fn remove(&mut self, id: PortId) -> Option<Port> {
-        let port = self.slots.get_mut(id.0 as usize)?.take()?;
+        let port = match id.remote_index() {
+            None => self.slots.get_mut(id.0 as usize)?.take()?,
+            Some(at) => self.remotes.get_mut(at as usize)?.take()?,
+        };
         if port.is_own() {
             self.own.remove(&port);
         }

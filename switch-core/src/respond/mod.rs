@@ -71,6 +71,21 @@ impl Gateway {
         }
     }
 
+    /// True for an address of the network's subnets.
+    #[must_use]
+    pub fn covers(&self, addr: IpAddr) -> bool {
+        match addr {
+            IpAddr::V4(a) => self.v4.is_some_and(|(own, len)| {
+                let differ = a.to_bits() ^ own.to_bits();
+                differ.leading_zeros() >= u32::from(len)
+            }),
+            IpAddr::V6(a) => self.v6.is_some_and(|(own, len)| {
+                let differ = a.to_bits() ^ own.to_bits();
+                differ.leading_zeros() >= u32::from(len)
+            }),
+        }
+    }
+
     /// Finds a guest by MAC.
     #[must_use]
     pub fn guest(&self, mac: Mac) -> Option<&Guest> {

@@ -79,7 +79,7 @@ impl Link {
     /// A segment, checksum complete.
     #[must_use]
     pub fn tcp(self, src: SocketAddr, dst: SocketAddr, segment: &Segment<'_>) -> Vec<u8> {
-        let len = 20 + segment.payload.len();
+        let len = 20 + segment.options.len() + segment.payload.len();
         let mut head = self.ip(src.ip(), dst.ip(), PROTO_TCP, len);
         let l4 = head.as_slice().len();
         segment.write(&mut head, src, dst);
@@ -96,7 +96,7 @@ impl Link {
         size: u16,
         segment: &Segment<'_>,
     ) -> (VnetHdr, Vec<u8>) {
-        let len = 20 + segment.payload.len();
+        let len = 20 + segment.options.len() + segment.payload.len();
         let mut head = self.ip(src.ip(), dst.ip(), PROTO_TCP, len);
         let l4 = head.as_slice().len();
         segment.write(&mut head, src, dst);
@@ -173,6 +173,8 @@ pub struct Segment<'a> {
     pub flags: u8,
     /// Window.
     pub window: u16,
+    /// Options, filled up to a multiple of four bytes.
+    pub options: &'a [u8],
     /// Payload.
     pub payload: &'a [u8],
 }
@@ -186,7 +188,7 @@ impl Segment<'_> {
             self.ack,
             self.flags,
             self.window,
-            &[],
+            self.options,
         );
     }
 }

@@ -83,6 +83,7 @@ impl Client {
         let (from, to): (SocketAddr, SocketAddr) =
             ((addresses.v4, 5_000).into(), SERVER.parse().unwrap());
         let segment = Segment {
+            options: &[],
             seq: self.seq(place),
             ack: self.ack,
             flags,

@@ -205,6 +205,7 @@ impl World {
             dst: GATEWAY,
         };
         let segment = Segment {
+            options: &[],
             seq: peer.seq,
             ack: peer.ack,
             flags,
