@@ -25,7 +25,7 @@ const D: Mac = Mac([2, 0, 0, 0, 0, 13]);
 /// One that nobody has announced.
 const X: Mac = Mac([2, 0, 0, 0, 0, 99]);
 
-fn guest(mac: Mac) -> Guest {
+pub(super) fn guest(mac: Mac) -> Guest {
     let last = mac.0[5];
     Guest {
         mac,
@@ -35,7 +35,7 @@ fn guest(mac: Mac) -> Guest {
     }
 }
 
-fn leads(id: PortId, mtu: u16, learns: bool) -> Port {
+pub(super) fn leads(id: PortId, mtu: u16, learns: bool) -> Port {
     let trust = Trust {
         mac: true,
         address: true,
