@@ -221,7 +221,8 @@ mod tests {
         let args = run(
             "run --network none --network web --name n --hostname h --alias 22 --alias 23 --socket 24 --ifname e --kind packet --ip 1 --ip6 2 --subnet 3 --subnet6 4 --mac 5 --mtu 6 \
             -p 7 --publish 8 --expose 9 -P --dns 10 --dns-search 11 --add-host 12 --host-loopback 13 --host-access --pcap 14 --impair 21 \
-            --workers 15 --queues 16 --config 17 --ready-fd 18 --pid-file 19 --keep-id --user 20 --udp-filter endpoint-independent x",
+            --workers 15 --queues 16 --config 17 --ready-fd 18 --pid-file 19 --keep-id --user 20 --udp-filter endpoint-independent \
+            --vlan 25 --trunk 26 --native 27 --priority -28 --no-configure --sysctl 29 x",
         );
         let o = &args.options;
         assert_eq!(o.publish, ["7", "8"]);
@@ -232,6 +233,11 @@ mod tests {
             (o.workers, o.queues, o.ready_fd, o.mtu),
             (Some(15), Some(16), Some(18), Some(6))
         );
+        assert_eq!(
+            (o.vlan, o.trunk.as_deref(), o.native, o.priority),
+            (Some(25), Some("26"), Some(27), Some(-28))
+        );
+        assert!(o.no_configure && o.sysctl == ["29"]);
     }
 
     #[test]

@@ -77,7 +77,7 @@ impl Joined {
         Ok(())
     }
 
-    /// What /etc inside is to say: `hostname` at the sandbox's own addresses, and the gateways.
+    /// What /etc inside is to say: `hostname` at the sandbox's own addresses, and the gateways that it can reach.
     /// Errors: the switch has ended.
     pub(super) fn names(&self, hostname: &str) -> Result<Names> {
         names(&self.client, &self.endpoints, hostname)
@@ -174,8 +174,10 @@ fn names(client: &Client, endpoints: &[Endpoint], hostname: &str) -> Result<Name
         let v6 = endpoint.v6.zip(network.v6);
         own.extend(v4.map(|(addr, _)| IpAddr::V4(addr)));
         own.extend(v6.map(|(addr, _)| IpAddr::V6(addr)));
-        gateways.extend(v4.map(|(_, subnet)| IpAddr::V4(subnet.gateway)));
-        gateways.extend(v6.map(|(_, subnet)| IpAddr::V6(subnet.gateway)));
+        if endpoint.vlan.meets_gateway() {
+            gateways.extend(v4.map(|(_, subnet)| IpAddr::V4(subnet.gateway)));
+            gateways.extend(v6.map(|(_, subnet)| IpAddr::V6(subnet.gateway)));
+        }
     }
     let own = own.into_iter().map(|addr| (hostname.to_owned(), addr));
     let first = gateways.iter().map(|addr| ("gateway".to_owned(), *addr));

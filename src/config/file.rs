@@ -46,6 +46,12 @@ mod tests {
         assert_eq!(parse("network = 'none'", "f").unwrap().network, ["none"]);
         let two = parse("network = ['web', 'back']", "f").unwrap();
         assert_eq!(two.network, ["web", "back"]);
+        let text = "network = 'web'\ntrunk = '10,20'\nnative = 1\n[policy]\nisolated = true\nlimits = { egress = '1M' }";
+        let trunk = parse(text, "f").unwrap();
+        let vlans = (trunk.vlan, trunk.trunk.as_deref(), trunk.native);
+        assert_eq!(vlans, (None, Some("10,20"), Some(1)));
+        let policy = trunk.policy.unwrap();
+        assert!(policy.isolated && policy.limits == [("egress".to_owned(), "1M".to_owned())]);
     }
 
     #[test]
@@ -55,7 +61,7 @@ mod tests {
                 .map(|t| parse(t, "weft.toml").unwrap_err().to_string())
                 .join("\n"),
             @r#"
-            config weft.toml:2:1: unknown field `mtuu`, expected one of `network`, `name`, `hostname`, `alias`, `ifname`, `kind`, `ip`, `ip6`, `subnet`, `subnet6`, `mac`, `mtu`, `publish`, `expose`, `publish-all`, `dns`, `dns-search`, `add-host`, `host-loopback`, `host-access`, `pcap`, `impair`, `workers`, `queues`, `ready-fd`, `pid-file`, `user`, `udp-filter`, `socket`
+            config weft.toml:2:1: unknown field `mtuu`, expected one of `network`, `name`, `hostname`, `alias`, `ifname`, `kind`, `ip`, `ip6`, `subnet`, `subnet6`, `mac`, `mtu`, `publish`, `expose`, `publish-all`, `dns`, `dns-search`, `add-host`, `host-loopback`, `host-access`, `pcap`, `impair`, `workers`, `queues`, `ready-fd`, `pid-file`, `user`, `udp-filter`, `socket`, `vlan`, `trunk`, `native`, `priority`, `no-configure`, `sysctl`, `policy`
             config weft.toml:1:1: invalid unquoted key, expected letters, numbers, `-`, `_`
             config weft.toml:1:7: invalid type: string "big", expected u32
             config weft.toml:1:7: string values must be quoted, expected literal string
@@ -75,9 +81,19 @@ mod tests {
         };
         let line = NetOptions {
             publish: vec!["2".into()],
+            vlan: Some(10),
             ..NetOptions::default()
+        };
+        let file = NetOptions {
+            vlan: Some(20),
+            priority: Some(-3),
+            no_configure: true,
+            sysctl: vec!["a=1".into()],
+            ..file
         };
         let both = line.over(file);
         assert_eq!((both.mtu, both.publish), (Some(9000), vec!["2".to_owned()]));
+        let joined = (both.vlan, both.priority, both.no_configure, both.sysctl);
+        assert_eq!(joined, (Some(10), Some(-3), true, vec!["a=1".to_owned()]));
     }
 }

@@ -94,7 +94,15 @@ fn join(raw: &NetOptions) -> Join {
         ifname: raw.ifname.clone(),
         kind: raw.kind,
         mtu: raw.mtu,
-        ..EndpointWish::default()
+        priority: raw.priority,
+        no_configure: raw.no_configure,
+        vlan: raw.vlan,
+        trunk: raw.trunk.clone(),
+        native: raw.native,
+        sysctls: raw.sysctl.clone(),
+        policy: raw.policy.clone(),
+        // Which sandbox that is turns out later.
+        sandbox: String::new(),
     };
     Join {
         socket: raw.socket.clone(),
@@ -135,10 +143,19 @@ pub(super) fn refuse_options(mode: &NetworkMode, keep_id: bool, raw: &NetOptions
         ("--publish", !raw.publish.is_empty()),
         ("--publish-all", raw.publish_all),
     ];
+    let vlan = [
+        ("--vlan", raw.vlan.is_some()),
+        ("--trunk", raw.trunk.is_some()),
+        ("--native", raw.native.is_some()),
+    ];
     let joined = [
         ("--alias", !raw.alias.is_empty()),
-        ("--socket", raw.socket.is_some()),
+        ("--priority", raw.priority.is_some()),
+        ("--no-configure", raw.no_configure),
+        ("--sysctl", !raw.sysctl.is_empty()),
+        ("policy", raw.policy.is_some()),
     ];
+    let socket = [("--socket", raw.socket.is_some())];
     let shared = [("--name", raw.name.is_some()), ("--keep-id", keep_id)];
     let first = |of: &[&[(&'static str, bool)]]| {
         let mut all = of.iter().copied().flatten();
@@ -147,14 +164,14 @@ pub(super) fn refuse_options(mode: &NetworkMode, keep_id: bool, raw: &NetOptions
     let network = raw.network.first().map_or("", String::as_str);
     match mode {
         NetworkMode::Private | NetworkMode::Netns(_) => {
-            if let Some(option) = first(&[&joined]) {
+            if let Some(option) = first(&[&joined, &vlan, &socket]) {
                 bail!("{option} needs a network of 'weft up': name it by --network");
             }
         }
         NetworkMode::None | NetworkMode::Host => {
             // Settings that change nothing there have always been let through.
             let old = private.get(..5).unwrap_or_default();
-            if let Some(option) = first(&[&one, old, &any, &link, &joined]) {
+            if let Some(option) = first(&[&one, old, &any, &link, &joined, &vlan, &socket]) {
                 bail!(
                     "{option} needs a network of weft's own: leave it out, or leave out --network {network}"
                 );
@@ -172,7 +189,7 @@ pub(super) fn refuse_options(mode: &NetworkMode, keep_id: bool, raw: &NetOptions
                     "{option} needs a private network: leave it out, or leave out --network {network}"
                 );
             }
-            if let Some(option) = first(&[&one]).filter(|_| join.endpoints.len() > 1) {
+            if let Some(option) = first(&[&one, &vlan]).filter(|_| join.endpoints.len() > 1) {
                 bail!(
                     "{option} is of one network, and several are given: connect the others by 'weft endpoint connect'"
                 );
@@ -180,8 +197,17 @@ pub(super) fn refuse_options(mode: &NetworkMode, keep_id: bool, raw: &NetOptions
         }
         NetworkMode::Shared(_) => {
             let user = [("--user", raw.user.is_some())];
-            let alias = [("--alias", !raw.alias.is_empty())];
-            if let Some(option) = first(&[&shared, &one, &private, &any, &link, &user, &alias]) {
+            let own = [
+                &shared[..],
+                &one,
+                &private,
+                &any,
+                &link,
+                &user,
+                &joined,
+                &vlan,
+            ];
+            if let Some(option) = first(&own) {
                 bail!(
                     "{option} cannot be another one in a network that is shared: leave it out with --network {network}"
                 );

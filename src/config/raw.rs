@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Deserializer, Serialize};
 use switch_core::flow::udp::Filter;
 
+use super::wish::PolicyWish;
 use crate::control::spec::EndpointKind;
 
 /// Who may answer to a UDP mapping of the sandbox. Source: RFC 4787 section 5.
@@ -127,6 +128,27 @@ pub struct NetOptions {
     /// The socket of the switch that has the named networks [default: that of the user's own]
     #[arg(long, value_name = "FILE")]
     pub socket: Option<PathBuf>,
+    /// The VLAN of the network of 'weft up' that it is on, without tags [default: 1, where the gateway is]
+    #[arg(long, value_name = "VLAN")]
+    pub vlan: Option<u16>,
+    /// The VLANs of the network of 'weft up' that it is on, with tags: VLAN,VLAN-VLAN
+    #[arg(long, value_name = "VLANS")]
+    pub trunk: Option<String>,
+    /// The VLAN of a trunk's frames without tags [default: they are dropped]
+    #[arg(long, value_name = "VLAN")]
+    pub native: Option<u16>,
+    /// Of a sandbox's networks of 'weft up' the one with the highest gives the default route [default: 0]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub priority: Option<i32>,
+    /// Leaves the interfaces of 'weft up' without addresses: the sandbox asks by DHCP and for routers
+    #[arg(long)]
+    pub no_configure: bool,
+    /// A setting below net. on the networks of 'weft up': KEY=VALUE, with IFNAME for the interface's name (repeatable)
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub sysctl: Vec<String>,
+    /// What may pass on the networks of 'weft up'. Only in files.
+    #[arg(skip)]
+    pub policy: Option<PolicyWish>,
 }
 
 /// A text, or a list of them.
@@ -180,6 +202,13 @@ impl NetOptions {
             user: self.user.or(below.user),
             udp_filter: self.udp_filter.or(below.udp_filter),
             socket: self.socket.or(below.socket),
+            vlan: self.vlan.or(below.vlan),
+            trunk: self.trunk.or(below.trunk),
+            native: self.native.or(below.native),
+            priority: self.priority.or(below.priority),
+            no_configure: self.no_configure || below.no_configure,
+            sysctl: list(self.sysctl, below.sysctl),
+            policy: self.policy.or(below.policy),
         }
     }
 }

@@ -93,6 +93,11 @@ fn refusals() {
         "--network blue --subnet 10.0.0.0/24",
         "--network blue --pcap x",
         "--network blue --network green --ip 10.0.0.2",
+        "--network blue --network green --vlan 10",
+        "--vlan 10",
+        "--priority 1",
+        "--network none --trunk 10",
+        "--network container:db --no-configure",
         "--network container:db --name x",
         "--alias x",
         "--network none --socket x",
@@ -144,6 +149,16 @@ fn refusals() {
         --pcap needs a private network: leave it out, or leave out --network blue
     --network blue --network green --ip 10.0.0.2
         --ip is of one network, and several are given: connect the others by 'weft endpoint connect'
+    --network blue --network green --vlan 10
+        --vlan is of one network, and several are given: connect the others by 'weft endpoint connect'
+    --vlan 10
+        --vlan needs a network of 'weft up': name it by --network
+    --priority 1
+        --priority needs a network of 'weft up': name it by --network
+    --network none --trunk 10
+        --trunk needs a network of weft's own: leave it out, or leave out --network none
+    --network container:db --no-configure
+        --no-configure cannot be another one in a network that is shared: leave it out with --network container:db
     --network container:db --name x
         --name cannot be another one in a network that is shared: leave it out with --network container:db
     --alias x
@@ -311,6 +326,20 @@ fn networks_of_a_switch() {
                 && e.aliases == ["a"])
     );
     assert_eq!(join.publish.len(), 1);
+
+    let c = resolve(
+        "--network blue --trunk 10,20 --native 30 --priority -7 --no-configure --sysctl net.a=1",
+    );
+    let NetworkMode::Joined(join) = c.unwrap().network else {
+        panic!("not joined")
+    };
+    let wish = &join.endpoints[0];
+    assert_eq!(
+        (wish.trunk.as_deref(), wish.native),
+        (Some("10,20"), Some(30))
+    );
+    assert_eq!((wish.priority, wish.no_configure), (Some(-7), true));
+    assert_eq!(wish.sysctls, ["net.a=1"]);
 
     let c = resolve("--network blue").unwrap();
     assert_eq!((c.v4, c.v6, c.publish.len()), (None, None, 0));

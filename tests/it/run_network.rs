@@ -83,6 +83,14 @@ impl<'a> Switch<'a> {
         self.world.sandbox(&self.on(&socket, &["web"], options))
     }
 
+    /// As [`Self::sandbox`], of one that the gateway cannot reach: its `weft run`, and where its command is.
+    #[track_caller]
+    fn apart(&self, options: &[&str]) -> (Running, Namespace) {
+        let socket = self.socket();
+        let (weft, pid) = self.world.idle(&[], &self.on(&socket, &["web"], options));
+        (weft, Namespace::of(pid))
+    }
+
     /// Runs a line of shell in a sandbox on `network`.
     #[track_caller]
     fn sh(&self, network: &str, options: &[&str], line: &str) -> Ended {
@@ -231,6 +239,74 @@ fn several_networks_at_once() {
 }
 
 #[test]
+fn what_an_endpoint_of_the_switch_may_be_a_command_may_be() {
+    netns::inside(|world| {
+        let switch = Switch::up(world);
+        let ten = ["--name", "ten", "--ip", "172.18.0.10", "--vlan", "10"];
+        let (ten, net) =
+            switch.apart(&[&ten[..], &["--sysctl", "net.ipv4.conf.IFNAME.arp_ignore=2"]].concat());
+        let options = ["--vlan", "10", "--ip", "172.18.0.11"];
+        let said = switch
+            .sh("web", &options, "ping -c1 -W5 172.18.0.10; cat /etc/hosts")
+            .ok();
+        assert!(said.contains("1 received"), "{said}");
+        // The gateway is not there, and nothing says that it is.
+        assert!(!said.contains("gateway"), "{said}");
+        assert_eq!(
+            json(&net, &["-4", "route", "show", "default"])
+                .as_array()
+                .unwrap()
+                .len(),
+            0
+        );
+        let sysctl = || fs::read_to_string("/proc/sys/net/ipv4/conf/eth0/arp_ignore");
+        let said = net.enter(sysctl).unwrap();
+        assert_eq!(said, "2\n");
+        let own = switch.sh("web", &[], "ping -c1 -W1 172.18.0.10");
+        assert_eq!(own.status, 1, "on another VLAN: {own:?}");
+        let native = ["--trunk", "20", "--native", "10"];
+        switch.sh("web", &native, "ping -c1 -W5 172.18.0.10").ok();
+        let bare = switch.sh("web", &["--no-configure"], "ip -4 addr show eth0");
+        assert!(!bare.ok().contains("inet"));
+        switch
+            .sh("web", &["--trunk", "1-5"], "true")
+            .refused(&["VLAN 1", "native"]);
+        switch
+            .sh("web", &["--vlan", "4095"], "true")
+            .refused(&["4095"]);
+
+        // In a file, with what may pass there.
+        let file = switch.dir.path().join("run.toml");
+        let text =
+            "vlan = 10\npriority = 3\n[policy]\nisolated = true\nrules = ['egress drop icmp']\n";
+        fs::write(&file, text).unwrap();
+        let file = file.to_str().unwrap();
+        let from_file = ["--config", file, "--name", "filed"];
+        let (filed, _) = switch.apart(&from_file);
+        let row = switch
+            .endpoints()
+            .into_iter()
+            .find(|e| e["name"] == "filed")
+            .unwrap();
+        assert_eq!(
+            (&row["vlan"]["access"], &row["priority"]),
+            (&10.into(), &3.into())
+        );
+        let policy = switch
+            .ask(&["policy", "show", "web", "--sandbox", "filed", "--json"])
+            .ok();
+        let policy: Value = serde_json::from_str(&policy).unwrap();
+        assert_eq!(policy["policy"]["isolated"], true, "{policy}");
+        let line = ["--vlan", "1", "--config", file];
+        let own = switch.sh("web", &line, "cat /etc/hosts").ok();
+        assert!(own.contains("gateway"), "the command line wins: {own}");
+        filed.stop();
+        ten.stop();
+        switch.down();
+    });
+}
+
+#[test]
 fn the_network_of_a_sandbox_is_shared() {
     netns::inside(|world| {
         let switch = Switch::up(world);
@@ -301,6 +377,8 @@ fn a_namespace_that_exists_joins_and_leaves() {
             "guest",
             "-p",
             "8080:80",
+            "--priority",
+            "5",
             &target,
         ];
         let links = || json(&net, &["link"]).as_array().map_or(0, Vec::len);
@@ -311,6 +389,11 @@ fn a_namespace_that_exists_joins_and_leaves() {
         });
         wait::until("an interface inside", SOON, || links() == 2);
         assert!(guest::fetch(&net, (db.v4, 80).into()).starts_with("hello 172.18.0."));
+        let guest = switch
+            .endpoints()
+            .into_iter()
+            .find(|e| e["name"] == "guest");
+        assert_eq!(guest.unwrap()["priority"], 5);
         weft.stop();
         assert_eq!(switch.endpoints().len(), 1);
         wait::until("the interface is gone", SOON, || links() == 1);

@@ -174,6 +174,13 @@ impl World {
     /// As `sandbox`, with this in `weft`'s environment.
     #[track_caller]
     pub(crate) fn sandbox_with(&self, environment: &[(&str, &str)], options: &[&str]) -> Sandbox {
+        let (weft, pid) = self.idle(environment, options);
+        Sandbox::at(weft, Namespace::of(pid), pid)
+    }
+
+    /// Starts a sandbox that does nothing, whatever it has for a network, and gives its command's process id, too.
+    #[track_caller]
+    pub(crate) fn idle(&self, environment: &[(&str, &str)], options: &[&str]) -> (Running, u32) {
         static NEXT: AtomicU32 = AtomicU32::new(1_000_001);
         let mark = NEXT.fetch_add(1, Ordering::Relaxed).to_string();
         let mut command = weft(&[&["run"], options, &["--", "sleep", &mark]].concat());
@@ -186,7 +193,7 @@ impl World {
             }
             find(&cmdline)
         });
-        Sandbox::at(weft, Namespace::of(pid), pid)
+        (weft, pid)
     }
 }
 
