@@ -127,6 +127,54 @@ impl PortId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NetworkId(pub u32);
 
+/// Another host, by its place in the table of peers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PeerId(pub u32);
+
+/// A VXLAN network identifier: 24 bits. Source: RFC 7348 section 5.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Vni(u32);
+
+impl Vni {
+    /// The greatest identifier.
+    pub const MAX: u32 = (1 << 24) - 1;
+
+    /// Checks that `number` has no more than 24 bits.
+    #[must_use]
+    pub const fn new(number: u32) -> Option<Self> {
+        if number <= Self::MAX {
+            Some(Self(number))
+        } else {
+            None
+        }
+    }
+
+    /// The identifier whose bytes, as the header has them, these are.
+    #[must_use]
+    pub const fn from_be_bytes(bytes: [u8; 3]) -> Self {
+        Self(u32::from_be_bytes([0, bytes[0], bytes[1], bytes[2]]))
+    }
+
+    /// The bytes as the header has them.
+    #[must_use]
+    pub const fn to_be_bytes(self) -> [u8; 3] {
+        let [_, a, b, c] = self.0.to_be_bytes();
+        [a, b, c]
+    }
+
+    /// As a number.
+    #[must_use]
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl fmt::Display for Vni {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
 /// A socket of the host that a flow lives on, by its place in the owner's socket table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SockId(pub u32);
@@ -154,5 +202,13 @@ mod tests {
     fn link_local_flips_the_universal_bit() {
         let mac = Mac([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
         assert_eq!(mac.link_local().to_string(), "fe80::5054:ff:fe12:3456");
+    }
+
+    #[test]
+    fn a_vni_has_24_bits() {
+        let vni = Vni::new(0x12_3456).unwrap();
+        assert_eq!(vni.to_be_bytes(), [0x12, 0x34, 0x56]);
+        assert_eq!(Vni::from_be_bytes(vni.to_be_bytes()), vni);
+        assert!(Vni::new(Vni::MAX).is_some() && Vni::new(Vni::MAX + 1).is_none());
     }
 }

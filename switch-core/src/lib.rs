@@ -21,6 +21,7 @@ pub mod l2;
 pub mod nat;
 pub mod policy;
 pub mod respond;
+pub mod tunnel;
 
 pub mod pipeline;
 

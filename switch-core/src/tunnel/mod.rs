@@ -1,0 +1,3 @@
+//! [7] Frames to and from other hosts: what stands on the wire between two switches. The sockets are the program's.
+
+pub mod vxlan;
