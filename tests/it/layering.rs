@@ -37,6 +37,8 @@ const WORLD: &[&str] = &[
     "std::io::stdout",
     "std::io::stderr",
     "std::path",
+    // Random bytes come from the caller, as time does, so that a simulation repeats.
+    "ring::rand",
 ];
 
 /// Names of things that make a thread wait for another.
