@@ -1,10 +1,14 @@
 //! What a checked configuration depends on besides its text: facts about the host, gathered once and passed in.
 
 use std::hash::{BuildHasher, RandomState};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use anyhow::{Context, Result};
 use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::IpMtu;
+
+use crate::control::spec::Underlay;
 
 /// Facts about the host.
 #[derive(Debug, Clone)]
@@ -42,6 +46,35 @@ pub fn routes() -> Vec<(IpAddr, u8)> {
     routes.extend(routes_v6(&read("/proc/net/ipv6_route")));
     routes.extend(addresses());
     routes
+}
+
+/// The way to other hosts, as the kernel would choose it now. Nothing is sent.
+#[must_use]
+pub fn underlay() -> Underlay {
+    // Documentation addresses: no route but the default one leads there. Source: RFC 5737, RFC 3849.
+    let to: [SocketAddr; 2] = [
+        ([192, 0, 2, 1], 9).into(),
+        (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), 9).into(),
+    ];
+    to.into_iter().find_map(way).unwrap_or_default()
+}
+
+fn way(to: SocketAddr) -> Option<Underlay> {
+    let any: IpAddr = match to {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect(to).ok()?;
+    let mtu = match to {
+        SocketAddr::V4(_) => getsockopt(&socket, IpMtu).ok(),
+        SocketAddr::V6(_) => None,
+    };
+    let mtu = mtu.and_then(|mtu| u16::try_from(mtu).ok());
+    Some(Underlay {
+        addr: Some(socket.local_addr().ok()?.ip()),
+        mtu: mtu.unwrap_or_else(|| Underlay::default().mtu),
+    })
 }
 
 /// Random enough for addresses that must differ between two runs: the keys that the standard library draws from the kernel.

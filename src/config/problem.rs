@@ -48,6 +48,10 @@ codes! {
     BadPorts = "bad-ports", 400;
     /// Not a rule or limit of a policy.
     BadPolicy = "bad-policy", 400;
+    /// Not a key, or one that cannot be a peer's.
+    BadKey = "bad-key", 400;
+    /// Not an invite, or one that does not fit this host.
+    BadInvite = "bad-invite", 400;
     /// An option's value that cannot be used, or options that exclude each other.
     BadOption = "bad-option", 400;
     /// A static address outside of its network.
@@ -68,6 +72,8 @@ codes! {
     UnknownPublish = "unknown-publish", 404;
     /// There is no service of that name on the network.
     UnknownService = "unknown-service", 404;
+    /// There is no peer of that name.
+    UnknownPeer = "unknown-peer", 404;
     /// The path does not know that method.
     NoMethod = "no-method", 405;
     /// The request took too long to arrive.
@@ -78,6 +84,12 @@ codes! {
     MacTaken = "mac-taken", 409;
     /// An address that something else has.
     AddressTaken = "address-taken", 409;
+    /// A key that another peer has.
+    KeyTaken = "key-taken", 409;
+    /// A number of an overlay that another network has.
+    VniTaken = "vni-taken", 409;
+    /// Addresses that are handed out here, or by another peer.
+    RangeTaken = "range-taken", 409;
     /// A subnet that overlaps another network's.
     SubnetOverlap = "subnet-overlap", 409;
     /// Every private subnet overlaps a route of the host or a network.

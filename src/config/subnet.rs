@@ -74,11 +74,11 @@ impl Subnet6 {
     }
 }
 
-pub(super) fn mask4(prefix: u8) -> u32 {
+pub(crate) fn mask4(prefix: u8) -> u32 {
     u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0)
 }
 
-pub(super) fn mask6(prefix: u8) -> u128 {
+pub(crate) fn mask6(prefix: u8) -> u128 {
     u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0)
 }
 

@@ -11,8 +11,9 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::raw::UdpFilter;
+use crate::control::key::Secret;
 use crate::control::policy::{Action, Direction};
-use crate::control::spec::{Driver, EndpointKind};
+use crate::control::spec::{Carrier, Driver, EndpointKind};
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
@@ -33,7 +34,7 @@ pub struct NetworkWish {
     #[arg(long, value_name = "ADDR/LEN")]
     #[serde(skip_serializing_if = "is_default")]
     pub subnet6: Option<String>,
-    /// The part of the IPv4 subnet that addresses are chosen from [default: all of it]
+    /// The part of the IPv4 subnet that addresses are chosen from [default: all of it; of an overlay its first part]
     #[arg(long, value_name = "ADDR/LEN")]
     #[serde(skip_serializing_if = "is_default")]
     pub ip_range: Option<String>,
@@ -53,7 +54,7 @@ pub struct NetworkWish {
     #[arg(long)]
     #[serde(skip_serializing_if = "is_default")]
     pub internal: bool,
-    /// The largest packet, 68 to 65521 [default: 1500]
+    /// The largest packet, 68 to 65521 [default: 1500; an overlay's is what fits into a packet between the hosts]
     #[arg(long, value_name = "BYTES")]
     #[serde(skip_serializing_if = "is_default")]
     pub mtu: Option<u32>,
@@ -89,7 +90,11 @@ pub struct NetworkWish {
     #[arg(long, value_name = "FILTER", value_enum)]
     #[serde(skip_serializing_if = "is_default")]
     pub udp_filter: Option<UdpFilter>,
-    /// More options: ageing=SECONDS, loop-hold=SECONDS, snooping=BOOL, querier=BOOL, query-interval=SECONDS, mtu=BYTES, icc=BOOL (repeatable)
+    /// An overlay's number, the same on every host, 1 to 16777215 [default: one made of the network's name]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub vni: Option<u32>,
+    /// More options: ageing=SECONDS, loop-hold=SECONDS, snooping=BOOL, querier=BOOL, query-interval=SECONDS, mtu=BYTES, icc=BOOL; of an overlay carrier=sealed|vxlan|flannel-udp, port=PORT (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     #[serde(skip_serializing_if = "is_default")]
     pub opt: Vec<String>,
@@ -173,6 +178,43 @@ pub struct EndpointWish {
     #[arg(skip)]
     #[serde(skip_serializing_if = "is_default")]
     pub policy: Option<PolicyWish>,
+}
+
+/// A peer: another host.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, Args)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct PeerWish {
+    /// The peer's name.
+    #[arg(value_name = "PEER")]
+    pub name: String,
+    /// Its public key, as 'weft key show' prints it there
+    #[arg(long, value_name = "KEY")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub key: Option<String>,
+    /// Where it is: HOST, HOST:PORT or [IPV6]:PORT [default: it makes the first step]
+    #[arg(long, value_name = "HOST[:PORT]")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub endpoint: Option<String>,
+    /// An overlay network that it is on (repeatable) [default: every one of its carrier]
+    #[arg(long = "network", value_name = "NETWORK")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub networks: Vec<String>,
+    /// Addresses that it hands out, and may announce (repeatable) [default: all that this host does not hand out]
+    #[arg(long = "prefix", value_name = "ADDR/LEN")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub prefixes: Vec<String>,
+    /// How it is reached [default: sealed]
+    #[arg(long, value_name = "CARRIER", value_enum)]
+    #[serde(skip_serializing_if = "is_default")]
+    pub carrier: Option<Carrier>,
+    /// Sends something that often when there is nothing to send, so that a NAT on the way keeps it open; 0 for never [default: 0]
+    #[arg(long, value_name = "SECONDS")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub keepalive: Option<u16>,
+    /// A secret that both hosts share before they meet. Only in files and messages.
+    #[arg(skip)]
+    #[serde(skip_serializing_if = "is_default")]
+    pub secret: Option<Secret>,
 }
 
 /// Published ports.

@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::ids::{EndpointId, NetworkId, ServiceId};
+use super::ids::{EndpointId, NetworkId, PeerId, ServiceId};
 use super::model::{EndpointRecord, Model};
 use super::plane::{Plane, PlaneError};
 use super::policy::{PolicyScope, PolicySpec};
 use super::spec::{
-    EndpointSpec, Interface, NameRecord, NetworkSpec, PublishSpec, Published, ServiceSpec,
+    EndpointSpec, Interface, NameRecord, NetworkSpec, PeerSpec, PublishSpec, Published, ServiceSpec,
 };
 use super::store::{Key, Write};
 
@@ -30,6 +30,8 @@ pub enum Step {
     Service(Option<ServiceSpec>, Option<ServiceSpec>),
     /// A rule is published or taken away.
     Publish(Option<PublishSpec>, Option<PublishSpec>),
+    /// A peer is set or taken away.
+    Peer(Option<Box<PeerSpec>>, Option<Box<PeerSpec>>),
 }
 
 /// What came of a step.
@@ -54,6 +56,7 @@ impl Step {
             Self::Names(a, b) => Self::Names(b, a),
             Self::Service(a, b) => Self::Service(b, a),
             Self::Publish(a, b) => Self::Publish(b, a),
+            Self::Peer(a, b) => Self::Peer(b, a),
         }
     }
 
@@ -92,11 +95,14 @@ impl Step {
                 return Ok(Done::Published(spec.clone(), published));
             }
             Self::Publish(Some(spec), None) => gone(plane.publish_remove(spec.id)),
+            Self::Peer(_, Some(spec)) => plane.set_peer(spec),
+            Self::Peer(Some(spec), None) => gone(plane.remove_peer(spec.id)),
             Self::Network(None, None)
             | Self::Endpoint(None, None)
             | Self::Names(None, None)
             | Self::Service(None, None)
-            | Self::Publish(None, None) => Ok(()),
+            | Self::Publish(None, None)
+            | Self::Peer(None, None) => Ok(()),
         };
         plain.map(|()| Done::Plain)
     }
@@ -108,7 +114,8 @@ fn gone(result: Result<(), PlaneError>) -> Result<(), PlaneError> {
             PlaneError::NoNetwork(_)
             | PlaneError::NoEndpoint(_)
             | PlaneError::NoPublish(_)
-            | PlaneError::NoService(_),
+            | PlaneError::NoService(_)
+            | PlaneError::NoPeer(_),
         ) => Ok(()),
         other => other,
     }
@@ -142,6 +149,9 @@ pub fn writes(old: &Model, new: &Model) -> Vec<Write> {
     }
     for (scope, a, b) in old.policies.changed(&new.policies) {
         push(&mut list, Key::Policy(scope), a, b);
+    }
+    for (id, a, b) in old.peers.changed(&new.peers) {
+        push(&mut list, Key::Peer(id), a, b);
     }
     for (id, a, b) in old.leaving.changed(&new.leaving) {
         push(&mut list, Key::Leaving(id), a, b);
@@ -207,9 +217,12 @@ pub fn steps(old: &Model, new: &Model) -> Vec<Step> {
             _ => {}
         }
     }
+    let (mut part, mut meet) = peers(old, new);
     let mut all = down;
+    all.append(&mut part);
     all.append(&mut removed);
     all.append(&mut made);
+    all.append(&mut meet);
     all.append(&mut attach);
     all.append(&mut policy_up);
     all.append(&mut name_up);
@@ -306,6 +319,36 @@ fn services(
             up.push(Step::Names(a, b));
         }
     }
+}
+
+/// What becomes of peers: before networks go, and when those that come are there.
+fn peers(old: &Model, new: &Model) -> (Vec<Step>, Vec<Step>) {
+    let (mut down, mut up) = (Vec::new(), Vec::new());
+    let touched = |m: &Model, id| m.peers.get(&id).map(|p| Box::new(m.peer_spec(p)));
+    let mut ids: BTreeSet<PeerId> = old.peers.changed(&new.peers).iter().map(|c| c.0).collect();
+    if !old.networks.changed(&new.networks).is_empty() {
+        ids.extend(new.peers.keys());
+    }
+    for id in ids {
+        let (mut now, then) = (touched(old, id), touched(new, id));
+        if then.is_none() {
+            down.push(Step::Peer(now, None));
+            continue;
+        }
+        if let Some(before) = &now {
+            let stays = |n: &NetworkId| new.networks.contains_key(n);
+            if !before.networks.iter().all(stays) {
+                let mut less = before.clone();
+                less.networks.retain(stays);
+                down.push(Step::Peer(now, Some(less.clone())));
+                now = Some(less);
+            }
+        }
+        if now != then {
+            up.push(Step::Peer(now, then));
+        }
+    }
+    (down, up)
 }
 
 fn policies(old: &Model, new: &Model, moved: &BTreeSet<EndpointId>) -> (Vec<Step>, Vec<Step>) {

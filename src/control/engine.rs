@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tracing::{debug, warn};
 
 use super::diff::{self, Done, Step};
-use super::ids::{EndpointId, NetworkId, PublishId};
+use super::ids::{EndpointId, NetworkId, PeerId, PublishId};
 use super::model::Model;
 use super::plan::{self, Facts};
 use super::plane::{Plane, PlaneError, PlaneEvent};
@@ -40,6 +40,8 @@ pub struct Runtime {
     pub networks_down: BTreeMap<NetworkId, String>,
     /// Endpoints that are not up, with the reason.
     pub endpoints_down: BTreeMap<EndpointId, String>,
+    /// Peers that are not up, with the reason.
+    pub peers_down: BTreeMap<PeerId, String>,
     /// Interfaces as they were made.
     pub interfaces: BTreeMap<EndpointId, Interface>,
     /// Ports that could not be had.
@@ -326,6 +328,19 @@ impl<P: Plane> Engine<P> {
                         "network '{name}': {mac} moves between sandboxes again and again and is damped"
                     ));
                 }
+                PlaneEvent::PeerJoined { peer, key } => {
+                    if let Some(name) = plan::joined(&mut next, peer, key) {
+                        self.runtime.note(format!(
+                            "peer '{name}' has taken its invite: its key is {key}"
+                        ));
+                    }
+                }
+                PlaneEvent::PeerProblem { peer, problem } => {
+                    if let Some(p) = next.peers.get(&peer) {
+                        self.runtime
+                            .note(format!("peer '{}': {problem}", p.wish.name));
+                    }
+                }
                 PlaneEvent::Ended(why) => return Err(Problem::new(Code::Ending, why)),
             }
         }
@@ -394,6 +409,7 @@ pub(super) fn problem(error: &PlaneError) -> Problem {
         | PlaneError::NoEndpoint(_)
         | PlaneError::NoPublish(_)
         | PlaneError::NoService(_)
+        | PlaneError::NoPeer(_)
         | PlaneError::InterfaceMissing(_)
         | PlaneError::Refused { .. } => Code::Refused,
     };

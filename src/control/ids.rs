@@ -35,3 +35,7 @@ id!(
     /// A service: a virtual address with backends.
     ServiceId
 );
+id!(
+    /// A peer: another host.
+    PeerId
+);

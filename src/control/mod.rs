@@ -11,6 +11,7 @@ pub mod engine;
 #[cfg(test)]
 mod engine_tests;
 pub mod ids;
+pub mod key;
 pub mod live;
 pub mod model;
 pub mod plan;

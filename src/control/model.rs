@@ -9,15 +9,17 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::ids::{EndpointId, NetworkId, PublishId, ServiceId};
+use super::ids::{EndpointId, NetworkId, PeerId, PublishId, ServiceId};
 use super::policy::{PolicyScope, PolicySpec};
 use super::shelf::Shelf;
 use super::spec::{
-    Backend, EndpointSpec, NameOwner, NameRecord, NetworkSpec, PublishSpec, Sandbox, ServicePort,
-    ServiceSpec,
+    Backend, EndpointSpec, NameOwner, NameRecord, NetworkSpec, PeerCarrier, PeerSpec, Prefix,
+    PublishSpec, Sandbox, ServicePort, ServiceSpec,
 };
 use crate::config::ipam::Range4;
-use crate::config::wish::{EndpointWish, NetworkWish, PolicyWish, PublishWish, ServiceWish};
+use crate::config::wish::{
+    EndpointWish, NetworkWish, PeerWish, PolicyWish, PublishWish, ServiceWish,
+};
 use crate::config::{Code, Problem};
 
 /// Who made a thing, and so who may take it away: `apply` leaves alone what commands have made.
@@ -111,6 +113,24 @@ pub struct PolicyRecord {
     pub origin: Origin,
 }
 
+/// A peer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeerRecord {
+    /// As asked for.
+    pub wish: PeerWish,
+    /// Its number.
+    pub id: PeerId,
+    /// How it is reached; the key of one that has taken an invite is in it.
+    pub carrier: PeerCarrier,
+    /// The networks that it is on; `None` for every one of its carrier.
+    pub networks: Option<Vec<NetworkId>>,
+    /// What it may announce, as asked for.
+    pub prefixes: Vec<Prefix>,
+    /// Who made it.
+    pub origin: Origin,
+}
+
 /// An endpoint on its way out. It is written with the record's removal and goes when the interface is gone, so that a
 /// daemon that dies between the two leaves no interface that nobody knows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,6 +148,9 @@ pub struct LeavingRecord {
 pub struct Counters {
     /// The next number of each kind: networks, endpoints, publishes, services.
     pub next: [u32; 4],
+    /// The next number of peers.
+    #[serde(default)]
+    pub peer: u32,
     /// The machine's boot.
     pub boot: String,
 }
@@ -145,6 +168,8 @@ pub struct Model {
     pub services: Shelf<ServiceId, ServiceRecord>,
     /// Policies.
     pub policies: Shelf<PolicyScope, PolicyRecord>,
+    /// Peers.
+    pub peers: Shelf<PeerId, PeerRecord>,
     /// Endpoints on their way out.
     pub leaving: Shelf<EndpointId, LeavingRecord>,
     /// Numbers.
@@ -179,6 +204,56 @@ impl Model {
     /// A number for a service.
     pub fn next_service(&mut self) -> ServiceId {
         ServiceId(self.take(3))
+    }
+
+    /// A number for a peer.
+    pub fn next_peer(&mut self) -> PeerId {
+        self.counters.peer += 1;
+        PeerId(self.counters.peer)
+    }
+
+    /// A peer by its name. Errors: `UnknownPeer`.
+    pub fn peer(&self, name: &str) -> Result<&Arc<PeerRecord>, Problem> {
+        let mut all = self.peers.values();
+        all.find(|p| p.wish.name == name).ok_or_else(|| {
+            let message =
+                format!("there is no peer '{name}'; 'weft peer ls' lists those there are");
+            Problem::new(Code::UnknownPeer, message).at("peer")
+        })
+    }
+
+    /// Networks that a peer is on: those named, or all, as far as they are overlays of its carrier.
+    pub fn networks_of<'a>(
+        &'a self,
+        peer: &'a PeerRecord,
+    ) -> impl Iterator<Item = &'a Arc<NetworkRecord>> {
+        let kind = peer.carrier.kind();
+        self.networks.values().filter(move |n| {
+            let named = peer.networks.as_ref();
+            named.is_none_or(|list| list.contains(&n.spec.id))
+                && n.spec.overlay.is_some_and(|o| o.carrier == kind)
+        })
+    }
+
+    /// A peer as the data plane knows it: on those networks that are there, with the prefixes of both families.
+    #[must_use]
+    pub fn peer_spec(&self, peer: &PeerRecord) -> PeerSpec {
+        let mut prefixes = peer.prefixes.clone();
+        for network in self.networks_of(peer) {
+            if let (Some(v4), Some(v6)) = (&network.spec.v4, &network.spec.v6) {
+                let twins = peer.prefixes.iter().filter_map(|p| p.twin(v4, v6));
+                prefixes.extend(twins);
+            }
+        }
+        prefixes.sort_unstable();
+        prefixes.dedup();
+        PeerSpec {
+            id: peer.id,
+            name: peer.wish.name.clone(),
+            carrier: peer.carrier.clone(),
+            networks: self.networks_of(peer).map(|n| n.spec.id).collect(),
+            prefixes,
+        }
     }
 
     /// A network by its name. Errors: `UnknownNetwork`.

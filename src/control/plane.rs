@@ -7,13 +7,15 @@
 
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
-use super::ids::{EndpointId, NetworkId, PublishId, ServiceId};
+use super::ids::{EndpointId, NetworkId, PeerId, PublishId, ServiceId};
+use super::key::{PublicKey, StaticKey};
 use super::policy::{PolicyScope, PolicySpec};
-use super::show::{DropRow, FlowRow, GroupRow, MacRow, StatRow, WorkerRow};
+use super::show::{DropRow, FlowRow, GroupRow, MacRow, PeerRow, StatRow, WorkerRow};
 use super::spec::{
-    EndpointSpec, Interface, NameOwner, NameRecord, NetworkSpec, PublishSpec, Published, Sandbox,
-    SandboxRef, ServiceSpec,
+    EndpointSpec, Interface, NameOwner, NameRecord, NetworkSpec, PeerSpec, PublishSpec, Published,
+    Sandbox, SandboxRef, ServiceSpec, Underlay,
 };
 
 /// Why the data plane cannot do what it was asked.
@@ -31,6 +33,9 @@ pub enum PlaneError {
     /// There is no such service.
     #[error("the switch has no service {0}")]
     NoService(ServiceId),
+    /// There is no such peer.
+    #[error("the switch has no peer {0}")]
+    NoPeer(PeerId),
     /// The namespace does not exist, or not any more: its process has ended, or its number belongs to another now.
     #[error("the sandbox is gone: {0}")]
     SandboxGone(String),
@@ -80,6 +85,21 @@ pub enum PlaneEvent {
         network: NetworkId,
         /// Which station, as text.
         mac: String,
+    },
+    /// An invited peer has shown its invite's secret for the first time: from now on it is the one with this key, which the
+    /// data plane has taken note of already, and no other can take the invite.
+    PeerJoined {
+        /// Which.
+        peer: PeerId,
+        /// Who it is.
+        key: PublicKey,
+    },
+    /// Something is wrong with a peer that its rows did not tell before: told once, until it is over and comes again.
+    PeerProblem {
+        /// Which.
+        peer: PeerId,
+        /// What, in one sentence.
+        problem: String,
     },
     /// The data plane cannot go on.
     Ended(String),
@@ -177,6 +197,31 @@ pub trait Plane {
         scope: PolicyScope,
         policy: Option<&PolicySpec>,
     ) -> Result<(), PlaneError>;
+
+    /// The way from this host to others.
+    fn underlay(&mut self) -> Underlay;
+
+    /// Makes the host's key known, before the first sealed network or peer, and once: it does not change while the plane lives.
+    /// Errors: `Unsupported`, `Ended`.
+    fn set_key(&mut self, key: &StaticKey) -> Result<(), PlaneError>;
+
+    /// Adds a peer, or changes it in place: what goes on with it goes on unless its key, carrier or secret differ.
+    /// A peer without a key is an invite: the first who shows its secret takes it, which is told ([`PlaneEvent::PeerJoined`]).
+    /// Errors: `NoNetwork`, `Full`, `Unsupported`, `Refused`; then it is as it was.
+    fn set_peer(&mut self, spec: &PeerSpec) -> Result<(), PlaneError>;
+
+    /// Takes a peer away, with its endpoints.
+    /// Errors: `NoPeer`.
+    fn remove_peer(&mut self, id: PeerId) -> Result<(), PlaneError>;
+
+    /// Peers as they stand.
+    /// Errors: `Ended`.
+    fn peers(&mut self) -> Result<Vec<PeerRow>, PlaneError>;
+
+    /// Sends a peer a probe and waits for its answer, at most as long as told. Gives the round trip; `None` without an answer.
+    /// Errors: `NoPeer`; `Unsupported` for a carrier that has no probes.
+    fn ping_peer(&mut self, id: PeerId, patience: Duration)
+    -> Result<Option<Duration>, PlaneError>;
 
     /// Returns when everything that was changed before is seen by every worker.
     /// Errors: `Ended`.

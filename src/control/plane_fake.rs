@@ -5,16 +5,18 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
+use std::time::Duration;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::ids::{EndpointId, NetworkId, PublishId, ServiceId};
+use super::ids::{EndpointId, NetworkId, PeerId, PublishId, ServiceId};
+use super::key::{PublicKey, StaticKey};
 use super::plane::{Plane, PlaneError, PlaneEvent};
 use super::policy::{PolicyScope, PolicySpec};
-use super::show::{DropRow, FlowRow, GroupRow, MacRow, StatRow, WorkerRow};
+use super::show::{DropRow, FlowRow, GroupRow, MacRow, PeerRow, PeerState, StatRow, WorkerRow};
 use super::spec::{
-    EndpointSpec, Interface, NameOwner, NameRecord, NetworkSpec, PortFailure, PublishSpec,
-    Published, Sandbox, SandboxRef, ServiceSpec,
+    EndpointSpec, HostPort, Interface, NameOwner, NameRecord, NetworkSpec, PeerSpec, PortFailure,
+    PublishSpec, Published, Sandbox, SandboxRef, ServiceSpec, Underlay,
 };
 
 /// What there is beside any daemon.
@@ -30,6 +32,8 @@ pub(crate) struct World {
     pub(crate) taken: BTreeSet<u16>,
     /// What the host has routes to.
     pub(crate) routes: Vec<(IpAddr, u8)>,
+    /// The way to other hosts.
+    pub(crate) underlay: Underlay,
 }
 
 impl World {
@@ -37,6 +41,10 @@ impl World {
     pub(crate) fn new() -> Rc<RefCell<Self>> {
         Rc::new(RefCell::new(Self {
             boot: "boot-1".to_owned(),
+            underlay: Underlay {
+                addr: Some([192, 0, 2, 1].into()),
+                mtu: 1500,
+            },
             ..Self::default()
         }))
     }
@@ -86,6 +94,10 @@ pub(crate) struct FakePlane {
     pub(crate) services: BTreeMap<ServiceId, ServiceSpec>,
     /// Policies.
     pub(crate) policies: BTreeMap<PolicyScope, PolicySpec>,
+    /// The host's key.
+    pub(crate) key: Option<PublicKey>,
+    /// Peers.
+    pub(crate) peers: BTreeMap<PeerId, PeerSpec>,
     /// What was asked, in order, one word and a number each.
     pub(crate) log: Vec<String>,
     /// Calls whose log line starts so are refused.
@@ -105,6 +117,8 @@ impl FakePlane {
             names: BTreeMap::new(),
             services: BTreeMap::new(),
             policies: BTreeMap::new(),
+            key: None,
+            peers: BTreeMap::new(),
             log: Vec::new(),
             refuse: None,
         }
@@ -204,6 +218,7 @@ impl Plane for FakePlane {
         self.asked(format!("remove-network {id}"))?;
         self.network(id)?;
         assert!(self.endpoints.values().all(|e| e.network != id));
+        assert!(self.peers.values().all(|p| !p.networks.contains(&id)));
         self.networks.remove(&id);
         self.names.retain(|(network, _), _| *network != id);
         self.policies.remove(&PolicyScope::Network(id));
@@ -334,6 +349,55 @@ impl Plane for FakePlane {
             None => self.policies.remove(&scope),
         };
         Ok(())
+    }
+
+    fn underlay(&mut self) -> Underlay {
+        self.world.borrow().underlay
+    }
+
+    fn set_key(&mut self, key: &StaticKey) -> Result<(), PlaneError> {
+        self.asked("key".to_owned())?;
+        assert!(self.key.replace(*key.public()).is_none());
+        Ok(())
+    }
+
+    fn set_peer(&mut self, spec: &PeerSpec) -> Result<(), PlaneError> {
+        self.asked(format!("peer {}", spec.id))?;
+        for &id in &spec.networks {
+            self.network(id)?;
+        }
+        self.peers.insert(spec.id, spec.clone());
+        Ok(())
+    }
+
+    fn remove_peer(&mut self, id: PeerId) -> Result<(), PlaneError> {
+        self.asked(format!("remove-peer {id}"))?;
+        let gone = self.peers.remove(&id);
+        gone.map(|_| ()).ok_or(PlaneError::NoPeer(id))
+    }
+
+    fn peers(&mut self) -> Result<Vec<PeerRow>, PlaneError> {
+        let rows = self.peers.values().map(|p| PeerRow {
+            endpoint: p.carrier.endpoint().and_then(HostPort::addr),
+            tx_frames: 5,
+            tx_bytes: 500,
+            drops: vec![DropRow {
+                reason: "replayed".to_owned(),
+                frames: 7,
+            }],
+            ..PeerRow::new(p.id, PeerState::Waiting)
+        });
+        Ok(rows.collect())
+    }
+
+    fn ping_peer(
+        &mut self,
+        id: PeerId,
+        patience: Duration,
+    ) -> Result<Option<Duration>, PlaneError> {
+        let peer = self.peers.get(&id).ok_or(PlaneError::NoPeer(id))?;
+        let answers = peer.carrier.endpoint().is_some() && !patience.is_zero();
+        Ok(answers.then_some(Duration::from_micros(250)))
     }
 
     fn settle(&mut self) -> Result<(), PlaneError> {

@@ -135,7 +135,8 @@ fn carry<P: Plane>(
         | Step::Policy(..)
         | Step::Names(..)
         | Step::Service(..)
-        | Step::Publish(..) => step.run(plane),
+        | Step::Publish(..)
+        | Step::Peer(..) => step.run(plane),
     };
     match (result, step) {
         (Ok(Done::Plain), _) => {}
@@ -152,6 +153,10 @@ fn carry<P: Plane>(
         (Err(e), Step::Network(_, Some(spec))) => {
             runtime.note(format!("network '{}' is down: {e}", spec.name));
             runtime.networks_down.insert(spec.id, e.to_string());
+        }
+        (Err(e), Step::Peer(_, Some(spec))) => {
+            runtime.note(format!("peer '{}' is down: {e}", spec.name));
+            runtime.peers_down.insert(spec.id, e.to_string());
         }
         (Err(e), Step::Endpoint(_, Some(spec))) => {
             let name = model.endpoints.get(&spec.id).map(|r| r.name.clone());
@@ -188,5 +193,6 @@ fn what(step: &Step) -> String {
         Step::Publish(_, spec) => spec
             .as_ref()
             .map_or_else(String::new, |s| format!("publish {}", s.rule)),
+        Step::Peer(..) => "a peer".to_owned(),
     }
 }

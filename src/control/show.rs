@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 use switch_core::addr::Mac;
 
-use super::ids::{EndpointId, NetworkId};
+use super::ids::{EndpointId, NetworkId, PeerId};
 use super::text;
 
 /// A learned MAC.
@@ -107,4 +107,87 @@ pub struct WorkerRow {
     pub turns: u64,
     /// Processor time. Units: milliseconds.
     pub cpu_ms: u64,
+}
+
+/// How it stands with a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PeerState {
+    /// Invited, and not seen yet.
+    Invited,
+    /// A handshake is under way, or is waited for.
+    Waiting,
+    /// It has been heard within the time in which it must be.
+    Up,
+    /// It was up, and is not heard any more.
+    Silent,
+    /// There is no telling: it is of a carrier that answers nothing.
+    Open,
+}
+
+impl PeerState {
+    /// Its word, as in JSON.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Invited => "invited",
+            Self::Waiting => "waiting",
+            Self::Up => "up",
+            Self::Silent => "silent",
+            Self::Open => "open",
+        }
+    }
+}
+
+/// A peer, as it stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerRow {
+    /// Which.
+    pub peer: PeerId,
+    /// How it stands.
+    pub state: PeerState,
+    /// Where it is now; it may have moved.
+    pub endpoint: Option<SocketAddr>,
+    /// The last round trip. Units: microseconds.
+    pub rtt: Option<u64>,
+    /// The largest inner packet that the way carries. Units: bytes.
+    pub mtu: Option<u16>,
+    /// Of a thousand probes those without an answer, lately.
+    pub loss: Option<u16>,
+    /// Frames to it.
+    pub tx_frames: u64,
+    /// Bytes of these.
+    pub tx_bytes: u64,
+    /// Frames from it that were taken.
+    pub rx_frames: u64,
+    /// Bytes of these.
+    pub rx_bytes: u64,
+    /// Frames and datagrams of either direction that were dropped, by reason; reasons that never occurred may be left out.
+    pub drops: Vec<DropRow>,
+    /// How long ago the last handshake was finished. Units: seconds.
+    pub handshake: Option<u64>,
+    /// What is wrong with it now, one sentence each.
+    pub problems: Vec<String>,
+}
+
+impl PeerRow {
+    /// A peer of which nothing is known yet.
+    #[must_use]
+    pub const fn new(peer: PeerId, state: PeerState) -> Self {
+        Self {
+            peer,
+            state,
+            endpoint: None,
+            rtt: None,
+            mtu: None,
+            loss: None,
+            tx_frames: 0,
+            tx_bytes: 0,
+            rx_frames: 0,
+            rx_bytes: 0,
+            drops: Vec::new(),
+            handshake: None,
+            problems: Vec::new(),
+        }
+    }
 }

@@ -11,6 +11,13 @@ use super::ids::{EndpointId, NetworkId, PublishId, ServiceId};
 use super::text;
 use crate::config::{Proto, PublishRule, UdpFilter};
 
+mod peer;
+
+pub use peer::{
+    Carrier, HostPort, LAST_VNI, OverlaySpec, ParsePrefixError, PeerCarrier, PeerSpec, Prefix,
+    Underlay,
+};
+
 /// What kind of network it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
@@ -95,6 +102,9 @@ pub struct NetworkSpec {
     pub host_access: bool,
     /// Who may answer to datagrams.
     pub udp_filter: UdpFilter,
+    /// How it reaches other hosts; only with [`Driver::Overlay`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlay: Option<OverlaySpec>,
 }
 
 impl NetworkSpec {

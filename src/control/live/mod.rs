@@ -44,13 +44,14 @@ use switch_core::policy::quota::Quota;
 use self::numbers::Numbers;
 use self::splice::Stocks;
 pub use self::start::Options;
-use super::ids::{EndpointId, NetworkId, PublishId, ServiceId};
+use super::ids::{EndpointId, NetworkId, PeerId, PublishId, ServiceId};
+use super::key::StaticKey;
 use super::plane::{Plane, PlaneError, PlaneEvent};
 use super::policy::{PolicyScope, PolicySpec};
-use super::show::{DropRow, FlowRow, GroupRow, MacRow, StatRow, WorkerRow};
+use super::show::{DropRow, FlowRow, GroupRow, MacRow, PeerRow, StatRow, WorkerRow};
 use super::spec::{
-    EndpointSpec, Interface, NameOwner, NameRecord, NetworkSpec, PublishSpec, Published, Sandbox,
-    SandboxRef, ServiceSpec,
+    EndpointSpec, Interface, NameOwner, NameRecord, NetworkSpec, PeerSpec, PublishSpec, Published,
+    Sandbox, SandboxRef, ServiceSpec, Underlay,
 };
 use crate::host::broker::Broker;
 use crate::host::fleet::{FleetError, SandboxId, is_another_process};
@@ -281,6 +282,30 @@ impl Plane for LivePlane {
         policy: Option<&PolicySpec>,
     ) -> Result<(), PlaneError> {
         self.put_policy(scope, policy)
+    }
+
+    fn underlay(&mut self) -> Underlay {
+        crate::config::facts::underlay()
+    }
+
+    fn set_key(&mut self, _: &StaticKey) -> Result<(), PlaneError> {
+        Err(PlaneError::Unsupported("peers"))
+    }
+
+    fn set_peer(&mut self, _: &PeerSpec) -> Result<(), PlaneError> {
+        Err(PlaneError::Unsupported("peers"))
+    }
+
+    fn remove_peer(&mut self, id: PeerId) -> Result<(), PlaneError> {
+        Err(PlaneError::NoPeer(id))
+    }
+
+    fn peers(&mut self) -> Result<Vec<PeerRow>, PlaneError> {
+        Ok(Vec::new())
+    }
+
+    fn ping_peer(&mut self, id: PeerId, _: Duration) -> Result<Option<Duration>, PlaneError> {
+        Err(PlaneError::NoPeer(id))
     }
 
     fn settle(&mut self) -> Result<(), PlaneError> {

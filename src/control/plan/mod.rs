@@ -5,6 +5,7 @@
 mod endpoint;
 mod file;
 mod network;
+mod peer;
 mod policy;
 mod publish;
 mod service;
@@ -19,6 +20,7 @@ use crate::config::{Code, Problem, names};
 pub use endpoint::{connect, disconnect, forget, parse_sandbox, route, sandbox_name};
 pub use file::{Change, Identify, apply};
 pub use network::{create, prune, remove};
+pub use peer::joined;
 pub use policy::{parse as parse_policy, set as set_policy};
 pub use publish::{add as publish, remove as unpublish};
 pub use service::{create as create_service, remove as remove_service};

@@ -78,6 +78,7 @@ pub fn create(
         host_loopback: host_loopback(wish, v4.as_ref(), v6.as_ref())?,
         host_access: wish.host_access,
         udp_filter: wish.udp_filter.unwrap_or_default(),
+        overlay: None,
     };
     options(wish, &mut spec)?;
     let id = spec.id;

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::open::OpenError;
-use crate::control::ids::{EndpointId, NetworkId, PublishId, ServiceId};
+use crate::control::ids::{EndpointId, NetworkId, PeerId, PublishId, ServiceId};
 use crate::control::model::Model;
 use crate::control::policy::PolicyScope;
 
@@ -33,6 +33,8 @@ pub enum Key {
     Service(ServiceId),
     /// A policy.
     Policy(PolicyScope),
+    /// A peer.
+    Peer(PeerId),
     /// An endpoint on its way out.
     Leaving(EndpointId),
     /// The next numbers.
@@ -48,6 +50,7 @@ impl fmt::Display for Key {
             Self::Service(id) => write!(f, "service/{id}"),
             Self::Policy(PolicyScope::Network(id)) => write!(f, "network-policy/{id}"),
             Self::Policy(PolicyScope::Endpoint(id)) => write!(f, "endpoint-policy/{id}"),
+            Self::Peer(id) => write!(f, "peer/{id}"),
             Self::Leaving(id) => write!(f, "leaving/{id}"),
             Self::Counters => f.write_str("counters"),
         }
@@ -68,6 +71,7 @@ impl FromStr for Key {
             "endpoint" => Self::Endpoint(EndpointId(id)),
             "publish" => Self::Publish(PublishId(id)),
             "service" => Self::Service(ServiceId(id)),
+            "peer" => Self::Peer(PeerId(id)),
             "leaving" => Self::Leaving(EndpointId(id)),
             "network-policy" => Self::Policy(PolicyScope::Network(NetworkId(id))),
             "endpoint-policy" => Self::Policy(PolicyScope::Endpoint(EndpointId(id))),
@@ -132,6 +136,7 @@ fn place(model: &mut Model, key: &str, value: &[u8]) -> Result<(), String> {
         Key::Publish(id) => drop(model.publishes.insert(id, Arc::new(parse(value)?))),
         Key::Service(id) => drop(model.services.insert(id, Arc::new(parse(value)?))),
         Key::Policy(scope) => drop(model.policies.insert(scope, Arc::new(parse(value)?))),
+        Key::Peer(id) => drop(model.peers.insert(id, Arc::new(parse(value)?))),
         Key::Leaving(id) => drop(model.leaving.insert(id, Arc::new(parse(value)?))),
         Key::Counters => model.counters = parse(value)?,
     }
