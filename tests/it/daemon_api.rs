@@ -249,6 +249,38 @@ fn nobody_holds_the_daemon_up() {
 }
 
 #[test]
+fn who_stops_within_a_request_makes_room() {
+    netns::inside(|world| {
+        let daemon = Daemon::root(world);
+        let before = daemon.state();
+        for (what, part) in [
+            ("heads", "POST /v1/networks HTTP/1.1\r\nHost: weft\r\n"),
+            (
+                "lengths",
+                "POST /v1/networks HTTP/1.1\r\nHost: weft\r\nContent-Length: 9\r\n\r\n{",
+            ),
+            (
+                "chunks",
+                "POST /v1/apply HTTP/1.1\r\nHost: weft\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n{",
+            ),
+        ] {
+            let held: Vec<_> = (0..300)
+                .map(|_| {
+                    let mut stream = UnixStream::connect(daemon.socket()).unwrap();
+                    stream.write_all(part.as_bytes()).unwrap();
+                    stream
+                })
+                .collect();
+            assert_eq!(daemon.state(), before, "{what}");
+            // The oldest went without a word, for the sake of others; had they been waited for, it would have been told why.
+            let mut rest = Vec::new();
+            let _cut = (&held[0]).read_to_end(&mut rest);
+            assert_eq!(String::from_utf8_lossy(&rest), "", "{what}");
+        }
+    });
+}
+
+#[test]
 fn another_user_is_refused() {
     if !nix::unistd::geteuid().is_root() {
         return netns::without("root, who alone can be two users");

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -103,8 +104,8 @@ enum Client {
     Tcp(TcpStream, Router),
 }
 
-/// The connections. With all seats taken the one that has been idle for longest makes room, so that whoever opens
-/// connections and asks nothing keeps nobody out; those that are being answered are waited for.
+/// The connections. With all seats taken the first that is not being answered makes room, so that whoever opens
+/// connections and asks nothing, or stops within a request, keeps nobody out; those that are being answered are waited for.
 struct Seats {
     free: Arc<Semaphore>,
     /// In the order of their coming; some have ended.
@@ -112,9 +113,22 @@ struct Seats {
 }
 
 struct Seat {
-    /// A request of it is being answered.
-    busy: Arc<AtomicBool>,
+    busy: Busy,
     task: AbortHandle,
+}
+
+/// Whether a request of a connection is being answered: all of it has come, and not all of the answer has been made.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Busy(Arc<AtomicBool>);
+
+impl Busy {
+    pub(super) fn set(&self, busy: bool) {
+        self.0.store(busy, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl Seats {
@@ -128,7 +142,7 @@ impl Seats {
     async fn take(&mut self, client: Client) {
         self.taken.retain(|seat| !seat.task.is_finished());
         if self.free.available_permits() == 0 {
-            let idle = |seat: &Seat| !seat.busy.load(Ordering::Relaxed);
+            let idle = |seat: &Seat| !seat.busy.get();
             let idle = self.taken.iter().position(idle);
             if let Some(seat) = idle.and_then(|at| self.taken.remove(at)) {
                 seat.task.abort();
@@ -138,8 +152,8 @@ impl Seats {
         let Ok(free) = Arc::clone(&self.free).acquire_owned().await else {
             return;
         };
-        let busy = Arc::new(AtomicBool::new(false));
-        let mark = Arc::clone(&busy);
+        let busy = Busy::default();
+        let mark = busy.clone();
         let task = match client {
             Client::Unix(stream, router) => tokio::spawn(connection(stream, router, mark, free)),
             Client::Tcp(stream, router) => tokio::spawn(connection(stream, router, mark, free)),
@@ -160,19 +174,20 @@ const fn may(own: u32, peer: u32) -> bool {
     peer == own || peer == 0
 }
 
-async fn connection<S>(stream: S, router: Router, busy: Arc<AtomicBool>, seat: OwnedSemaphorePermit)
+async fn connection<S>(stream: S, router: Router, busy: Busy, seat: OwnedSemaphorePermit)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let io = TokioIo::new(Timed::new(stream, PATIENCE));
     let answers = TowerToHyperService::new(router);
-    let service = service_fn(|request| {
-        let (answers, busy) = (answers.clone(), Arc::clone(&busy));
+    let service = service_fn(|mut request: hyper::Request<Incoming>| {
+        let (answers, busy) = (answers.clone(), busy.clone());
+        // Set by who reads the body: until it is there nothing is being done.
+        request.extensions_mut().insert(busy.clone());
         async move {
-            busy.store(true, Ordering::Relaxed);
             let answer = answers.call(request).await;
             // To take it is the client's affair.
-            busy.store(false, Ordering::Relaxed);
+            busy.set(false);
             answer
         }
     });

@@ -1,7 +1,7 @@
 //! The API: HTTP and JSON on a Unix socket that only its owner may use, and metrics on a loopback port where asked for.
 //!
 //! Nobody can hold the daemon up: bodies are bounded, a request must arrive within ten seconds, an answer must be taken
-//! within as many, and connections are counted: with too many the one that has been idle for longest goes.
+//! within as many, and connections are counted: with too many the oldest goes that no answer is being made for.
 
 mod listen;
 mod metrics;
@@ -24,6 +24,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::engine::Job;
 use super::proto::{Failure, Reply, Request};
 use crate::config::{Code, Problem};
+use listen::Busy;
 use routes::{METRICS, Parts, ROUTES, Route};
 
 pub use listen::{Listener, bind, bind_metrics};
@@ -130,7 +131,11 @@ async fn answer(
     request: http::Request<Body>,
 ) -> Result<Response, Problem> {
     let query = queries(route, request.uri())?;
+    let busy = request.extensions().get::<Busy>().cloned();
     let body = read(request).await?;
+    if let Some(busy) = busy {
+        busy.set(true);
+    }
     let parts = Parts { path, query, body };
     let reply = handle.ask((route.make)(&parts)?).await?;
     Ok(match reply {
