@@ -57,7 +57,7 @@ pub(super) fn set_up(spec: &SandboxSpec, own: bool) -> Result<(Option<Interface>
     }
     let name = &spec.ifname;
     if !own {
-        veth::remove_orphans()?;
+        veth::await_leavers(name)?;
     }
     if link::index_of(name).is_ok() {
         return Err(anyhow!(

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::signal::Signal;
 
 use crate::support::netns::{self, Namespace, OUTSIDE, World};
 use crate::support::wait::{self, SOON};
@@ -73,6 +74,50 @@ fn it_ends_with_the_namespaces_process() {
         assert_eq!(weft.end(SOON).status, 0);
         assert_eq!(world.processes(), Vec::<String>::new());
     });
+}
+
+#[test]
+fn who_comes_while_another_goes_waits_for_it() {
+    netns::inside(|world| {
+        let page = servers::http(&world.outside, (OUTSIDE, 0));
+        let (_stranger, pid) = stranger(&world.host);
+        let net = Namespace::of(pid);
+        let up = || {
+            let info = json(&net, &["-4", "route", "show", "default"]);
+            info.as_array().is_some_and(|routes| !routes.is_empty())
+        };
+        for kind in ["tap", "packet"] {
+            let attach = || world.start(&["attach", "--kind", kind, &pid.to_string()]);
+            let mut first = attach();
+            wait::until("an address inside", SOON, up);
+            // One that lives is not waited for without an end.
+            let refused = attach().end(SOON);
+            refused.refused(&["interface eth0 exists already", "--ifname"]);
+            let before = inside(pid);
+            let next = attach();
+            wait::until("the next one is inside", SOON, || inside(pid) > before);
+            first.signal(Signal::SIGKILL);
+            first.end(SOON);
+            wait::until("the next one is up", SOON, || {
+                up() && guest::connect(&net, page).is_ok()
+            });
+            next.stop();
+            wait::until("the interfaces are gone", SOON, || {
+                json(&net, &["link"])
+                    .as_array()
+                    .is_some_and(|links| links.len() == 1)
+            });
+        }
+    });
+}
+
+/// How many processes are in the network of this one.
+fn inside(pid: u32) -> usize {
+    let network = |process: &Path| std::fs::read_link(process.join("ns/net")).ok();
+    let wanted = network(&Path::new("/proc").join(pid.to_string())).unwrap();
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    all.filter(|entry| network(&entry.path()).as_ref() == Some(&wanted))
+        .count()
 }
 
 /// Attaches to what `name` makes of a path, and sees the end when `go` has made the namespace go.

@@ -104,14 +104,8 @@ fn attaching_by_a_packet_socket_leaves_nothing_behind() {
         let mut killed = attach();
         killed.signal(Signal::SIGKILL);
         killed.end(SOON);
-        // Until its last process has ended, a moment later, the interface's name is taken.
-        let again = wait::value("the next one joins", SOON, || {
-            let mut next = world.start(&["attach", "--kind", "packet", &pid.to_string()]);
-            wait::until("it is back, or refused", SOON, || {
-                next.has_ended() || guest::connect(&net(), page).is_ok()
-            });
-            (!next.has_ended()).then_some(next)
-        });
+        let again = attach();
+        wait::until("it is back", SOON, || guest::connect(&net(), page).is_ok());
         assert_eq!(links(), 3);
         again.stop();
         wait::until("the interfaces are gone", SOON, || links() == 1);

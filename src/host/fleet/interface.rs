@@ -2,8 +2,9 @@
 
 use std::io;
 
+use netlink_packet_core::Nla;
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{InfoData, InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use switch_core::addr::Mac;
 
 use super::super::link::{self, LinkChange};
@@ -23,11 +24,21 @@ pub(super) struct Found {
     alias: String,
     mac: Option<Mac>,
     kind: Option<Kind>,
+    /// Of a pair, the index of the other end, if that is in the same namespace.
+    other: Option<u32>,
+    /// A TAP that outlives whoever has it open.
+    persists: bool,
 }
 
 impl Found {
     fn is_of(&self, endpoint: u32) -> bool {
         self.kind.is_some() && self.alias == alias(endpoint)
+    }
+
+    /// The process whose own pair it is the far end of.
+    pub(super) fn process(&self) -> Option<i32> {
+        let number = self.far_end().filter(|n| n & veth::OF_PROCESS != 0)?;
+        i32::try_from(number & !veth::OF_PROCESS).ok()
     }
 
     /// The number of the pair of which it is the end that has no address.
@@ -36,6 +47,20 @@ impl Found {
         let number = ours.strip_prefix(ALIAS)?.strip_suffix(veth::FAR)?;
         number.parse().ok()
     }
+}
+
+/// Whether the interface of that name, if there is one, goes by itself when a process ends: a TAP that does not persist,
+/// or the near end of a pair that is a process's own. Errors: `Refused`.
+pub(super) fn is_of_a_process(ifname: &str) -> Result<bool, FleetError> {
+    let all = list()?;
+    let found = all.iter().find(|found| found.name == ifname);
+    Ok(found.is_some_and(|found| match found.kind {
+        Some(Kind::Tap) => !found.persists,
+        Some(Kind::Packet) => all
+            .iter()
+            .any(|far| found.other == Some(far.index) && far.process().is_some()),
+        None => false,
+    }))
 }
 
 /// Makes the interface, and configures it.
@@ -258,13 +283,32 @@ fn found(message: LinkMessage) -> Found {
             found.alias = alias;
         } else if let LinkAttribute::Address(bytes) = attribute {
             found.mac = bytes.try_into().ok().map(Mac);
+        } else if let LinkAttribute::Link(other) = attribute {
+            found.other = Some(other);
         } else if let LinkAttribute::LinkInfo(infos) = attribute {
             let is = |kind| infos.contains(&LinkInfo::Kind(kind));
+            found.persists = infos.iter().any(persists);
             let pair = is(InfoKind::Veth).then_some(Kind::Packet);
             found.kind = is(InfoKind::Tun).then_some(Kind::Tap).or(pair);
         }
     }
     found
+}
+
+/// Whether this tells of a TAP that persists. Source: linux/if_link.h, `IFLA_TUN_PERSIST`.
+fn persists(info: &LinkInfo) -> bool {
+    const IFLA_TUN_PERSIST: u16 = 6;
+    let LinkInfo::Data(InfoData::Tun(all)) = info else {
+        return false;
+    };
+    all.iter().any(|one| {
+        let mut value = [0; 1];
+        let asked = one.kind() == IFLA_TUN_PERSIST && one.value_len() == value.len();
+        if asked {
+            one.emit_value(&mut value);
+        }
+        value != [0]
+    })
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 //! frames to other MACs than its own, which nobody knows, are none of the stack's.
 
 use std::io;
+use std::thread;
+use std::time::Duration;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -19,6 +21,11 @@ use super::super::sys;
 use super::{FleetError, identify, interface};
 use crate::endpoint::{Opened, packet};
 
+/// How long a process that was killed may take to let go of its interface.
+const LEAVING: Duration = Duration::from_secs(3);
+/// Between two looks whether it has.
+const LOOK: Duration = Duration::from_millis(10);
+
 /// Behind an alias: the end that has no address.
 pub(super) const FAR: &str = "/far";
 
@@ -28,24 +35,35 @@ fn alias(endpoint: u32) -> String {
 }
 
 /// Marks the number of a pair that is no daemon's endpoint, but of the process with the other bits as its id.
-const OF_PROCESS: u32 = 1 << 31;
+pub(super) const OF_PROCESS: u32 = 1 << 31;
 
 /// The number for a pair of this very process, which no other has while it lives.
 pub(in super::super) fn own_number() -> u32 {
     getpid().as_raw().cast_unsigned() | OF_PROCESS
 }
 
+/// Waits while `ifname` is taken by an interface that a process holds: one that was killed may still be ending.
+/// Pairs of processes that have ended are removed. Gives up after three seconds, as with one that lives. Errors: `Refused`.
+pub(in super::super) fn await_leavers(ifname: &str) -> Result<(), FleetError> {
+    for _ in 0..LEAVING.as_millis() / LOOK.as_millis() {
+        remove_orphans()?;
+        if !interface::is_of_a_process(ifname)? {
+            break;
+        }
+        thread::sleep(LOOK);
+    }
+    Ok(())
+}
+
 /// Removes the pairs of processes that were killed before they could. Errors: `Refused`.
-pub(in super::super) fn remove_orphans() -> Result<(), FleetError> {
+fn remove_orphans() -> Result<(), FleetError> {
     for found in interface::list()? {
-        let process = found.far_end().filter(|n| n & OF_PROCESS != 0);
-        let process = process.and_then(|n| i32::try_from(n & !OF_PROCESS).ok());
         // One that nobody has waited for has ended all the same.
         let ended = |pid| match sys::pidfd_open(Pid::from_raw(pid)) {
             Ok(process) => identify::has_ended(&process),
             Err(e) => e.raw_os_error() == Some(libc::ESRCH),
         };
-        if process.is_some_and(ended) {
+        if found.process().is_some_and(ended) {
             // Another may be doing the same.
             let _ = delete(found.index);
         }
