@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use switch_core::addr::Mac;
 
-use super::{name, network, policy, random_mac, vlan};
+use super::{name, network, not_reserved, policy, random_mac, vlan};
 use crate::config::ipam;
 use crate::config::problem::coded;
 use crate::config::wish::EndpointWish;
@@ -232,6 +232,9 @@ fn all_names(
         if !all.contains(&checked) {
             all.push(checked);
         }
+    }
+    for name in &all {
+        not_reserved(name, "name")?;
     }
     if let Some(name) = all.iter().find(|n| taken(n)) {
         let message = format!(

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::{Facts, endpoint, network, policy, publish, service};
-use crate::config::Problem;
 use crate::config::topology::Topology;
 use crate::config::wish::{EndpointWish, PolicyWish};
-use crate::control::ids::PublishId;
+use crate::config::{Code, Problem};
+use crate::control::ids::{EndpointId, PublishId};
 use crate::control::model::{Model, NetworkRecord, Origin};
 use crate::control::policy::PolicyScope;
 use crate::control::spec::Sandbox;
@@ -38,6 +38,7 @@ pub fn apply(
     identify: &mut Identify<'_>,
     warnings: &mut Vec<String>,
 ) -> Result<Vec<Change>, Problem> {
+    twice(file)?;
     let before = model.clone();
     sweep(model, file);
     for (at, wish) in file.network.iter().enumerate() {
@@ -55,8 +56,10 @@ pub fn apply(
             }
         }
     }
+    let mut joined = BTreeSet::new();
     for (at, wish) in file.endpoint.iter().enumerate() {
-        join(model, wish, identify).map_err(|p| p.inside(&format!("endpoint.{at}")))?;
+        join(model, wish, identify, &mut joined)
+            .map_err(|p| p.inside(&format!("endpoint.{at}")))?;
     }
     for (at, wish) in file.publish.iter().enumerate() {
         let place = format!("publish.{at}");
@@ -89,6 +92,38 @@ pub fn apply(
         }
     }
     Ok(describe(&before, model))
+}
+
+/// Refuses a file that names one thing twice: which of them is meant? Endpoints are told apart when they join.
+fn twice(file: &Topology) -> Result<(), Problem> {
+    let refused = |code: Code, what: String, field: String| {
+        Problem::new(code, format!("{what} is twice in the file")).at(&field)
+    };
+    let mut networks = BTreeSet::new();
+    for (at, wish) in file.network.iter().enumerate() {
+        if !networks.insert(&wish.name) {
+            let what = format!("network '{}'", wish.name);
+            return Err(refused(Code::NameTaken, what, format!("network.{at}.name")));
+        }
+    }
+    let mut services = BTreeSet::new();
+    for (at, wish) in file.service.iter().enumerate() {
+        if !services.insert((&wish.network, &wish.name)) {
+            let what = format!("service '{}' of network '{}'", wish.name, wish.network);
+            return Err(refused(Code::NameTaken, what, format!("service.{at}.name")));
+        }
+    }
+    let mut ports = BTreeSet::new();
+    for (at, wish) in file.publish.iter().enumerate() {
+        for (i, port) in wish.ports.iter().enumerate() {
+            if !ports.insert((&wish.sandbox, &wish.network, port)) {
+                let what = format!("'{port}' of sandbox '{}'", wish.sandbox);
+                let field = format!("publish.{at}.ports.{i}");
+                return Err(refused(Code::PortTaken, what, field));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Takes away what a file has made and this one does not name.
@@ -212,27 +247,34 @@ fn renew(
     Ok(())
 }
 
+/// `joined`: the endpoints that this file has named already, and which are not to be named again.
 fn join(
     model: &mut Model,
     wish: &EndpointWish,
     identify: &mut Identify<'_>,
+    joined: &mut BTreeSet<EndpointId>,
 ) -> Result<(), Problem> {
     let sandbox = identify(model, wish)?;
     let there = model
         .inside(&sandbox)
-        .find(|e| e.wish.network == wish.network)
+        .find(|e| e.wish.network == wish.network && !joined.contains(&e.spec.id))
         .map(std::sync::Arc::clone);
     match there {
-        Some(e) if e.wish == *wish && e.spec.sandbox == sandbox => return Ok(()),
+        Some(e) if e.wish == *wish && e.spec.sandbox == sandbox => {
+            joined.insert(e.spec.id);
+            return Ok(());
+        }
         // Only what may pass differs: the interface stays.
         Some(e) if e.origin == Origin::File && unpolicied(&e.wish) == unpolicied(wish) => {
+            joined.insert(e.spec.id);
             let scope = PolicyScope::Endpoint(e.spec.id);
             return set(model, scope, wish.policy.as_ref());
         }
         Some(e) if e.origin == Origin::File => endpoint::forget(model, e.spec.id),
         _ => {}
     }
-    endpoint::connect(model, wish, &sandbox, Origin::File).map(drop)
+    joined.insert(endpoint::connect(model, wish, &sandbox, Origin::File)?);
+    Ok(())
 }
 
 fn set(model: &mut Model, scope: PolicyScope, wish: Option<&PolicyWish>) -> Result<(), Problem> {

@@ -4,6 +4,8 @@
 
 mod endpoint;
 mod file;
+#[cfg(test)]
+mod file_tests;
 mod network;
 mod peer;
 mod policy;
@@ -51,6 +53,20 @@ fn name(text: &str, field: &str) -> Result<(), Problem> {
         }
         Ok(_) => Ok(()),
     }
+}
+
+/// Refuses the names whose meaning is settled, so that nobody else could be found by them. Errors: `BadName`.
+fn not_reserved(name: &str, field: &str) -> Result<(), Problem> {
+    let last = name.rsplit('.').next().unwrap_or(name);
+    let whose = if name.eq_ignore_ascii_case("gateway") {
+        "the gateway"
+    } else if last.eq_ignore_ascii_case("localhost") {
+        "the sandbox itself"
+    } else {
+        return Ok(());
+    };
+    let message = format!("name '{name}': that is {whose}; choose another");
+    Err(Problem::new(Code::BadName, message).at(field))
 }
 
 /// A MAC address, locally administered, from random bytes.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{endpoint, name, vlan};
+use super::{endpoint, name, not_reserved, vlan};
 use crate::config::problem::coded;
 use crate::config::wish::ServiceWish;
 use crate::config::{Code, PortRange, Problem, Proto};
@@ -26,6 +26,7 @@ pub fn create(
     let network = Arc::clone(model.network(&wish.network)?);
     let on = network.spec.id;
     name(&wish.name, "name")?;
+    not_reserved(&wish.name, "name")?;
     let old = model.services_on(on).find(|s| s.wish.name == wish.name);
     let old = old.map(Arc::clone);
     if let (Some(_), false) = (&old, replace) {

@@ -1,20 +1,19 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::config::topology::{Topology, TopologyFile};
 use crate::config::wish::{EndpointWish, NetworkWish, PublishWish, ServiceWish};
 use crate::control::ids::EndpointId;
 use crate::control::model::{Model, Origin};
 use crate::control::spec::{Sandbox, SandboxRef};
 
-fn facts() -> Facts {
+pub(super) fn facts() -> Facts {
     Facts {
         routes: vec![([10, 91, 0, 0].into(), 24)],
         descriptors: 20_000,
     }
 }
 
-fn make(model: &mut Model, name: &str, subnet: &str) {
+pub(super) fn make(model: &mut Model, name: &str, subnet: &str) {
     let wish = NetworkWish {
         name: name.to_owned(),
         subnet: (!subnet.is_empty()).then(|| subnet.to_owned()),
@@ -23,7 +22,7 @@ fn make(model: &mut Model, name: &str, subnet: &str) {
     create(model, &facts(), &wish, Origin::Command, &mut Vec::new()).unwrap();
 }
 
-fn sandbox(pid: i32) -> Sandbox {
+pub(super) fn sandbox(pid: i32) -> Sandbox {
     Sandbox {
         at: SandboxRef::Pid(pid),
         start_time: Some(1),
@@ -161,6 +160,9 @@ fn endpoints_that_are_refused() {
         (1, wish("web", "db"), Code::Connected),
         (2, wish("web", "www"), Code::NameTaken),
         (2, wish("web", "a.b"), Code::BadName),
+        (2, wish("web", "Gateway"), Code::BadName),
+        (2, EndpointWish { hostname: some("localhost"), ..two() }, Code::BadName),
+        (2, EndpointWish { aliases: vec!["x.localhost".into()], ..two() }, Code::BadName),
         (2, EndpointWish { ip: some("172.18.0.10"), ..two() }, Code::AddressTaken),
         (2, EndpointWish { ip: some("172.18.0.1"), ..two() }, Code::AddressTaken),
         (2, EndpointWish { ip: some("172.19.0.9"), ..two() }, Code::AddressOutside),
@@ -402,97 +404,4 @@ fn services_know_their_backends() {
         let refused = create_service(&mut copy, &wish, false, Origin::Command);
         assert_eq!(refused.unwrap_err().code, code, "{wish:?}");
     }
-}
-
-const FILE: &str = "\
-[[network]]
-name = 'web'
-[[endpoint]]
-network = 'web'
-sandbox = '1'
-name = 'db'
-[[publish]]
-sandbox = 'db'
-ports = ['5432', '5433:5433']
-[[service]]
-name = 'www'
-network = 'web'
-ports = ['80']
-backends = ['db']
-";
-
-fn read(text: &str) -> Topology {
-    TopologyFile::parse(text.to_owned(), "f".to_owned())
-        .unwrap()
-        .topology
-}
-
-fn apply_text(model: &mut Model, text: &str) -> Result<Vec<String>, Problem> {
-    let mut identify = |_: &Model, wish: &EndpointWish| Ok(sandbox(wish.sandbox.parse().unwrap()));
-    let changes = apply(model, &facts(), &read(text), &mut identify, &mut Vec::new())?;
-    Ok(changes
-        .iter()
-        .map(|c| format!("{} {} {}", c.action, c.kind, c.name))
-        .collect())
-}
-
-#[test]
-fn a_file_changes_only_the_difference() {
-    let mut model = Model::default();
-    make(&mut model, "hand", "");
-    let all = apply_text(&mut model, FILE).unwrap();
-    assert_eq!(
-        all,
-        [
-            "add network web",
-            "add endpoint db on web",
-            "add publish 5432:5432/tcp to db",
-            "add publish 5433:5433/tcp to db",
-            "add service www"
-        ]
-    );
-    let before = model.clone();
-    assert!(apply_text(&mut model, FILE).unwrap().is_empty());
-    assert_eq!(model, before);
-    let less = FILE
-        .replace(", '5433:5433'", "")
-        .replace("name = 'web'\n", "name = 'web'\nmtu = 1400\n");
-    assert_eq!(
-        apply_text(&mut model, &less).unwrap(),
-        ["change network web", "remove publish 5433:5433/tcp to db"]
-    );
-    assert_eq!(
-        model.network("web").unwrap().spec.v4,
-        before.network("web").unwrap().spec.v4
-    );
-    let moved = less.replace("mtu", "subnet = '10.7.0.0/16'\nmtu");
-    assert_eq!(
-        apply_text(&mut model.clone(), &moved).unwrap_err().code,
-        Code::NetworkInUse
-    );
-    let gone = apply_text(&mut model, "").unwrap();
-    assert_eq!(gone.len(), 4, "{gone:?}");
-    assert!(model.network("hand").is_ok());
-}
-
-#[test]
-fn a_file_is_refused_at_its_place() {
-    let mut model = Model::default();
-    for (text, field) in [
-        (FILE.replace("'5433:5433'", "'5432:1'"), "publish.0.ports.1"),
-        (FILE.replace("['db']", "['dbb']"), "service.0.backends.0"),
-        (
-            FILE.replace("name = 'db'", "name = 'db'\nip = '1.2.3.4'"),
-            "endpoint.0.ip",
-        ),
-        (
-            FILE.replace("name = 'web'\n", "name = 'web'\nsubnet = '127.0.0.0/8'\n"),
-            "network.0.subnet",
-        ),
-    ] {
-        let problem = apply_text(&mut model.clone(), &text).unwrap_err();
-        assert_eq!(problem.field.as_deref(), Some(field), "{problem}");
-    }
-    model = Model::default();
-    assert!(apply_text(&mut model, FILE).is_ok());
 }
