@@ -124,8 +124,8 @@ pub(super) fn refuse_options(mode: &NetworkMode, keep_id: bool, raw: &NetOptions
         ),
         ("--host-access", raw.host_access),
         ("--udp-filter", raw.udp_filter.is_some()),
-        ("--workers", raw.workers.is_some()),
     ];
+    let switch = [("--workers", raw.workers.is_some())];
     let link = [
         ("--pcap", raw.pcap.is_some()),
         ("--impair", raw.impair.is_some()),
@@ -180,8 +180,12 @@ pub(super) fn refuse_options(mode: &NetworkMode, keep_id: bool, raw: &NetOptions
         NetworkMode::Joined(join) => {
             if let Some(option) = first(&[&private]) {
                 bail!(
-                    "{option} is a matter of the whole network: leave it out here, and give it to 'weft network create' or \
-                     'weft up'"
+                    "{option} is a matter of the whole network: leave it out here, and give it to 'weft network create'"
+                );
+            }
+            if let Some(option) = first(&[&switch]) {
+                bail!(
+                    "{option} is a matter of the whole switch: leave it out here, and give it to 'weft up'"
                 );
             }
             if let Some(option) = first(&[&link, &[("--user", raw.user.is_some())]]) {
@@ -201,6 +205,7 @@ pub(super) fn refuse_options(mode: &NetworkMode, keep_id: bool, raw: &NetOptions
                 &shared[..],
                 &one,
                 &private,
+                &switch,
                 &any,
                 &link,
                 &user,

@@ -144,7 +144,7 @@ fn refusals() {
     --network blue --network blue
         --network 'blue' is given twice
     --network blue --subnet 10.0.0.0/24
-        --subnet is a matter of the whole network: leave it out here, and give it to 'weft network create' or 'weft up'
+        --subnet is a matter of the whole network: leave it out here, and give it to 'weft network create'
     --network blue --pcap x
         --pcap needs a private network: leave it out, or leave out --network blue
     --network blue --network green --ip 10.0.0.2

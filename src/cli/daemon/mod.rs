@@ -143,7 +143,12 @@ impl<'a> Session<'a> {
                 self.inspect(&format!("/v1/networks/{}", step(name)))?;
             }
             NetworkCommand::Rm { names } => {
-                for name in names {
+                let all: Vec<Network> = self.client.get("/v1/networks")?;
+                let goes = |name: &&String| {
+                    let mut all = all.iter();
+                    all.any(|n| n.name == **name && n.endpoints.is_empty() && n.services.is_empty())
+                };
+                for name in refused_first(names, goes) {
                     self.client
                         .delete(&format!("/v1/networks/{}", step(name)))?;
                 }
@@ -197,7 +202,8 @@ impl<'a> Session<'a> {
             }
             PublishCommand::Ls => self.show("/v1/publishes", table::PUBLISH, table::publish)?,
             PublishCommand::Rm { ids } => {
-                for id in ids {
+                let all: Vec<Publish> = self.client.get("/v1/publishes")?;
+                for id in refused_first(ids, |id| all.iter().any(|p| p.id.0 == **id)) {
                     self.client.delete(&format!("/v1/publishes/{id}"))?;
                 }
             }
@@ -236,7 +242,11 @@ impl<'a> Session<'a> {
         match command {
             PolicyCommand::Set { scope, wish } => {
                 let wish = wish.as_ref();
-                let tell = |p: &Policy| (format!("{} rules", p.policy.rules.len()), Vec::new());
+                let tell = |p: &Policy| {
+                    let count = p.policy.rules.len();
+                    let s = if count == 1 { "" } else { "s" };
+                    (format!("{count} rule{s}"), Vec::new())
+                };
                 self.make("PUT", &path(scope), wish, tell)?;
             }
             PolicyCommand::Show { scope } => self.inspect(&path(scope))?,
@@ -335,6 +345,15 @@ impl<'a> Session<'a> {
 fn endpoint_path(network: &str, sandbox: &str) -> String {
     let (network, sandbox) = (step(network), step(sandbox));
     format!("/v1/networks/{network}/endpoints/{sandbox}")
+}
+
+/// Each thing once, and before all others those that will not go: so nothing has gone when the first is refused.
+fn refused_first<T: Ord>(things: &[T], goes: impl Fn(&&T) -> bool) -> Vec<&T> {
+    let mut all: Vec<&T> = things.iter().collect();
+    all.sort_unstable();
+    all.dedup();
+    all.sort_by_key(goes);
+    all
 }
 
 fn of_network(path: &str, network: Option<&str>) -> String {

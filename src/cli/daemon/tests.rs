@@ -156,6 +156,34 @@ fn a_users_hour() {
 }
 
 #[test]
+fn of_several_all_go_or_none() {
+    with_daemon(None, |socket| {
+        for line in [
+            "network create a",
+            "network create b",
+            "network create used",
+            "endpoint connect used 1 --name db",
+            "publish add db 5432 5433",
+        ] {
+            weft(socket, line);
+        }
+        let lists = || ["network ls", "publish ls"].map(|line| weft(socket, line));
+        let before = lists();
+        for line in ["network rm a b none", "network rm a used", "publish rm 1 9"] {
+            let said = weft(socket, line);
+            let names = ["'none'", "'used'", "rule 9"];
+            assert!(names.iter().any(|n| said.contains(n)), "{line}: {said}");
+            assert_eq!(lists(), before, "{line}");
+        }
+        for line in ["network rm b a b", "publish rm 2 1 2"] {
+            assert_eq!(weft(socket, line), "", "{line}");
+        }
+        let left = lists().join("");
+        assert!(!left.contains("543") && left.lines().count() == 3, "{left}");
+    });
+}
+
+#[test]
 fn answers_in_json_are_whole() {
     with_daemon(None, |socket| {
         let made = weft(socket, "network create web --json");
