@@ -11,6 +11,9 @@ use super::file::place;
 use super::problem::{Code, Problem};
 use super::wish::{EndpointWish, NetworkWish, PublishWish, ServiceWish};
 
+/// Threads that carry packets, at most.
+pub const WORKERS: u16 = 8;
+
 /// Everything in a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -39,6 +42,24 @@ pub struct DaemonWish {
     pub metrics_port: Option<u16>,
 }
 
+impl DaemonWish {
+    /// Errors: `BadOption` for a number that cannot be used.
+    pub fn check(&self) -> Result<(), Problem> {
+        let refused =
+            |field: &str, message: String| Err(Problem::new(Code::BadOption, message).at(field));
+        match (self.workers, self.metrics_port) {
+            (Some(n), _) if !(1..=WORKERS).contains(&n) => {
+                refused("workers", format!("workers {n}: give 1 to {WORKERS}"))
+            }
+            (_, Some(0)) => {
+                let message = "metrics-port 0: nobody would know which; give 1 to 65535";
+                refused("metrics-port", message.to_owned())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// A file's text with what it says.
 #[derive(Debug, Clone)]
 pub struct TopologyFile {
@@ -59,12 +80,17 @@ impl TopologyFile {
     /// Reads a text that is called `shown` in errors.
     /// Errors: one line with the name, line and column.
     pub fn parse(text: String, shown: String) -> Result<Self, Problem> {
-        match toml::from_str(&text) {
-            Ok(topology) => Ok(Self {
-                shown,
-                text,
-                topology,
-            }),
+        match toml::from_str::<Topology>(&text) {
+            Ok(topology) => {
+                let file = Self {
+                    shown,
+                    text,
+                    topology,
+                };
+                let checked = file.topology.daemon.check();
+                checked.map_err(|p| file.point(&p.inside("daemon")))?;
+                Ok(file)
+            }
             Err(e) => {
                 let (line, column) = place(&text, e.span().map_or(0, |s| s.start));
                 let message = e.message().lines().collect::<Vec<_>>().join(", ");

@@ -55,6 +55,8 @@ fn mistakes_have_a_place() {
         "[[network]]\nname = 'a'\nname = 'b'",
         "[daemon]\nworker = 1",
         "[[network]\n",
+        "[daemon]\nmetrics-port = 1\n  workers = 9",
+        "[daemon]\nmetrics-port = 0",
     ]
     .map(|text| parse(text).unwrap_err().message);
     insta::assert_snapshot!(errors.join("\n"), @r#"
@@ -65,6 +67,8 @@ fn mistakes_have_a_place() {
     config weft.toml:3:1: duplicate key
     config weft.toml:2:1: unknown field `worker`, expected `workers` or `metrics-port`
     config weft.toml:1:11: unclosed array table, expected `]`
+    config weft.toml:3:3: workers 9: give 1 to 8
+    config weft.toml:2:1: metrics-port 0: nobody would know which; give 1 to 65535
     "#);
 }
 

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::unistd::{Gid, Uid, chown};
 use sd_notify::NotifyState;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -84,7 +85,8 @@ async fn run<P: Plane>(plane: P, options: Options) -> Result<()> {
     private_dir(&options.store)?;
     private_dir(&options.socket)?;
     // Before the store: that the switch is up already says more than that its store is locked.
-    let listener = server::bind(&options.socket).context("the API's socket")?;
+    let listener = server::bind(&options.socket)
+        .with_context(|| format!("the API's socket {}", options.socket.display()))?;
     let served = serve_on(listener, plane, &options).await;
     // A socket that is left behind would be replaced by the next start.
     let _ = std::fs::remove_file(&options.socket);
@@ -145,6 +147,21 @@ fn private_dir(path: &std::path::Path) -> Result<()> {
         dir.display()
     );
     Ok(())
+}
+
+/// Makes the directory of a path for another user, whom the daemon is to become; one that is there stays as it is.
+/// Errors: it cannot be made, or not be given away.
+pub fn give_directory(path: &std::path::Path, owner: (Uid, Gid)) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    let Some(dir) = path.parent().filter(|d| !d.as_os_str().is_empty()) else {
+        return Ok(());
+    };
+    // Not those above: he could not pass through what is root's alone.
+    match std::fs::DirBuilder::new().mode(0o700).create(dir) {
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => return Ok(()),
+        made => made.with_context(|| format!("directory {}", dir.display()))?,
+    }
+    chown(dir, Some(owner.0), Some(owner.1)).with_context(|| format!("directory {}", dir.display()))
 }
 
 /// Tells the service manager; without one nobody is told.

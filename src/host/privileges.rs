@@ -40,7 +40,8 @@ pub fn lock_down(user: Option<&str>) -> Result<()> {
     Ok(())
 }
 
-fn find_user(user: &str) -> Result<(Uid, Gid)> {
+/// The ids of a user, by name or number. Errors: there is none of that name.
+pub fn find_user(user: &str) -> Result<(Uid, Gid)> {
     if let Ok(number) = user.parse() {
         let uid = Uid::from_raw(number);
         let known = User::from_uid(uid)?;

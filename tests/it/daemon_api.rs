@@ -322,3 +322,50 @@ fn another_user_is_refused() {
     );
     running.stop().ok();
 }
+
+#[test]
+fn root_may_have_another_user_run_it() {
+    if !nix::unistd::geteuid().is_root() {
+        return netns::without("root, who alone can become another user");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(
+        dir.path(),
+        std::os::unix::fs::PermissionsExt::from_mode(0o755),
+    )
+    .unwrap();
+    let (socket, store) = (dir.path().join("run/s"), dir.path().join("state/store"));
+    let at = netns::Namespace::current();
+    let weft = env!("CARGO_BIN_EXE_weft");
+    let mut command = Command::new("unshare");
+    command.args(["--net", "--", weft, "up", "--user", "65534", "--socket"]);
+    command.arg(&socket).arg("--store").arg(&store);
+    let mut running = Running::start(&at, &mut command);
+    let ask = |words: &[&str]| {
+        let mut command = Command::new(weft);
+        command.args(words).arg("--socket").arg(&socket);
+        Running::start(&at, &mut command).end(SOON)
+    };
+    wait::until("the daemon serves", SOON, || {
+        socket.exists() && ask(&["show", "daemon"]).status == 0
+    });
+    // What is his is his alone, and he needs nothing of root's.
+    for path in [
+        &socket,
+        &store,
+        &dir.path().join("run"),
+        &dir.path().join("state"),
+    ] {
+        use std::os::unix::fs::MetadataExt as _;
+        let meta = fs::metadata(path).unwrap();
+        assert_eq!(
+            (meta.uid(), meta.mode() & 0o077),
+            (65534, 0),
+            "{}",
+            path.display()
+        );
+    }
+    ask(&["network", "create", "front"]).ok();
+    ask(&["down"]).ok();
+    assert_eq!(running.end(SOON).status, 0);
+}

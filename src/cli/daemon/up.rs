@@ -8,13 +8,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
+use nix::unistd::geteuid;
 
 use crate::config::HostFacts;
-use crate::config::topology::TopologyFile;
+use crate::config::topology::{DaemonWish, TopologyFile};
 use crate::control::live::{LivePlane, Options};
 use crate::control::serve::{self, default_socket, default_store};
+use crate::host::privileges;
 
 /// How long a switch may take to come up: with a thousand endpoints to take over, some seconds.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -32,8 +34,8 @@ pub struct UpArgs {
     pub detach: bool,
     /// Threads that carry packets [default: half the cores]
     #[arg(long, value_name = "N")]
-    pub workers: Option<usize>,
-    /// Becomes this user, as root
+    pub workers: Option<u16>,
+    /// Becomes this user, as root; the switch is then his and root's
     #[arg(long, value_name = "USER")]
     pub user: Option<String>,
     /// The API's socket [default: that of the user's own switch]
@@ -53,10 +55,19 @@ pub struct UpArgs {
 /// Runs the switch until it is told to end. Must be called while the process has one thread.
 /// Errors: one line, before anything is changed.
 pub fn up(args: &UpArgs) -> Result<ExitCode> {
-    if args.workers == Some(0) {
-        bail!("--workers 0: somebody has to carry the packets; give 1 or more");
-    }
+    let asked = DaemonWish {
+        workers: args.workers,
+        metrics_port: args.metrics_port,
+    };
+    asked.check().map_err(|p| anyhow!("--{p}"))?;
+    // Those of whoever calls: root may become another user below.
     let store = args.store.clone().unwrap_or_else(default_store);
+    let socket = args.socket.clone().unwrap_or_else(default_socket);
+    if let Some(user) = args.user.as_deref().filter(|_| geteuid().is_root()) {
+        let owner = privileges::find_user(user)?;
+        serve::give_directory(&store, owner)?;
+        serve::give_directory(&socket, owner)?;
+    }
     if args.detach {
         return detach(&store);
     }
@@ -72,11 +83,11 @@ pub fn up(args: &UpArgs) -> Result<ExitCode> {
         .map(|c| c.topology.daemon.clone())
         .unwrap_or_default();
     let plane = LivePlane::start(&Options {
-        workers: args.workers.or_else(|| wish.workers.map(usize::from)),
+        workers: args.workers.or(wish.workers).map(usize::from),
         user: args.user.clone(),
     })?;
     let options = serve::Options {
-        socket: args.socket.clone().unwrap_or_else(default_socket),
+        socket,
         store,
         metrics_port: args.metrics_port.or(wish.metrics_port),
         config,

@@ -18,6 +18,7 @@ use switch_core::time::Tick;
 use super::numbers::Numbers;
 use super::splice::Stocks;
 use super::{Hand, LivePlane, vlan};
+use crate::config::topology::WORKERS;
 use crate::control::policy::STATIONS_OF_ONE;
 use crate::host::broker::Broker;
 use crate::host::netwatch::NetWatch;
@@ -27,8 +28,6 @@ use crate::worker::{Lost, Worker};
 
 /// Stations behind endpoints that the table has room for.
 const STATIONS: usize = 1 << 16;
-/// Workers at most, whatever the machine has.
-const WORKERS: usize = 8;
 
 /// How the plane is to be.
 #[derive(Debug, Clone, Default)]
@@ -47,7 +46,8 @@ impl LivePlane {
         let limit = privileges::raise_descriptor_limit()?;
         tracing::debug!(limit, "descriptors");
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let count = options.workers.unwrap_or(cores / 2).clamp(1, WORKERS);
+        let most = usize::from(WORKERS);
+        let count = options.workers.unwrap_or(cores / 2).clamp(1, most);
         let raw: Vec<[Option<Socket>; 2]> = (0..count)
             .map(|_| {
                 [

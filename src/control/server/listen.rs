@@ -41,12 +41,12 @@ pub enum Listener {
 pub fn bind(path: &Path) -> io::Result<Listener> {
     match std::fs::symlink_metadata(path) {
         Ok(meta) if !meta.file_type().is_socket() => {
-            let message = format!("{} is there and is no socket", path.display());
+            let message = "something is there that is no socket";
             return Err(io::Error::new(io::ErrorKind::AddrInUse, message));
         }
         Ok(_) => {
             if std::os::unix::net::UnixStream::connect(path).is_ok() {
-                let message = format!("another weft listens on {}", path.display());
+                let message = "another weft listens there";
                 return Err(io::Error::new(io::ErrorKind::AddrInUse, message));
             }
             std::fs::remove_file(path)?;
