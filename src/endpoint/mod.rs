@@ -8,6 +8,7 @@ mod opened;
 pub mod packet;
 pub mod tap;
 pub mod tap_io;
+pub mod udp;
 pub mod wrap;
 
 pub use opened::{How, Kind, Opened};

@@ -93,6 +93,12 @@ drop_reasons! {
     NoMember = "no-member",
     /// More multicast groups than the endpoint may join.
     GroupLimit = "group-limit",
+    /// A datagram of the underlay is for a network that is not here, or that its sender is no part of.
+    UnknownVni = "unknown-vni",
+    /// Congestion was met on the way between hosts, and the packet's sender does not understand the mark.
+    Congestion = "congestion",
+    /// There is no key for the other host yet, or no more.
+    NoKey = "no-key",
 }
 
 /// What became of a frame.

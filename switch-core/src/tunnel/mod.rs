@@ -1,5 +1,12 @@
 //! [7] Frames to and from other hosts: what stands on the wire between two switches. The sockets are the program's.
 
 pub mod control;
+pub mod cut;
+pub mod ecn;
+pub mod entropy;
+pub mod gather;
 pub mod seal;
 pub mod vxlan;
+
+#[cfg(test)]
+mod tests;

@@ -84,6 +84,13 @@ impl Packet {
     /// Errors: `Truncated`, `Malformed`, `BadChecksum` (IPv4 header).
     #[inline]
     pub fn parse(frame: &[u8]) -> Result<Self, DropReason> {
+        Self::parse_head(frame, frame.len())
+    }
+
+    /// As [`Self::parse`], of a frame of `len` bytes of which only the first are at hand: all headers, at least.
+    /// Guarantees `l3 <= l4 <= end <= len`.
+    #[inline]
+    pub fn parse_head(frame: &[u8], len: usize) -> Result<Self, DropReason> {
         let head = frame.first_chunk::<14>().ok_or(DropReason::Truncated)?;
         let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1] = *head;
         let (mut ethertype, mut l3, mut vlan) = (u16::from_be_bytes([t0, t1]), 14, None);
@@ -93,8 +100,8 @@ impl Packet {
             l3 = 18;
         }
         let kind = match ethertype {
-            0x0800 => Kind::Ip(parse_v4(frame, l3)?),
-            0x86dd => Kind::Ip(parse_v6(frame, l3)?),
+            0x0800 => Kind::Ip(parse_v4(frame, l3, len)?),
+            0x86dd => Kind::Ip(parse_v6(frame, l3, len)?),
             0x0806 => Kind::Arp,
             other => Kind::Other(other),
         };
@@ -110,7 +117,7 @@ impl Packet {
 }
 
 #[inline]
-fn parse_v4(frame: &[u8], l3: usize) -> Result<Ip, DropReason> {
+fn parse_v4(frame: &[u8], l3: usize, whole: usize) -> Result<Ip, DropReason> {
     let h = frame
         .get(l3..)
         .and_then(|b| b.first_chunk::<20>())
@@ -123,7 +130,7 @@ fn parse_v4(frame: &[u8], l3: usize) -> Result<Ip, DropReason> {
     if total < len {
         return Err(DropReason::Malformed);
     }
-    if l3 + total > frame.len() {
+    if l3 + total > whole {
         return Err(DropReason::Truncated);
     }
     let options = frame.get(l3 + 20..l3 + len).ok_or(DropReason::Truncated)?;
@@ -149,7 +156,7 @@ fn parse_v4(frame: &[u8], l3: usize) -> Result<Ip, DropReason> {
 }
 
 #[inline]
-fn parse_v6(frame: &[u8], l3: usize) -> Result<Ip, DropReason> {
+fn parse_v6(frame: &[u8], l3: usize, whole: usize) -> Result<Ip, DropReason> {
     let h = frame
         .get(l3..)
         .and_then(|b| b.first_chunk::<40>())
@@ -158,7 +165,7 @@ fn parse_v6(frame: &[u8], l3: usize) -> Result<Ip, DropReason> {
         return Err(DropReason::Malformed);
     }
     let end = l3 + 40 + usize::from(u16::from_be_bytes([h[4], h[5]]));
-    if end > frame.len() {
+    if end > whole {
         return Err(DropReason::Truncated);
     }
     let (mut proto, mut l4, mut frag) = (h[6], l3 + 40, None);

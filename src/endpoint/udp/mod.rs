@@ -1,0 +1,259 @@
+//! Stages 1 and 8: UDP sockets of the underlay. One send is up to 64 datagrams, and so is one receive.
+
+mod sys;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+pub use sys::{Name, Outgoing};
+
+/// Datagrams that one send may be cut into. Source: UDP_MAX_SEGMENTS of linux/udp.h before 6.9.
+pub const MAX_SEGMENTS: usize = 64;
+/// Bytes of one send at most: those of the largest datagram over IPv4.
+pub const MAX_SEND: usize = 65_507;
+/// Messages of one batch.
+pub const BATCH: usize = sys::BATCH;
+
+/// What the socket's buffers are asked to hold: of what arrives while the worker writes one batch.
+const BUFFER: usize = 8 << 20;
+/// The source ports for entropy. Source: RFC 7348 section 5.
+const SOURCES: std::ops::RangeInclusive<u16> = 49_152..=65_535;
+/// Source ports that are tried.
+const TRIES: u16 = 64;
+
+/// What the kernel does about a datagram that is too large for the path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PathMtu {
+    /// It refuses one that is larger than what routers said.
+    Known,
+    /// It sends whatever the first link takes, and what routers say is left to us: for those who probe by themselves.
+    Probed,
+}
+
+/// A socket of the underlay, of one family; non-blocking. None of its datagrams is ever fragmented.
+#[derive(Debug)]
+pub struct UnderlaySocket {
+    socket: Socket,
+    /// The kernel cuts runs for us.
+    segments: bool,
+}
+
+impl UnderlaySocket {
+    /// Opens a socket that peers send to. Others may be bound to the same address, one for each worker.
+    /// Errors: those of socket(2) and bind(2).
+    pub fn service(at: SocketAddr, path: PathMtu) -> io::Result<Self> {
+        let opened = Self::open(at, path)?;
+        opened.socket.set_reuse_port(true)?;
+        let fd = opened.socket.as_fd();
+        let (level, tos) = match at {
+            SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_RECVTOS),
+            SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS),
+        };
+        sys::set(fd, level, tos, 1)?;
+        // Without it each datagram comes alone, as before Linux 5.0.
+        let _alone = sys::set(fd, libc::SOL_UDP, libc::UDP_GRO, 1);
+        opened.grow(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF);
+        opened.socket.bind(&at.into())?;
+        Ok(opened)
+    }
+
+    /// Opens a socket that is only sent from, on a port that is as good as any: `salt` makes those of one host differ.
+    /// Errors: those of socket(2); `AddrInUse` if no port was found.
+    pub fn source(v6: bool, path: PathMtu, salt: u16) -> io::Result<Self> {
+        let ip: IpAddr = if v6 {
+            Ipv6Addr::UNSPECIFIED.into()
+        } else {
+            Ipv4Addr::UNSPECIFIED.into()
+        };
+        let opened = Self::open((ip, 0).into(), path)?;
+        // Nothing is expected, and what comes is not read.
+        let _ = opened.socket.set_recv_buffer_size(0);
+        let range = SOURCES.end() - SOURCES.start() + 1;
+        let process = std::process::id().to_le_bytes();
+        let first = u16::from_le_bytes([process[0], process[1]])
+            .wrapping_mul(40_503)
+            .wrapping_add(salt.wrapping_mul(9_973));
+        for attempt in 0..TRIES {
+            let port = SOURCES.start() + first.wrapping_add(attempt * 251) % range;
+            match opened.socket.bind(&SocketAddr::new(ip, port).into()) {
+                Ok(()) => return Ok(opened),
+                Err(e) if e.kind() == io::ErrorKind::AddrInUse => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Err(io::ErrorKind::AddrInUse.into())
+    }
+
+    fn open(at: SocketAddr, path: PathMtu) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(at), Type::DGRAM, Some(Protocol::UDP))?;
+        socket.set_nonblocking(true)?;
+        let (level, option, known, probed) = match at {
+            SocketAddr::V4(_) => {
+                let option = libc::IP_MTU_DISCOVER;
+                (
+                    libc::IPPROTO_IP,
+                    option,
+                    libc::IP_PMTUDISC_DO,
+                    libc::IP_PMTUDISC_PROBE,
+                )
+            }
+            SocketAddr::V6(_) => {
+                socket.set_only_v6(true)?;
+                let option = libc::IPV6_MTU_DISCOVER;
+                (
+                    libc::IPPROTO_IPV6,
+                    option,
+                    libc::IPV6_PMTUDISC_DO,
+                    libc::IPV6_PMTUDISC_PROBE,
+                )
+            }
+        };
+        let value = if path == PathMtu::Known {
+            known
+        } else {
+            probed
+        };
+        sys::set(socket.as_fd(), level, option, value)?;
+        let opened = Self {
+            socket,
+            segments: true,
+        };
+        opened.grow(libc::SO_SNDBUFFORCE, libc::SO_SNDBUF);
+        Ok(opened)
+    }
+
+    /// Asks for a large buffer; who may not go beyond the host's limit gets what that allows.
+    fn grow(&self, force: i32, ask: i32) {
+        let size = i32::try_from(BUFFER).unwrap_or(i32::MAX);
+        let fd = self.socket.as_fd();
+        if sys::set(fd, libc::SOL_SOCKET, force, size).is_err() {
+            let _ = sys::set(fd, libc::SOL_SOCKET, ask, size);
+        }
+    }
+
+    /// Has sealed datagrams come to the worker whose receiver index they bear: the sockets of a port are numbered in the
+    /// order of binding. To be called on any one of them, after the last was bound. Errors: those of setsockopt(2).
+    pub fn steer(&self, workers: u32) -> io::Result<()> {
+        sys::steer(self.socket.as_fd(), workers)
+    }
+
+    /// Another descriptor of the same socket. Errors: those of dup(2).
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            socket: self.socket.try_clone()?,
+            segments: self.segments,
+        })
+    }
+
+    /// The descriptor to poll.
+    #[must_use]
+    pub fn fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+
+    /// The address that it is bound to. Errors: those of getsockname(2).
+    pub fn local(&self) -> io::Result<SocketAddr> {
+        let addr = self.socket.local_addr()?;
+        addr.as_socket()
+            .ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    /// True while the kernel cuts runs: else each datagram has to be sent for itself.
+    #[must_use]
+    pub fn segments(&self) -> bool {
+        self.segments
+    }
+
+    /// Sends a datagram, or a run. Errors: those of sendmsg(2); `Unsupported` for a run that the kernel does not cut, then
+    /// and ever after.
+    pub fn send(&mut self, out: &Outgoing<'_>) -> io::Result<()> {
+        let sent = sys::send(self.socket.as_fd(), out);
+        self.note(sent, out.segment != 0)
+    }
+
+    /// Sends messages, [`BATCH`] at most; returns how many went.
+    /// Errors: that of the first, if none did: as for [`Self::send`].
+    pub fn send_many(&mut self, out: &[Outgoing<'_>]) -> io::Result<usize> {
+        let run = out.first().is_some_and(|first| first.segment != 0);
+        let sent = sys::send_many(self.socket.as_fd(), out);
+        self.note(sent, run)
+    }
+
+    /// A device that cannot compute checksums refuses runs on older kernels.
+    fn note<T>(&mut self, sent: io::Result<T>, run: bool) -> io::Result<T> {
+        match sent {
+            Err(e) if run && e.raw_os_error() == Some(libc::EIO) => {
+                self.segments = false;
+                Err(io::ErrorKind::Unsupported.into())
+            }
+            other => other,
+        }
+    }
+}
+
+/// What one receive brought: datagrams of one sender, behind each other.
+#[derive(Debug)]
+pub struct Incoming<'a> {
+    /// Who sent them.
+    pub from: SocketAddr,
+    /// DSCP and ECN of the outer packets.
+    pub tos: u8,
+    /// The size of each datagram but the last.
+    pub segment: usize,
+    /// All of them.
+    pub bytes: &'a mut [u8],
+}
+
+/// Room for a batch of what comes.
+#[derive(Debug)]
+pub struct Inbox {
+    slots: sys::Slots,
+    count: usize,
+}
+
+impl Default for Inbox {
+    fn default() -> Self {
+        Self {
+            slots: sys::Slots::new(),
+            count: 0,
+        }
+    }
+}
+
+impl Inbox {
+    /// Receives what waits, `most` messages at most; returns how many came.
+    /// Errors: `WouldBlock` when there are none; those of recvmmsg(2).
+    pub fn recv(&mut self, socket: &UnderlaySocket, most: usize) -> io::Result<usize> {
+        self.count = 0;
+        self.count = self.slots.recv(socket.socket.as_fd(), most)?;
+        Ok(self.count)
+    }
+
+    /// A message of the last batch.
+    pub fn get(&mut self, i: usize) -> Option<Incoming<'_>> {
+        let (from, controls, bytes) = self.slots.get(i).filter(|_| i < self.count)?;
+        let (mut tos, mut segment) = (0, bytes.len());
+        for (level, kind, data) in controls {
+            let number = || data.first_chunk().map_or(0, |b| i32::from_ne_bytes(*b));
+            match (level, kind) {
+                (libc::SOL_UDP, libc::UDP_GRO) => {
+                    segment = usize::try_from(number())
+                        .unwrap_or(0)
+                        .clamp(1, segment.max(1));
+                }
+                (libc::IPPROTO_IP, libc::IP_TOS) => tos = data.first().copied().unwrap_or(0),
+                (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => tos = number().to_le_bytes()[0],
+                _ => {}
+            }
+        }
+        Some(Incoming {
+            from,
+            tos,
+            segment,
+            bytes,
+        })
+    }
+}
