@@ -117,6 +117,21 @@ fn datagrams_of_the_world_are_dropped_beyond_the_limit() {
     });
 }
 
+/// How many flows a sandbox has.
+fn flows(daemon: &Daemon<'_>, name: &str) -> u64 {
+    let rows = daemon.json("show stats");
+    let mut rows = rows.as_array().unwrap().iter();
+    let row = rows.find(|r| r["sandbox_name"] == name).unwrap();
+    row["flows"].as_u64().unwrap()
+}
+
+/// Asks from a port of its own; true if there was an answer.
+fn asks(place: &Place, to: SocketAddr) -> (UdpSocket, bool) {
+    let socket = guest::udp(&place.net, to.ip(), Duration::from_secs(1));
+    let answer = guest::try_ask(&socket, to, b"x", 1);
+    (socket, answer.is_ok())
+}
+
 #[test]
 fn flows_at_once_are_counted_and_limited() {
     netns::inside(|world| {
@@ -124,17 +139,7 @@ fn flows_at_once_are_counted_and_limited() {
         let outside: IpAddr = OUTSIDE.into();
         let (echo, _) = servers::udp_echo(&world.outside, (outside, 0));
         let page = servers::http(&world.outside, (outside, 0));
-        let shown = |name: &str| {
-            let rows = daemon.json("show stats");
-            let mut rows = rows.as_array().unwrap().iter();
-            let row = rows.find(|r| r["sandbox_name"] == name).unwrap();
-            row["flows"].as_u64().unwrap()
-        };
-        let asks = |place: &Place, to: SocketAddr| {
-            let socket = guest::udp(&place.net, to.ip(), Duration::from_secs(1));
-            let answer = guest::try_ask(&socket, to, b"x", 1);
-            (socket, answer.is_ok())
-        };
+        let shown = |name: &str| flows(&daemon, name);
         daemon.ok("policy set front --limit flows=5");
         // The standard ones are told, too.
         let told = daemon.json("policy show front --sandbox a");
@@ -161,5 +166,57 @@ fn flows_at_once_are_counted_and_limited() {
                 .stderr
                 .is_empty()
         );
+    });
+}
+
+#[test]
+fn conversations_with_neighbours_count_to_who_opens_them() {
+    netns::inside(|world| {
+        let (daemon, [a, b]) = two(world);
+        let c = daemon.connected("c", &["front"]);
+        let outside: IpAddr = OUTSIDE.into();
+        let (far, _) = servers::udp_echo(&world.outside, (outside, 0));
+        let any = IpAddr::from([0; 4]);
+        servers::udp_echo(&b.net, (any, 7));
+        servers::udp_echo(&c.net, (any, 7));
+        daemon.ok("service create echo --network front --port 7/udp --ip 10.7.0.200 --backend b");
+        daemon.ok("policy set front --limit flows=6");
+        let [near, service] = [3, 200].map(|n| SocketAddr::from(([10, 7, 0, n], 7)));
+        // Without rules nothing is known of what neighbours say to each other, and nothing is counted.
+        assert!(asks(&a, near).1);
+        assert_eq!(flows(&daemon, "a"), 0);
+        let set = [
+            "policy",
+            "set",
+            "front",
+            "--limit",
+            "flows=6",
+            "--ingress",
+            "drop",
+            "--rule",
+        ];
+        let done = daemon.words(&[&set[..], &["ingress allow udp any 7"]].concat());
+        assert_eq!(done.status, 0, "{done:?}");
+        let first: Vec<_> = [near, near, service, service, far, far]
+            .map(|to| asks(&a, to))
+            .into();
+        assert!(first.iter().all(|(_, answered)| *answered));
+        assert_eq!((flows(&daemon, "a"), flows(&daemon, "b")), (6, 0));
+        for to in [near, service, far] {
+            let before = daemon.drops("flow-limit");
+            assert!(!asks(&a, to).1, "{to}");
+            assert!(daemon.drops("flow-limit") > before, "{to}");
+        }
+        // Its neighbours have their own, one of them those who speak with it all the time.
+        assert!(asks(&b, ([10, 7, 0, 4], 7).into()).1 && asks(&b, far).1);
+        assert!(asks(&c, near).1 && asks(&c, service).1);
+        // What is open goes on, and who is gone leaves nothing behind.
+        let (socket, _) = &first[0];
+        guest::ask(socket, near, b"again");
+        daemon.ok("endpoint disconnect front a");
+        let pid = a.pid;
+        daemon.ok(&format!("endpoint connect front {pid} --name a"));
+        assert_eq!(flows(&daemon, "a"), 0);
+        assert!(asks(&a, near).1);
     });
 }

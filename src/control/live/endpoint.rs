@@ -85,7 +85,11 @@ impl LivePlane {
             uso: link.opened.how.caps.uso,
             gone: false,
             policy: None,
-            limits: Arc::new(Limits::new(Rates::DEFAULT)),
+            limits: Arc::new(Limits::counted(
+                Rates::DEFAULT,
+                self.switched.tallies(),
+                port,
+            )),
             rules: None,
         };
         self.ends.insert(spec.id, end);
@@ -116,7 +120,7 @@ impl LivePlane {
         };
         // The descriptors come back, and are closed here.
         drop(self.on_all(move |board| board.detach(port))?);
-        self.macs.forget(port);
+        self.forget(port);
         self.leaves_kin(spec.id, &end)
     }
 
@@ -212,12 +216,21 @@ impl LivePlane {
             links.iter().flatten().for_each(|l| l.endpoint.let_end());
         }
         drop(links);
-        self.macs.forget(port);
+        self.forget(port);
         self.ports.give_back(port.0);
         self.give_vlans_back(end.spec.network);
         self.leaves_kin(id, &end)?;
         self.backend_changed(end.spec.network, id)?;
         Ok(Some(end))
+    }
+
+    /// Forgets what the tables that packets fill know of an endpoint which is on no board any more.
+    fn forget(&self, port: PortId) {
+        self.macs.forget(port);
+        // What it has to the world has ended: the rest is with neighbours.
+        if self.switched.tallies().get(port.0 as usize) > 0 {
+            self.switched.forget(port);
+        }
     }
 
     /// Removes the interfaces of endpoints that were taken off, unless they are to stay, and leaves their sandboxes.

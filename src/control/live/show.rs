@@ -156,6 +156,9 @@ impl LivePlane {
             let frames: u64 = stats.drops.iter().map(|(_, n)| n).sum();
             *dropped.entry(port).or_default() += frames + stats.tx_failed;
         }
+        // What is over counts until somebody needs its place.
+        self.switched
+            .sweep(switch_core::pipeline::seconds(start::now(self.start)));
         let rows = self.ends.iter().filter_map(|(&endpoint, end)| {
             let sum = sums.get(&end.port)?;
             Some(StatRow {

@@ -3,65 +3,31 @@
 //!
 //! An entry is complete in itself: what was decided or chosen once stays so, whatever the configuration becomes.
 //! The table has a fixed size. Where a neighbourhood is full, what is over makes room, then what belongs to the
-//! endpoint that wants more than its share, then what was never answered, then what was silent longest.
+//! endpoint that wants more than its share, then what was never answered, then what was silent longest (`room`).
+//! How many an endpoint has begun is counted where they begin and end, which costs those under way nothing.
 
 use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use ahash::RandomState;
 
+use super::seen::Seen;
+pub use super::seen::Stage;
 use super::tuple::{Role, Tuple, WORDS, address};
 use crate::addr::{Mac, PortId};
-use crate::sync::slots::{Claim, PROBES, Slot, Slots};
-use crate::wire::packet::{PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP};
+use crate::sync::facade::AtomicU64;
+use crate::sync::slots::{Slot, Slots};
+use crate::sync::tally::{PORTS, Tallies};
 
 /// Words of an entry: its tuple, when and how it was seen last, and where its packets go.
-const ENTRY: usize = WORDS + 1 + TARGET;
+pub(super) const ENTRY: usize = WORDS + 1 + TARGET;
 /// Words of a target.
 const TARGET: usize = 7;
 /// The word that says when an entry was seen.
-const SEEN: usize = WORDS;
-/// Entries of a neighbourhood that one endpoint has for sure.
-const SHARE: usize = PROBES / 4;
+pub(super) const SEEN: usize = WORDS;
 /// Conversations that a table is made for, unless something else is asked: two entries each.
 pub const CAPACITY: usize = 32_768;
-
-/// How far a conversation is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Stage {
-    /// Never answered.
-    New,
-    /// Answered.
-    Open,
-    /// One side has ended.
-    Closing,
-    /// Over.
-    Over,
-}
-
-impl Stage {
-    const fn from_bits(bits: u64) -> Self {
-        match bits & 3 {
-            0 => Self::New,
-            1 => Self::Open,
-            2 => Self::Closing,
-            _ => Self::Over,
-        }
-    }
-}
-
-/// How long silence lasts until a conversation is forgotten, in seconds. Source: RFC 5382 REQ-5, RFC 4787 REQ-5,
-/// RFC 5508 REQ-2; RFC 791 section 3.2 for pieces, doubled.
-const fn lifetime(tuple: &Tuple, stage: Stage) -> u32 {
-    match (tuple.proto, stage) {
-        _ if tuple.piece => 30,
-        (_, Stage::Over) => 10,
-        (PROTO_TCP, Stage::Open) => 7_440,
-        (PROTO_TCP, Stage::New | Stage::Closing) => 240,
-        (PROTO_UDP, Stage::New) | (PROTO_ICMP | PROTO_ICMPV6, _) => 60,
-        _ => 300,
-    }
-}
 
 /// Where packets of one direction go, if not where they say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,41 +55,16 @@ pub struct Found {
     pub target: Option<Target>,
 }
 
-/// The second part of an entry, unpacked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Seen {
-    /// In seconds.
-    at: u32,
-    stage: Stage,
-    reply: bool,
-    rewritten: bool,
-    /// Who began.
-    owner: u32,
-}
-
-impl Seen {
-    const fn pack(self) -> u64 {
-        let marks = self.stage as u64 | (self.reply as u64) << 2 | (self.rewritten as u64) << 3;
-        // Ports are numbered below 2^20.
-        marks << 60 | (self.owner as u64 & 0x0fff_ffff) << 32 | self.at as u64
-    }
-
-    fn unpack(word: u64) -> Self {
-        let low = |word: u64| u32::try_from(word & 0xffff_ffff).unwrap_or(0);
-        Self {
-            at: low(word),
-            stage: Stage::from_bits(word >> 60),
-            reply: word >> 62 & 1 != 0,
-            rewritten: word >> 63 != 0,
-            owner: low(word >> 32 & 0x0fff_ffff),
-        }
-    }
-}
-
 /// The table.
 pub struct Switched {
-    slots: Slots<ENTRY>,
+    pub(super) slots: Slots<ENTRY>,
     hash: RandomState,
+    /// What each endpoint has begun that goes on.
+    pub(super) tallies: Arc<Tallies>,
+    /// Where the search for what makes room goes on.
+    pub(super) hand: AtomicU64,
+    /// When all of it was searched. Units: seconds, plus one.
+    pub(super) swept: AtomicU64,
 }
 
 impl Switched {
@@ -133,7 +74,16 @@ impl Switched {
         Self {
             slots: Slots::new(capacity.saturating_mul(2)),
             hash: RandomState::with_seeds(a, b, c, d),
+            tallies: Arc::new(Tallies::new(PORTS)),
+            hand: AtomicU64::new(0),
+            swept: AtomicU64::new(0),
         }
+    }
+
+    /// How many conversations each endpoint has begun that go on, known ones that have been silent for long included.
+    #[must_use]
+    pub fn tallies(&self) -> &Arc<Tallies> {
+        &self.tallies
     }
 
     /// Finds the conversation of a packet and notes that it was seen. Units: `now` in seconds.
@@ -158,7 +108,7 @@ impl Switched {
                 ..seen
             };
             // Where another worker was faster, it has noted the same second.
-            let _ = slot.exchange(SEEN, word, next.pack());
+            self.note(slot, word, next);
             self.note_partner(tuple, target.as_ref(), stage, now);
         }
         Some(Found {
@@ -196,6 +146,7 @@ impl Switched {
             stage,
             reply,
             rewritten: targets.is_some(),
+            piece: tuple.piece,
             owner: owner.0,
         };
         let there = targets.map(|t| t.0);
@@ -206,7 +157,7 @@ impl Switched {
         }
     }
 
-    fn hash(&self, words: &[u64; WORDS]) -> u64 {
+    pub(super) fn hash(&self, words: &[u64; WORDS]) -> u64 {
         self.hash.hash_one(words)
     }
 
@@ -228,8 +179,8 @@ impl Switched {
             });
             if let Some(Some((word, target))) = seen {
                 let at = Seen::unpack(word);
-                let live = now.saturating_sub(at.at) < lifetime(tuple, at.stage);
                 let target = target.map(|words| unpack(tuple.src.is_ipv6(), words));
+                let live = at.is_live(tuple.proto, now);
                 return live.then_some((slot, word, target));
             }
         }
@@ -249,7 +200,14 @@ impl Switched {
                 stage,
                 ..seen
             };
-            let _ = slot.exchange(SEEN, word, next.pack());
+            self.note(slot, word, next);
+        }
+    }
+
+    /// Changes what was seen of an entry, if it is still what it was.
+    fn note(&self, slot: &Slot<ENTRY>, was: u64, next: Seen) {
+        if slot.exchange(SEEN, was, next.pack()).is_ok() {
+            self.recount(Seen::unpack(was), next);
         }
     }
 
@@ -267,69 +225,16 @@ impl Switched {
         for (word, value) in words.iter_mut().zip(all) {
             *word = value;
         }
+        let [_, marks, ..] = claim.get();
+        // What was there before counts until this very moment.
+        let was = claim.swap(SEEN, seen.pack());
         claim.set(words);
-    }
-
-    /// Makes room for an entry.
-    fn place(&self, key: &[u64; WORDS], owner: u32, now: u32) -> Option<Claim<'_, ENTRY>> {
-        let mut own = 0;
-        let mut worst: Option<(Rank, &Slot<ENTRY>)> = None;
-        let mut worst_own: Option<(Rank, &Slot<ENTRY>)> = None;
-        for (_, slot) in self.slots.chain(self.hash(key)) {
-            let Some(all) = slot.look(|words| words.all()) else {
-                continue;
-            };
-            let (found, rest) = all.split_at_checked(WORDS)?;
-            if found == key {
-                return slot.claim();
-            }
-            let seen = Seen::unpack(*rest.first()?);
-            let rank = rank(found, seen, now);
-            if rank > Rank::Dead && seen.owner == owner {
-                own += 1;
-                keep(&mut worst_own, rank, slot);
-            }
-            keep(&mut worst, rank, slot);
-        }
-        let free = worst.filter(|w| w.0 <= Rank::Dead);
-        let chosen = free
-            .or_else(|| worst_own.filter(|_| own >= SHARE))
-            .or(worst);
-        chosen.and_then(|(_, slot)| slot.claim())
-    }
-}
-
-fn keep<'a>(best: &mut Option<(Rank, &'a Slot<ENTRY>)>, rank: Rank, slot: &'a Slot<ENTRY>) {
-    if best.is_none_or(|(least, _)| rank < least) {
-        *best = Some((rank, slot));
-    }
-}
-
-/// Who makes room first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Rank {
-    Empty,
-    Dead,
-    /// Seen then.
-    New(u32),
-    Answered(u32),
-}
-
-fn rank(key: &[u64], seen: Seen, now: u32) -> Rank {
-    let Some(&marks) = key.get(1).filter(|m| **m != 0) else {
-        return Rank::Empty;
-    };
-    let silent = now.saturating_sub(seen.at);
-    // The longest that this protocol and stage may have, without the whole tuple.
-    let dead = match (marks & 0xff, seen.stage) {
-        (_, Stage::Over) => silent >= 10,
-        (p, Stage::Open) if p == u64::from(PROTO_TCP) => silent >= 7_440,
-        _ => silent >= 300,
-    };
-    match (dead, seen.stage) {
-        (true, _) => Rank::Dead,
-        (false, Stage::New) => Rank::New(seen.at),
-        (false, _) => Rank::Answered(seen.at),
+        let was = if marks == 0 {
+            Seen::GIVEN_UP
+        } else {
+            Seen::unpack(was)
+        };
+        self.recount(was, seen);
     }
 }
 

@@ -101,6 +101,10 @@ fn run(capacity: usize, conversations: u8, each: impl Fn(&Switched) + Send + Syn
                 .collect();
             workers.into_iter().for_each(|w| w.join().unwrap());
             each(&table);
+            // What is counted is what is there: nothing of it is left when all has gone.
+            table.sweep(NOW + 100_000);
+            let held = |n: u8| table.tallies().get(n.into());
+            assert!((0..conversations).all(|n| held(n) == 0));
         },
         500,
     );

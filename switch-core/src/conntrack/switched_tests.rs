@@ -159,3 +159,85 @@ fn a_flood_hurts_itself() {
     table.open(&victim(99), (A, Stage::New), None, 7);
     assert!(table.peek(&victim(99), 7).is_some(), "room for others");
 }
+
+/// How many conversations A has in the table.
+fn counted(table: &Switched) -> u64 {
+    table.tallies().get(A.0 as usize)
+}
+
+#[test]
+fn an_endpoint_has_what_it_began_until_that_ends() {
+    let table = table();
+    let at = |n| tuple(PROTO_TCP, ["10.0.0.2", "10.0.0.3"], (n, 80));
+    for n in 0..5 {
+        table.open(&at(n), (A, Stage::New), None, 5);
+        // Entered again it is the same.
+        table.open(&at(n), (A, Stage::Open), None, 5);
+    }
+    let piece = Tuple {
+        piece: true,
+        ..at(9)
+    };
+    table.open(&piece, (A, Stage::Open), None, 5);
+    table.open(&at(9).reversed(), (B, Stage::New), None, 5);
+    assert_eq!(counted(&table), 5);
+    // Either side ends it, once, and a new one between the same ports counts again.
+    let _ = table.pass(&at(0), Role::Finishes, 5);
+    let _ = table.pass(&at(0).reversed(), Role::Finishes, 5);
+    let _ = table.pass(&at(1).reversed(), Role::Resets, 5);
+    assert_eq!(counted(&table), 3);
+    let _ = table.pass(&at(0), Role::Opens, 6);
+    assert_eq!(counted(&table), 4);
+    // Another one between these counts to who began that.
+    table.open(&at(4), (B, Stage::New), None, 6);
+    assert_eq!(counted(&table), 3);
+    table.forget(A);
+    assert_eq!(counted(&table), 0);
+    for n in 0..4 {
+        assert_eq!(table.peek(&at(n), 6), None);
+        assert_eq!(table.peek(&at(n).reversed(), 6), None);
+    }
+    assert!(table.peek(&at(4), 6).is_some() && table.peek(&at(9).reversed(), 6).is_some());
+}
+
+#[test]
+fn what_is_silent_counts_until_its_place_is_wanted() {
+    let table = table();
+    let at = |proto, n| tuple(proto, ["10.0.0.2", "10.0.0.3"], (n, 80));
+    table.open(&at(PROTO_TCP, 1), (A, Stage::Open), None, 5);
+    table.open(&at(PROTO_UDP, 2), (A, Stage::Open), None, 5);
+    table.open(&at(PROTO_UDP, 3), (A, Stage::New), None, 5);
+    table.sweep(64);
+    assert_eq!(counted(&table), 3);
+    table.sweep(65);
+    assert_eq!(counted(&table), 2);
+    // It makes room for others of its own, and not for those of a neighbour.
+    table.make_room(B, 125);
+    assert_eq!(counted(&table), 2);
+    table.make_room(A, 126);
+    assert_eq!(counted(&table), 1);
+    assert!(table.peek(&at(PROTO_TCP, 1), 126).is_some());
+    table.sweep(5 + 7_440);
+    assert_eq!(counted(&table), 0);
+}
+
+/// Whatever comes and goes, and in what order: what is counted is what is there.
+#[test]
+fn the_count_does_not_drift() {
+    let table = table();
+    for n in 0..5_000_u16 {
+        let owner = if n % 3 == 0 { A } else { B };
+        let proto = if n % 2 == 0 { PROTO_TCP } else { PROTO_UDP };
+        let one = tuple(proto, ["10.0.0.2", "10.0.0.3"], (n % 512, 80));
+        let now = 10 + u32::from(n / 50);
+        match n % 7 {
+            0 => drop(table.pass(&one, Role::Resets, now)),
+            1 => drop(table.pass(&one, Role::Opens, now)),
+            2 => drop(table.pass(&one.reversed(), Role::Finishes, now)),
+            _ => table.open(&one, (owner, Stage::New), None, now),
+        }
+    }
+    assert!(counted(&table) > 0);
+    table.sweep(100_000);
+    assert_eq!((counted(&table), table.tallies().get(B.0 as usize)), (0, 0));
+}

@@ -9,6 +9,7 @@ use hickory_proto::rr::{Name, RecordType};
 use super::tests::{A, B, GATEWAY, World, switch};
 use super::{Port, Switch};
 use crate::addr::{Mac, PortId};
+use crate::conntrack::switched::Switched;
 use crate::frag;
 use crate::policy::compile::{Action, Direction, Remote, Rule, Rules, Transport};
 use crate::policy::limit::{Limits, Rate, Rates};
@@ -331,4 +332,64 @@ fn conversations_that_are_entered_count_as_new() {
     assert_eq!(passed.count(), 5);
     assert_eq!(s.drops().get(DropReason::NewFlowLimit), 45);
     assert_eq!(take(&mut s, &mut world, 0, &open(3)), TO_B);
+}
+
+#[test]
+fn conversations_with_neighbours_and_flows_to_the_world_have_one_limit() {
+    let (mut s, mut world) = (switch(1500), World::default());
+    let [a, b, far] = FOUR;
+    let table = Arc::new(Switched::new(1_000, [1, 2, 3, 4]));
+    s.share(Arc::clone(&table));
+    let shut = Rule {
+        action: Action::Drop,
+        ..allow(Direction::Ingress, Remote::Any, (1, 2))
+    };
+    let policy = rules(vec![shut], Action::Allow, Action::Allow).compile();
+    let policy = policy.map(Arc::new);
+    let rates = Rates {
+        flows: Some(5),
+        ..Rates::default()
+    };
+    let [of_a, of_b] =
+        [0, 1].map(|id| Arc::new(Limits::counted(rates, table.tallies(), PortId(id))));
+    for (id, mac, limits) in [(0, A, &of_a), (1, B, &of_b)] {
+        let port = Port {
+            policy: policy.clone(),
+            limits: Some(Arc::clone(limits)),
+            ..Port::new(PortId(id), mac, 1500, false)
+        };
+        assert!(s.change_port(port));
+    }
+    let near = |port| udp([A, B], [a, b], (port, 9), b"hello");
+    let away = |port| udp([A, GATEWAY], [a, far], (port, 9), b"hello");
+    let full = Verdict::Drop(DropReason::FlowLimit);
+    let mut at = |ms, from, frame: &[u8]| {
+        let verdict = s.handle_frame(
+            &mut world,
+            Tick::from_millis(ms),
+            PortId(from),
+            &TRUSTED,
+            frame,
+        );
+        s.flush(&mut world, Tick::from_millis(ms));
+        verdict
+    };
+    for port in 0..3 {
+        assert_eq!(at(0, 0, &near(port)), TO_B);
+    }
+    for port in 3..5 {
+        assert_eq!(at(0, 0, &away(port)), Verdict::Translate);
+    }
+    assert_eq!((of_a.flows(), of_b.flows()), (5, 0));
+    assert_eq!(at(0, 0, &near(5)), full);
+    assert_eq!(at(0, 0, &away(5)), full);
+    // What is open goes on, the neighbour's is its own, and so are its answers.
+    assert_eq!(at(0, 0, &near(0)), TO_B);
+    assert_eq!(at(0, 1, &udp([B, A], [b, a], (9, 1), b"hello")), TO_A);
+    assert_eq!(at(0, 1, &udp([B, A], [b, a], (9, 7), b"hello")), TO_A);
+    assert_eq!((of_a.flows(), of_b.flows()), (5, 1));
+    // What nobody has answered makes room after a minute, for either kind.
+    assert_eq!(at(61_000, 0, &near(0)), TO_B);
+    assert_eq!(at(61_000, 0, &away(5)), Verdict::Translate);
+    assert_eq!(at(61_000, 0, &near(6)), full);
 }

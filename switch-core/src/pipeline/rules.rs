@@ -71,6 +71,20 @@ impl Rulebook {
         self.table.get_or_insert_with(own)
     }
 
+    /// Whether an endpoint may have one flow more, where room is made for it. Errors: `FlowLimit`.
+    pub(super) fn room(&self, port: &Port, now: Tick) -> Result<(), DropReason> {
+        let Some(limits) = port.limits.as_ref().filter(|l| l.is_full()) else {
+            return Ok(());
+        };
+        if let Some(table) = &self.table {
+            table.make_room(port.id, seconds(now));
+        }
+        if limits.is_full() {
+            return Err(DropReason::FlowLimit);
+        }
+        Ok(())
+    }
+
     /// What an endpoint's rules say of a new flow.
     pub(super) fn asks(&self, port: &Port, way: Direction, flow: &Flow, now: Tick) -> Action {
         port.policy.as_ref().map_or(Action::Allow, |policy| {
@@ -179,7 +193,7 @@ impl Switch {
     }
 
     /// Decides about a frame from one endpoint to another of which one has rules.
-    /// Errors: `Denied`; `NewFlowLimit`, `Truncated`.
+    /// Errors: `Denied`; `FlowLimit`, `NewFlowLimit`, `Truncated`.
     pub(super) fn admit<H: Host>(
         &mut self,
         host: &mut H,
@@ -251,6 +265,7 @@ impl Switch {
                 Action::Reject => return Err(self.reject(host, cx, from, (packet, ip), frame)),
             }
         };
+        rules.room(owner, now)?;
         if let Some(limits) = &owner.limits {
             limits.opens(now)?;
         }
@@ -272,7 +287,8 @@ impl Switch {
         }
     }
 
-    /// Decides about a flow that an endpoint opens to the world: its rules, and how many it may open.
+    /// Decides about a flow that an endpoint opens to the world: its rules, and how many it may open. Whether it may
+    /// have one more is for the table of those to say, where it is a new one.
     /// Errors: `Denied`, with an answer where the rules want one; `NewFlowLimit`.
     pub(super) fn opens<H: Host>(
         &mut self,
@@ -293,14 +309,19 @@ impl Switch {
                 Action::Reject => return Err(self.reject(host, cx, port, (packet, ip), frame)),
             }
         }
+        let _full = self.rules.room(sender, cx.now);
         sender.limits.as_ref().map_or(Ok(()), |l| l.opens(cx.now))
     }
 
-    /// True if an endpoint may have a flow that the world opens.
+    /// True if an endpoint's rules let it have a flow that the world opens.
     pub(super) fn lets_in(&self, now: Tick, port: PortId, flow: &Flow) -> bool {
-        let Some(port) = self.ports.get(port).filter(|p| p.policy.is_some()) else {
+        let Some(port) = self.ports.get(port) else {
             return true;
         };
+        let _full = self.rules.room(port, now);
+        if port.policy.is_none() {
+            return true;
+        }
         self.rules.asks(port, Direction::Ingress, flow, now) == Action::Allow
     }
 

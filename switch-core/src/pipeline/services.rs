@@ -135,6 +135,7 @@ impl Switch {
         else {
             return Err(self.shut(host, cx, arrived, DropReason::NoBackend));
         };
+        self.rules.room(client, cx.now)?;
         if client.isolated && backend.isolated && from != chosen.port {
             return Err(DropReason::Isolated);
         }

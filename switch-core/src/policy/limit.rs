@@ -8,7 +8,9 @@
 use std::sync::Arc;
 
 use super::quota::{Held, Quota};
+use crate::addr::PortId;
 use crate::sync::facade::{AtomicU64, Ordering};
+use crate::sync::tally::Tallies;
 use crate::time::Tick;
 use crate::verdict::DropReason;
 use crate::wire::packet::{Kind, PROTO_TCP, PROTO_UDP, Packet};
@@ -113,7 +115,7 @@ pub struct Rates {
     pub broadcast: Option<Rate>,
     /// New flows from the endpoint. Units: flows.
     pub new_flows: Option<Rate>,
-    /// Flows at once, whoever opened them.
+    /// Flows at once: with the world, whoever opened them, and those with neighbours that the endpoint opened.
     pub flows: Option<u32>,
 }
 
@@ -144,6 +146,13 @@ impl Limits {
     #[must_use]
     pub fn new(rates: Rates) -> Self {
         Self::with(rates, Arc::new(Quota::new(0)))
+    }
+
+    /// The same for an endpoint whose flows are counted among those of others, in its own place.
+    #[must_use]
+    pub fn counted(rates: Rates, tallies: &Arc<Tallies>, port: PortId) -> Self {
+        let flows = Quota::of(0, Arc::clone(tallies), port.0 as usize);
+        Self::with(rates, Arc::new(flows))
     }
 
     /// The same for an endpoint that had others: the flows that it has count on.
@@ -238,6 +247,12 @@ impl Limits {
     /// Takes the place of a flow, whoever opens it. Errors: `FlowLimit`.
     pub fn holds(&self) -> Result<Held, DropReason> {
         self.flows.take().ok_or(DropReason::FlowLimit)
+    }
+
+    /// True if the endpoint has all the flows that it may have.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.flows.held() >= self.flows.most()
     }
 
     /// How many flows the endpoint has.

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use crate::sync::facade::{AtomicU64, Ordering};
+use crate::sync::tally::Tallies;
 
 /// So many at most, held by workers that share it.
 #[derive(Debug)]
 pub struct Quota {
     most: AtomicU64,
-    held: AtomicU64,
+    /// Where they are counted, among what else of that kind is.
+    held: Arc<Tallies>,
+    at: usize,
 }
 
 /// One part, given back when dropped.
@@ -19,27 +22,24 @@ impl Quota {
     /// Nothing is held yet.
     #[must_use]
     pub fn new(most: u64) -> Self {
+        Self::of(most, Arc::new(Tallies::new(1)), 0)
+    }
+
+    /// So many of what is counted in that place, by others too.
+    #[must_use]
+    pub fn of(most: u64, held: Arc<Tallies>, at: usize) -> Self {
         Self {
             most: AtomicU64::new(most),
-            held: AtomicU64::new(0),
+            held,
+            at,
         }
     }
 
     /// Takes a part, if one is left. Cost: an exchange; no allocation.
     #[must_use]
     pub fn take(self: &Arc<Self>) -> Option<Held> {
-        let mut seen = self.held.load(Ordering::Relaxed);
-        while seen < self.most.load(Ordering::Relaxed) {
-            let swap =
-                self.held
-                    .compare_exchange(seen, seen + 1, Ordering::Relaxed, Ordering::Relaxed);
-            match swap {
-                Ok(_) => return Some(Held(Arc::clone(self))),
-                // Another worker was faster.
-                Err(other) => seen = other,
-            }
-        }
-        None
+        let taken = self.held.add_below(self.at, || self.most());
+        taken.then(|| Held(Arc::clone(self)))
     }
 
     /// Changes how many there may be. Who holds one above it keeps it.
@@ -56,13 +56,13 @@ impl Quota {
     /// How many are held.
     #[must_use]
     pub fn held(&self) -> u64 {
-        self.held.load(Ordering::Relaxed)
+        self.held.get(self.at)
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.0.held.fetch_sub(1, Ordering::Relaxed);
+        self.0.held.sub(self.0.at);
     }
 }
 

@@ -4,3 +4,4 @@ pub mod counter;
 pub mod facade;
 pub mod retire;
 pub mod slots;
+pub mod tally;

@@ -117,6 +117,13 @@ impl<const W: usize> Claim<'_, W> {
         self.seq / 2 + 1
     }
 
+    /// Overwrites one word that others may exchange meanwhile. Returns the last that they have made of it.
+    #[must_use]
+    pub fn swap(&self, index: usize, value: u64) -> u64 {
+        let word = self.slot.words.get(index);
+        word.map_or(0, |word| word.swap(value, Ordering::AcqRel))
+    }
+
     /// Overwrites all words.
     pub fn set(&self, words: [u64; W]) {
         for (place, word) in self.slot.words.iter().zip(words) {
