@@ -187,6 +187,37 @@ fn who_joins_gets_it_and_nobody_else() {
 }
 
 #[test]
+fn what_goes_to_members_alone_does_not_count_as_broadcast() {
+    const COUNT: usize = 200;
+    netns::inside(|world| {
+        let daemon = Daemon::root(world);
+        daemon.ok(FRONT);
+        let field = Field::new(&daemon);
+        let [a, b, _] = &field.stations;
+        let [group, _] = groups();
+        let member = b.joins(group);
+        field.settles("one has joined", group, [true, false]);
+        member.set_nonblocking(true).unwrap();
+        while member.recv(&mut [0; 64]).is_ok() {}
+        member.set_nonblocking(false).unwrap();
+        member.set_read_timeout(Some(SOON)).unwrap();
+        daemon.ok("policy set front --sandbox a --limit broadcast=1:5");
+        let socket = a.sends(group);
+        for _ in 0..COUNT {
+            socket.send_to(b"to members", (group, PORT)).unwrap();
+            let got = member.recv(&mut [0; 64]);
+            assert_eq!(got.unwrap(), 10, "{}", daemon.ok("show drops"));
+        }
+        // What everybody gets is a storm soon.
+        let link = (Ipv4Addr::new(224, 0, 0, 250), PORT);
+        for _ in 0..COUNT {
+            socket.send_to(b"to all", link).unwrap();
+        }
+        wait::until("it is a storm", SOON, || daemon.drops("storm") > 0);
+    });
+}
+
+#[test]
 fn the_earlier_versions_of_the_protocols_are_heard() {
     netns::inside(|world| {
         let daemon = Daemon::root(world);

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::multicast::{GATEWAY, Known, Reach};
+use super::multicast::{GATEWAY, Known, Reach, is_data};
 use super::ports::{Port, Ports};
 use super::rules::Rulebook;
 use super::vlans::{Exit, Source};
@@ -88,6 +88,7 @@ impl Switch {
             macs,
         };
         let snooper = snooper.as_mut().filter(|_| from.vlan.is_none());
+        let uncharged = snooper.is_some() && packet.dst.is_group() && is_data(packet, frame);
         let reach = Reach::of(snooper, &known, now, packet, frame);
         let copies = Copies {
             ports,
@@ -101,9 +102,16 @@ impl Switch {
             frame,
         };
         let list = copies.reach.members().or_else(|| ports.list(from.vlan));
-        if let Some(limits) = ports.get(from.port).and_then(|p| p.limits.as_ref()) {
+        // What goes to members alone is no storm.
+        if copies.reach.members().is_none()
+            && let Some(limits) = ports.get(from.port).and_then(|p| p.limits.as_ref())
+        {
+            let load = || Load::of(frame, packet, vnet);
+            if uncharged {
+                limits.spread(now, load)?;
+            }
             let count = list.map_or(0, |list| list.as_slice().len());
-            limits.copies(now, count, || Load::of(frame, packet, vnet))?;
+            limits.copies(now, count, load)?;
         }
         let mut rest = Some(Rest::all(from.port));
         let mut served = false;

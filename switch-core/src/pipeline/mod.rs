@@ -226,7 +226,8 @@ impl Switch {
         }
         let partial = check_offload(frame.len(), &packet, vnet)?;
         if let Some(limits) = &port.limits {
-            limits.sent(now, &packet, || Load::of(frame, &packet, vnet))?;
+            let to_all = packet.dst.is_group() && !self.may_have_members(vlan, &packet, frame);
+            limits.sent(now, to_all, || Load::of(frame, &packet, vnet))?;
         }
         if packet.src != port.mac {
             self.note_station(Source { port: from, vlan }, packet.src, now)?;

@@ -19,6 +19,7 @@ use ahash::RandomState;
 
 use self::lists::Lists;
 use super::ports::Ports;
+use super::vlans::Vlan;
 use super::{Config, Switch};
 use crate::addr::PortId;
 use crate::l2::flood::PortList;
@@ -28,7 +29,7 @@ use crate::l2::snoop::{
 };
 use crate::l2::table::{MacTable, Station};
 use crate::time::Tick;
-use crate::wire::packet::{Kind, PROTO_ICMPV6, Packet};
+use crate::wire::packet::{Ip, Kind, PROTO_ICMPV6, Packet};
 
 /// In place of the number of an endpoint: the gateway.
 pub(super) const GATEWAY: PortId = PortId(u32::MAX);
@@ -74,6 +75,37 @@ struct Asking {
     group: Group,
 }
 
+/// What a packet for more than one is.
+enum Content {
+    /// Who wants which group, for routers.
+    Report(Family),
+    /// For those who have joined this one.
+    Data(Group),
+    /// For everybody: queries, and what only the link may see.
+    Other,
+}
+
+impl Content {
+    #[inline]
+    fn of(ip: &Ip, frame: &[u8]) -> Self {
+        let first = frame.get(ip.l4).filter(|_| ip.frag.is_none());
+        match (ip.proto, first) {
+            (PROTO_IGMP, Some(0x12 | 0x16 | 0x17 | 0x22)) => Self::Report(Family::V4),
+            (PROTO_ICMPV6, Some(131 | 132 | 143)) => Self::Report(Family::V6),
+            (PROTO_IGMP, _) | (PROTO_ICMPV6, Some(130)) => Self::Other,
+            _ => Group::of(ip.dst).map_or(Self::Other, Self::Data),
+        }
+    }
+}
+
+/// True for what goes to members of a group alone, where these are known.
+pub(super) fn is_data(packet: &Packet, frame: &[u8]) -> bool {
+    match &packet.kind {
+        Kind::Ip(ip) => matches!(Content::of(ip, frame), Content::Data(_)),
+        Kind::Arp | Kind::Other(_) => false,
+    }
+}
+
 /// Who gets a frame that is for more than one.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Reach<'a> {
@@ -98,22 +130,15 @@ impl<'a> Reach<'a> {
         let (Some(snooper), Kind::Ip(ip)) = (snooper, &packet.kind) else {
             return Self::All;
         };
-        let first = frame.get(ip.l4).filter(|_| ip.frag.is_none());
-        match (ip.proto, first) {
-            (PROTO_IGMP, Some(0x12 | 0x16 | 0x17 | 0x22)) => {
-                Self::Routers(&snooper.how.groups, Family::V4)
+        match Content::of(ip, frame) {
+            Content::Report(family) => Self::Routers(&snooper.how.groups, family),
+            Content::Data(group) if snooper.is_active(known.config, group.family(), now) => {
+                let groups = &*snooper.how.groups;
+                let ends = (known.ports, known.macs);
+                let members = snooper.lists.members(groups, group, ends, now);
+                members.map_or(Self::All, Self::Members)
             }
-            (PROTO_ICMPV6, Some(131 | 132 | 143)) => Self::Routers(&snooper.how.groups, Family::V6),
-            (PROTO_IGMP, _) | (PROTO_ICMPV6, Some(130)) => Self::All,
-            _ => match Group::of(ip.dst) {
-                Some(group) if snooper.is_active(known.config, group.family(), now) => {
-                    let groups = &*snooper.how.groups;
-                    let ends = (known.ports, known.macs);
-                    let members = snooper.lists.members(groups, group, ends, now);
-                    members.map_or(Self::All, Self::Members)
-                }
-                _ => Self::All,
-            },
+            Content::Data(_) | Content::Other => Self::All,
         }
     }
 
@@ -230,6 +255,16 @@ impl Switch {
             asking: VecDeque::new(),
             lists: Lists::default(),
         });
+    }
+
+    /// True for what may be for members of a group alone, so that only who floods it knows what it costs.
+    pub(super) fn may_have_members(
+        &self,
+        vlan: Option<Vlan>,
+        packet: &Packet,
+        frame: &[u8],
+    ) -> bool {
+        self.snooper.is_some() && vlan.is_none() && is_data(packet, frame)
     }
 
     pub(super) fn ask_later(&mut self, port: PortId) {

@@ -90,7 +90,8 @@ impl Switch {
         let vlan = port.vlan_of(packet)?;
         check_offload(frame.len(), packet, vnet)?;
         if let Some(limits) = &port.limits {
-            limits.sent(cx.now, packet, || Load::of(frame, packet, vnet))?;
+            let to_all = packet.dst.is_group() && !self.may_have_members(vlan, packet, frame);
+            limits.sent(cx.now, to_all, || Load::of(frame, packet, vnet))?;
         }
         self.vouched(Source { port: from, vlan }, packet, frame)?;
         self.note_sender(cx, Source { port: from, vlan }, packet.src)?;

@@ -111,7 +111,8 @@ pub struct Rates {
     pub egress: Option<Rate>,
     /// To the endpoint. Units: bytes.
     pub ingress: Option<Rate>,
-    /// Broadcasts, multicasts and frames to unknown stations from the endpoint. Units: frames.
+    /// Broadcasts, multicasts that do not go to members alone, and frames to unknown stations from the endpoint.
+    /// Units: frames.
     pub broadcast: Option<Rate>,
     /// New flows from the endpoint. Units: flows.
     pub new_flows: Option<Rate>,
@@ -179,21 +180,16 @@ impl Limits {
         self.rates
     }
 
-    /// Charges a frame that the endpoint has sent. Shape: as [`Load::of`].
-    /// Errors: `RateLimited`; `Storm` for one to a group.
+    /// Charges a frame that the endpoint has sent, to everybody or not. Shape: as [`Load::of`].
+    /// Errors: `RateLimited`; `Storm` for one to everybody.
     #[inline]
-    pub fn sent(
-        &self,
-        now: Tick,
-        packet: &Packet,
-        load: impl Fn() -> Load,
-    ) -> Result<(), DropReason> {
+    pub fn sent(&self, now: Tick, to_all: bool, load: impl Fn() -> Load) -> Result<(), DropReason> {
         if let Some(bucket) = &self.egress
             && !bucket.take(now, load().bytes)
         {
             return Err(DropReason::RateLimited);
         }
-        if packet.dst.is_group() {
+        if to_all {
             self.spread(now, load)?;
         }
         Ok(())

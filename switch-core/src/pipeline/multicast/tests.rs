@@ -1,6 +1,7 @@
 //! Multicast through a whole switch: who joins gets it, who leaves does not any more, and who asks is heeded.
 
 mod asking;
+mod paying;
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::time::Duration;
