@@ -86,9 +86,9 @@ pub struct StatRow {
     pub tx_frames: u64,
     /// Bytes to the sandbox.
     pub tx_bytes: u64,
-    /// Frames of either direction that were dropped.
+    /// Frames of either direction that were dropped: what it sent, what the world sent it, and what it did not take.
     pub dropped: u64,
-    /// Flows with the world that it has now.
+    /// Flows that it has now: with the world, and those that it opened with services and neighbours under rules.
     pub flows: u64,
 }
 

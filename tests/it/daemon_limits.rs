@@ -7,6 +7,7 @@ use crate::support::daemon::{Daemon, Place};
 use crate::support::guest::{self, Pattern};
 use crate::support::netns::{self, OUTSIDE};
 use crate::support::servers;
+use crate::support::wait::{self, SOON};
 
 const SIZE: usize = 1_000_000;
 
@@ -84,7 +85,7 @@ fn connections_to_the_world_are_slowed() {
 fn datagrams_of_the_world_are_dropped_beyond_the_limit() {
     const COUNT: u64 = 500;
     netns::inside(|world| {
-        let (daemon, [a, _]) = two(world);
+        let (daemon, [a, _neighbour]) = two(world);
         let outside: IpAddr = OUTSIDE.into();
         let flooder = world
             .outside
@@ -107,6 +108,14 @@ fn datagrams_of_the_world_are_dropped_beyond_the_limit() {
         // The host's socket holds some of them at least.
         let dropped = settled(|| daemon.drops("rate-limited"));
         assert!(dropped > 40, "{}", daemon.ok("show drops"));
+        // They are shown as those of who should have had them, and so is what answers a ping.
+        assert_eq!(shown(&daemon, "a", "dropped"), dropped);
+        daemon.ok("policy set front --sandbox a --limit ingress=1:1");
+        a.sh(&format!("ping -n -c 3 -i 0.2 -W 1 {outside}"));
+        wait::until("the answers count", SOON, || {
+            shown(&daemon, "a", "dropped") >= dropped + 2
+        });
+        assert_eq!(shown(&daemon, "b", "dropped"), 0);
         // Without a limit all come that the sandbox's own queue holds.
         daemon.ok("policy rm front --sandbox a");
         for _ in 0..50 {
@@ -117,12 +126,17 @@ fn datagrams_of_the_world_are_dropped_beyond_the_limit() {
     });
 }
 
-/// How many flows a sandbox has.
-fn flows(daemon: &Daemon<'_>, name: &str) -> u64 {
+/// One of the numbers that are shown of a sandbox.
+fn shown(daemon: &Daemon<'_>, name: &str, what: &str) -> u64 {
     let rows = daemon.json("show stats");
     let mut rows = rows.as_array().unwrap().iter();
     let row = rows.find(|r| r["sandbox_name"] == name).unwrap();
-    row["flows"].as_u64().unwrap()
+    row[what].as_u64().unwrap()
+}
+
+/// How many flows a sandbox has.
+fn flows(daemon: &Daemon<'_>, name: &str) -> u64 {
+    shown(daemon, name, "flows")
 }
 
 /// Asks from a port of its own; true if there was an answer.
@@ -139,7 +153,7 @@ fn flows_at_once_are_counted_and_limited() {
         let outside: IpAddr = OUTSIDE.into();
         let (echo, _) = servers::udp_echo(&world.outside, (outside, 0));
         let page = servers::http(&world.outside, (outside, 0));
-        let shown = |name: &str| flows(&daemon, name);
+        let counted = |name: &str| flows(&daemon, name);
         daemon.ok("policy set front --limit flows=5");
         // The standard ones are told, too.
         let told = daemon.json("policy show front --sandbox a");
@@ -147,7 +161,7 @@ fn flows_at_once_are_counted_and_limited() {
         assert_eq!(told["policy"]["limits"]["broadcast"]["per_second"], 1000);
         let first: Vec<_> = (0..5).map(|_| asks(&a, echo)).collect();
         assert!(first.iter().all(|(_, answered)| *answered));
-        assert_eq!((shown("a"), shown("b")), (5, 0));
+        assert_eq!((counted("a"), counted("b")), (5, 0));
         assert!(!asks(&a, echo).1);
         assert!(daemon.drops("flow-limit") > 0);
         // Its neighbour has its own, and what is open goes on.
@@ -159,7 +173,7 @@ fn flows_at_once_are_counted_and_limited() {
         daemon.ok("policy set front --sandbox a --limit flows=0");
         assert!(asks(&a, echo).1);
         guest::fetch(&a.net, page);
-        assert!(shown("a") >= 6);
+        assert!(counted("a") >= 6);
         assert!(
             !daemon
                 .weft("policy set front --limit flows=x")

@@ -21,7 +21,7 @@ pub struct LinkStats {
     pub tx_bytes: u64,
     /// Frames that the endpoint refused.
     pub tx_failed: u64,
-    /// What the switch dropped of what it sent.
+    /// What the switch dropped of what it sent, and of what the world sent it.
     pub drops: Drops,
 }
 

@@ -27,6 +27,7 @@ use switch_core::addr::{PortId, SockId};
 use switch_core::flow::host::{
     ConnectOptions, DatagramMeta, DnsHost, HostError, Peeked, TcpHost, Tx, UdpHost,
 };
+use switch_core::verdict::DropReason;
 use switch_core::wire::vnet_hdr::VnetHdr;
 
 use self::dns::DnsStream;
@@ -291,6 +292,12 @@ fn token(index: u32, generation: u32) -> Token {
 impl Tx for HostIo {
     fn tx(&mut self, port: PortId, vnet: &VnetHdr, frame: &[IoSlice<'_>]) -> bool {
         self.links.send(self.net, port, vnet, frame)
+    }
+
+    fn dropped(&mut self, port: PortId, reason: DropReason, count: usize) {
+        if let Some(link) = self.links.get_mut(port) {
+            link.stats.drops.count_many(reason, count);
+        }
     }
 }
 

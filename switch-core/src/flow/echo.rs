@@ -70,6 +70,12 @@ impl EchoFlows {
         }
     }
 
+    /// The endpoint that a session belongs to.
+    #[must_use]
+    pub fn port_of(&self, mapping: u32) -> Option<PortId> {
+        self.sessions.get(mapping as usize).map(|s| s.port)
+    }
+
     /// True if a request goes on with what its sandbox asked this remote before. Shape: `icmp` starts at its header.
     #[must_use]
     pub fn knows(&self, ip: &Ip, icmp: &[u8]) -> bool {

@@ -68,6 +68,11 @@ pub trait Tx {
     /// Ethernet header; `vnet` says which checksum and segmentation is still to be done.
     /// Returns false if the endpoint did not take it (counted there).
     fn tx(&mut self, port: PortId, vnet: &VnetHdr, frame: &[IoSlice<'_>]) -> bool;
+    /// Tells that packets which came for an endpoint from the world, and not from another endpoint's frame, were
+    /// dropped.
+    fn dropped(&mut self, port: PortId, reason: DropReason, count: usize) {
+        let _ = (port, reason, count);
+    }
 }
 
 /// What `tcp_peek` found.

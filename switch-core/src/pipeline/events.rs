@@ -107,11 +107,12 @@ impl Switch {
                 tos,
                 pieces,
             } => {
+                let port = self.udp.port_of(mapping);
                 if !self.lets_in_datagram(now, mapping, from) {
-                    self.drops.count(DropReason::Denied);
+                    self.lose(host, port, DropReason::Denied, pieces.len());
                     return;
                 }
-                let cx = self.cx(now, self.udp.port_of(mapping));
+                let cx = self.cx(now, port);
                 let datagrams = Datagrams {
                     mapping,
                     from,
@@ -121,8 +122,9 @@ impl Switch {
                 };
                 let gw = &self.config.gateway;
                 match self.udp.from_host(host, &cx, gw, datagrams) {
-                    Ok(lost) => self.drops.count_many(DropReason::RateLimited, lost),
-                    Err(reason) => self.drops.count(reason),
+                    Ok(0) => {}
+                    Ok(lost) => self.lose(host, port, DropReason::RateLimited, lost),
+                    Err(reason) => self.lose(host, port, reason, pieces.len()),
                 }
             }
             HostEvent::UdpFailed { mapping, report } => {
@@ -138,7 +140,7 @@ impl Switch {
                 let gw = &self.config.gateway;
                 let reply = (from, seq, payload);
                 if let Err(reason) = self.echo.from_host(host, now, gw, mapping, reply) {
-                    self.drops.count(reason);
+                    self.lose(host, self.echo.port_of(mapping), reason, 1);
                 }
             }
             HostEvent::EchoFailed { mapping, report } => {
@@ -155,6 +157,20 @@ impl Switch {
                     self.name_answer(host, now, &client, &answer);
                 }
             }
+        }
+    }
+
+    /// Counts what came from the world and was dropped, for the endpoint too that it was for.
+    fn lose<H: Host>(
+        &mut self,
+        host: &mut H,
+        port: Option<PortId>,
+        reason: DropReason,
+        count: usize,
+    ) {
+        self.drops.count_many(reason, count);
+        if let Some(port) = port {
+            host.dropped(port, reason, count);
         }
     }
 
@@ -179,7 +195,7 @@ impl Switch {
             port: what.to.port(),
         };
         if !self.lets_in(now, what.port, &flow) {
-            self.drops.count(DropReason::Denied);
+            self.lose(host, Some(what.port), DropReason::Denied, 1);
             host.tcp_close(what.sock, true);
             return;
         }
@@ -189,7 +205,7 @@ impl Switch {
             what.from.port(),
         );
         if let Err(reason) = self.tcp.accept(host, &cx, &what) {
-            self.drops.count(reason);
+            self.lose(host, Some(what.port), reason, 1);
             host.tcp_close(what.sock, true);
         }
     }

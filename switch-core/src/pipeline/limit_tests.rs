@@ -1,15 +1,18 @@
 //! Limits of endpoints, on frames through a whole switch.
 
+use core::net::SocketAddr;
 use std::sync::Arc;
 
+use super::rule_tests::ip;
 use super::tests::{A, B, ENDS4, GATEWAY, World, frame, switch};
 use super::{Port, Switch};
 use crate::addr::{Mac, PortId};
+use crate::flow::event::HostEvent;
 use crate::policy::limit::{Limits, Rate, Rates};
 use crate::respond::Guest;
 use crate::time::Tick;
 use crate::verdict::{DropReason, Verdict};
-use crate::wire::packet::{PROTO_TCP, PROTO_UDP};
+use crate::wire::packet::{PROTO_ICMP, PROTO_TCP, PROTO_UDP};
 use crate::wire::vnet_hdr::{GSO_TCPV4, VnetHdr};
 
 const SECOND: Tick = Tick::from_millis(1_000);
@@ -195,4 +198,53 @@ fn new_flows_have_a_limit_and_open_ones_go_on() {
     syn[47] = crate::wire::tcp::SYN;
     let (_, dropped) = pass(&mut s, SECOND, same((trusted, syn), 1), reason);
     assert_eq!(dropped, 1);
+}
+
+#[test]
+fn what_the_world_sends_beyond_the_limit_is_told_to_its_endpoint() {
+    let (mut s, mut world) = (switch(1500), World::default());
+    let now = Tick::from_millis(1);
+    let (vnet, datagram) = frame(GATEWAY, ENDS4, PROTO_UDP, b"ping");
+    // Its checksum is that of its first two bytes.
+    let echo = ip(
+        [A, GATEWAY],
+        ENDS4,
+        PROTO_ICMP,
+        &[8, 0, 0xf7, 0xff, 0, 0, 0, 0],
+    );
+    let trusted = VnetHdr::default();
+    for (vnet, frame) in [(vnet, datagram), (trusted, echo)] {
+        let got = s.handle_frame(&mut world, now, PortId(0), &vnet, &frame);
+        assert_eq!(got, Verdict::Translate);
+    }
+    s.flush(&mut world, now);
+    let rates = Rates {
+        ingress: Some(Rate::new(1, 1)),
+        ..Rates::default()
+    };
+    limited(&mut s, (0, A), rates);
+    let far = "192.0.2.9".parse().unwrap();
+    let mut hear = |s: &mut Switch| {
+        let datagrams = HostEvent::UdpReceived {
+            mapping: 0,
+            from: SocketAddr::new(far, 53_000),
+            local: None,
+            tos: 0,
+            pieces: &[&[7; 100][..]; 3],
+        };
+        let reply = HostEvent::EchoReply {
+            mapping: 0,
+            from: far,
+            seq: 1,
+            payload: &[],
+        };
+        for event in [datagrams, reply] {
+            s.handle_event(&mut world, now, event);
+        }
+        core::mem::take(&mut world.lost)
+    };
+    let lost = |count| (PortId(0), DropReason::RateLimited, count);
+    assert_eq!(hear(&mut s), [lost(2), lost(1)], "one was within it");
+    assert_eq!(hear(&mut s), [lost(3), lost(1)]);
+    assert_eq!(s.drops().get(DropReason::RateLimited), 7);
 }

@@ -50,6 +50,10 @@ impl<H: Tx> Tx for Behind<'_, H> {
     fn tx(&mut self, port: PortId, vnet: &VnetHdr, frame: &[IoSlice<'_>]) -> bool {
         self.host.tx(port, vnet, frame)
     }
+
+    fn dropped(&mut self, port: PortId, reason: DropReason, count: usize) {
+        self.host.dropped(port, reason, count);
+    }
 }
 
 impl<H> TcpHost for Behind<'_, H> {

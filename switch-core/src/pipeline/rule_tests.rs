@@ -34,7 +34,12 @@ pub(super) const TRUSTED: VnetHdr = VnetHdr {
     csum_offset: 0,
 };
 
-fn ip([from, to]: [Mac; 2], [src, dst]: [&str; 2], proto: u8, message: &[u8]) -> Vec<u8> {
+pub(super) fn ip(
+    [from, to]: [Mac; 2],
+    [src, dst]: [&str; 2],
+    proto: u8,
+    message: &[u8],
+) -> Vec<u8> {
     let [src, dst] = [src, dst].map(|a| a.parse::<IpAddr>().unwrap());
     let mut h = HeaderBuf::new();
     h.eth(to, from, if src.is_ipv4() { 0x0800 } else { 0x86dd });

@@ -1,16 +1,15 @@
 //! Frames through a whole switch of two endpoints, over a host that keeps what it is given.
 
-use core::net::{IpAddr, SocketAddr};
+mod world;
+
+use core::net::IpAddr;
 use core::time::Duration;
-use std::io::IoSlice;
 use std::sync::Arc;
 
+pub(super) use self::world::World;
 use super::{Config, Port, Switch};
-use crate::addr::{Mac, NetworkId, PortId, SockId};
+use crate::addr::{Mac, NetworkId, PortId};
 use crate::flow::event::HostEvent;
-use crate::flow::host::{
-    ConnectOptions, DatagramMeta, DnsHost, EchoHost, HostError, Peeked, TcpHost, Tx, UdpHost,
-};
 use crate::flow::tcp::Limits;
 use crate::flow::udp::Filter;
 use crate::frag;
@@ -30,98 +29,6 @@ pub(super) const A: Mac = Mac([2, 0, 0, 0, 0, 2]);
 pub(super) const B: Mac = Mac([2, 0, 0, 0, 0, 3]);
 pub(super) const ENDS4: [&str; 2] = ["10.0.0.2", "192.0.2.9"];
 const ENDS6: [&str; 2] = ["fd00::2", "2001:db8::9"];
-
-/// What was sent: frames to endpoints, datagrams to the world.
-#[derive(Debug, Default)]
-pub(super) struct World {
-    pub(super) frames: Vec<(PortId, VnetHdr, Vec<u8>)>,
-    pub(super) datagrams: Vec<(SocketAddr, DatagramMeta, Vec<u8>)>,
-    /// Endpoints take nothing.
-    pub(super) refuses: bool,
-}
-
-impl Tx for World {
-    fn tx(&mut self, port: PortId, vnet: &VnetHdr, frame: &[IoSlice<'_>]) -> bool {
-        let whole = frame.iter().flat_map(|p| p.to_vec()).collect();
-        self.frames.push((port, *vnet, whole));
-        !self.refuses
-    }
-}
-
-impl TcpHost for World {
-    fn tcp_connect(
-        &mut self,
-        _: u32,
-        _: SocketAddr,
-        _: ConnectOptions,
-    ) -> Result<(SockId, bool), HostError> {
-        Err(HostError::Refused)
-    }
-    fn tcp_assign(&mut self, _: SockId, _: u32) {}
-    fn tcp_send(&mut self, _: SockId, _: &[IoSlice<'_>]) -> Result<usize, HostError> {
-        Err(HostError::Reset)
-    }
-    fn tcp_peek(&mut self, _: SockId, _: usize, _: &mut [u8]) -> Result<Peeked, HostError> {
-        Err(HostError::Reset)
-    }
-    fn tcp_discard(&mut self, _: SockId, _: usize) -> Result<(), HostError> {
-        Err(HostError::Reset)
-    }
-    fn tcp_shutdown(&mut self, _: SockId) {}
-    fn tcp_close(&mut self, _: SockId, _: bool) {}
-}
-
-impl UdpHost for World {
-    fn udp_open(&mut self, _: u32, local: SocketAddr) -> Result<(SockId, u16), HostError> {
-        Ok((SockId(0), local.port()))
-    }
-    fn udp_send(
-        &mut self,
-        _: SockId,
-        to: SocketAddr,
-        meta: DatagramMeta,
-        payload: &[IoSlice<'_>],
-        _: u16,
-    ) -> Result<(), HostError> {
-        let whole = payload.iter().flat_map(|p| p.to_vec()).collect();
-        self.datagrams.push((to, meta, whole));
-        Ok(())
-    }
-    fn udp_close(&mut self, _: SockId) {}
-}
-
-impl EchoHost for World {
-    fn echo_open(&mut self, _: u32, _: bool) -> Result<SockId, HostError> {
-        Err(HostError::Forbidden)
-    }
-    fn echo_send(
-        &mut self,
-        _: SockId,
-        _: IpAddr,
-        _: DatagramMeta,
-        _: u16,
-        _: &[u8],
-    ) -> Result<(), HostError> {
-        Err(HostError::Forbidden)
-    }
-    fn echo_close(&mut self, _: SockId) {}
-}
-
-impl DnsHost for World {
-    fn resolvers(&self) -> usize {
-        0
-    }
-    fn resolver(&self, _: usize) -> Option<SocketAddr> {
-        None
-    }
-    fn dns_send(&mut self, _: u32, _: usize, _: &[u8]) -> Result<SockId, HostError> {
-        Err(HostError::NetUnreachable)
-    }
-    fn dns_send_tcp(&mut self, _: u32, _: usize, _: &[u8]) -> Result<SockId, HostError> {
-        Err(HostError::NetUnreachable)
-    }
-    fn dns_close(&mut self, _: SockId) {}
-}
 
 /// A switch of two endpoints, the second with an MTU of its own.
 pub(super) fn switch(mtu_of_b: u16) -> Switch {
