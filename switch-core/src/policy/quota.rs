@@ -42,6 +42,16 @@ impl Quota {
         taken.then(|| Held(Arc::clone(self)))
     }
 
+    /// Takes a part, if more are left than `own`, which is how many the one has for whom it is. So of any number that
+    /// want all, each comes to have what is left over for one more, who need not be there yet.
+    /// Source: Choudhury and Hahne, Dynamic Queue Length Thresholds, 1998, with a factor of one.
+    #[must_use]
+    pub fn take_fairly(self: &Arc<Self>, own: u64) -> Option<Held> {
+        let most = || self.most().saturating_sub(own);
+        let taken = self.held.add_below(self.at, most);
+        taken.then(|| Held(Arc::clone(self)))
+    }
+
     /// Changes how many there may be. Who holds one above it keeps it.
     pub fn set_most(&self, most: u64) {
         self.most.store(most, Ordering::Relaxed);
@@ -69,6 +79,32 @@ impl Drop for Held {
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_wants_all_gets_a_share() {
+        let quota = Arc::new(Quota::new(120));
+        let greedy = |held: &mut Vec<Held>| {
+            while let Some(more) = quota.take_fairly(held.len() as u64) {
+                held.push(more);
+            }
+        };
+        let mut all = [const { Vec::new() }; 5];
+        greedy(&mut all[0]);
+        assert_eq!(all[0].len(), 60, "alone it has half");
+        // Where they come at once, each has as much as is left.
+        all[0].clear();
+        for _ in 0..120 {
+            for held in &mut all {
+                held.extend(quota.take_fairly(held.len() as u64));
+            }
+        }
+        assert_eq!(all.each_ref().map(Vec::len), [20; 5]);
+        let mut late = Vec::new();
+        greedy(&mut late);
+        assert_eq!(late.len(), 10, "who comes late has some");
+        drop(all);
+        assert_eq!(quota.held(), 10);
+    }
 
     #[test]
     fn what_is_dropped_can_be_taken_again() {

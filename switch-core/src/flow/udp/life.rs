@@ -81,9 +81,10 @@ impl UdpFlows {
         self.limited = rates.map(|l| l.rates()).any(|r| r.ingress.is_some());
     }
 
-    /// Takes the host's ports from what several switches share.
+    /// Takes the host's ports from what several switches share, and leaves some to the endpoints of others.
     pub fn share_ports(&mut self, ports: Arc<Quota>) {
         self.ports = ports;
+        self.fair = true;
     }
 
     /// Opens a mapping for an address and port of a sandbox.
@@ -135,16 +136,25 @@ impl UdpFlows {
         if self.shares.entry(port).or_default().mappings >= MAX_MAPPINGS {
             self.evict(host, now, port)?;
         }
-        let free = match self.ports.take() {
+        let free = match self.free_port(port) {
             Some(free) => free,
             None => {
                 self.evict(host, now, port)?;
-                self.ports.take().ok_or(DropReason::TableFull)?
+                self.free_port(port).ok_or(DropReason::TableFull)?
             }
         };
         let limits = self.shares.get(&port).and_then(|s| s.limits.as_ref());
         let own = limits.map(|l| l.holds()).transpose()?;
         Ok((own, Some(free)))
+    }
+
+    /// A port of the host, if the endpoint may have one more.
+    fn free_port(&self, port: PortId) -> Option<Held> {
+        if !self.fair {
+            return self.ports.take();
+        }
+        let own = self.shares.get(&port).map_or(0, |s| s.mappings);
+        self.ports.take_fairly(own as u64)
     }
 
     fn insert(&mut self, now: Tick, mapping: Mapping) -> u32 {

@@ -123,6 +123,8 @@ pub struct UdpFlows {
     ephemeral: (u16, u16),
     /// The host's ports that may be used: never more than half of its range.
     ports: Arc<Quota>,
+    /// Others take theirs from the same.
+    fair: bool,
     shares: HashMap<PortId, Share>,
     /// Some endpoint has a limit on what it may receive.
     limited: bool,
@@ -152,6 +154,7 @@ impl UdpFlows {
             filter,
             ephemeral,
             ports: Arc::new(Quota::new(half(ephemeral))),
+            fair: false,
             shares: HashMap::new(),
             limited: false,
             large_id: 0,
