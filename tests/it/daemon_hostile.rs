@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::support::daemon::{Daemon, Place};
 use crate::support::netns;
+use crate::support::wait::{self, SOON};
 use crate::support::weft::json;
 use crate::support::{guest, servers};
 
@@ -214,14 +215,41 @@ for n in range(100000):
             let rows = rows.as_array().unwrap().iter();
             rows.filter(|r| r["fixed"] == false).count()
         };
+        let of = |name: &str, what: &str| {
+            let rows = daemon.json("show stats");
+            let mut rows = rows.as_array().unwrap().iter();
+            let row = rows.find(|r| r["sandbox_name"] == name).unwrap();
+            row[what].as_u64().unwrap()
+        };
+        // What its kernel has not dropped itself, of which a few are no shouts.
+        let heard = |before: u64| {
+            let heard = of("bad", "rx_frames") - before;
+            assert!(heard > 10_000, "{heard}");
+            heard - 100..=heard
+        };
+        let before = of("bad", "rx_frames");
         python(&places[0], shout);
         assert_eq!(learned(), 0, "{}", daemon.ok("show drops"));
+        // Each of them is dropped for what it is, and told of its sender alone.
+        let (spoofed, drops) = (daemon.drops("spoofed"), daemon.ok("show drops"));
+        assert!(heard(before).contains(&spoofed), "{drops}");
+        assert!(of("bad", "dropped") >= spoofed, "{drops}");
+        assert!(
+            of("b", "dropped") < 100 && of("c", "dropped") < 100,
+            "{drops}"
+        );
         meet(&places);
         // Those who may speak for others are given a share of the table each.
         daemon.ok("policy set front --no-spoof-guard");
+        let before = (of("bad", "rx_frames"), daemon.drops("storm"));
         python(&places[0], shout);
         assert_eq!(learned(), 64);
-        assert!(daemon.drops("mac-limit") > 0);
+        // What is to everybody is a storm first; of the rest, those who are too many go no further.
+        let (limit, storm) = (daemon.drops("mac-limit"), daemon.drops("storm") - before.1);
+        let drops = daemon.ok("show drops");
+        assert!(heard(before.0).contains(&(limit + storm)), "{drops}");
+        assert!(limit > 1_000, "{drops}");
+        assert_eq!(daemon.drops("spoofed"), spoofed, "{drops}");
         meet(&places);
         let station =
             "send(ALL + bytes.fromhex(\"020000000077\") + b\"\\x88\\xb5\" + b\"\\0\" * 46)";
@@ -314,6 +342,55 @@ for n in range(15000):
         assert!(bad["flows"].as_u64().unwrap() <= 200, "{bad}");
         guest::fetch(&b.net, page);
         meet(&places);
+    });
+}
+
+#[test]
+fn who_takes_all_ports_of_the_host_leaves_some() {
+    netns::inside(|world| {
+        if !netns::have("python3") {
+            return;
+        }
+        // Forty of these are for all sandboxes together.
+        let range = "net/ipv4/ip_local_port_range";
+        world.host.set(range, "40000 40079");
+        let (daemon, [bad, b, worse]) = three(world);
+        let outside = IpAddr::from(netns::OUTSIDE);
+        let (echo, _) = servers::udp_echo(&world.outside, (outside, 0));
+        let greed = r#"
+all = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for n in range(200)]
+for one in all:
+    one.sendto(b"x", ("192.0.2.1", 9))
+"#;
+        let flows = |name: &str| {
+            let rows = daemon.json("show stats");
+            let mut rows = rows.as_array().unwrap().iter();
+            let row = rows.find(|r| r["sandbox_name"] == name).unwrap();
+            row["flows"].as_u64().unwrap()
+        };
+        python(&bad, greed);
+        wait::until("it has half", SOON, || flows("bad") == 20);
+        python(&worse, greed);
+        wait::until("it has half of the rest", SOON, || flows("c") == 10);
+        assert!(
+            daemon.drops("table-full") > 100,
+            "{}",
+            daemon.ok("show drops")
+        );
+        // Who comes last has some, too, and what it has stays its own.
+        let mine: Vec<_> = (0..5)
+            .map(|_| {
+                let socket = guest::udp(&b.net, outside, Duration::from_secs(1));
+                guest::ask(&socket, echo, b"x");
+                socket
+            })
+            .collect();
+        python(&bad, greed);
+        python(&worse, greed);
+        for socket in &mine {
+            guest::ask(socket, echo, b"again");
+        }
+        meet(&[bad, b, worse]);
     });
 }
 
