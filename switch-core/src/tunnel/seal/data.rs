@@ -227,6 +227,7 @@ impl Reserved<'_> {
 #[derive(Debug, Default)]
 pub struct SessionStats {
     opened: AtomicU64,
+    empty: AtomicU64,
     bytes: AtomicU64,
     stale: AtomicU64,
     forged: AtomicU64,
@@ -237,6 +238,13 @@ impl SessionStats {
     #[must_use]
     pub fn opened(&self) -> u64 {
         self.opened.load(Ordering::Relaxed)
+    }
+
+    /// Those of them that carried something: all but keep-alives.
+    #[must_use]
+    pub fn payloads(&self) -> u64 {
+        let empty = self.empty.load(Ordering::Relaxed);
+        self.opened().saturating_sub(empty)
     }
 
     /// Their payloads. Units: bytes.
@@ -274,6 +282,8 @@ pub struct Opened {
     /// The header's offsets of the inner L4 header and of its checksum, from the inner Ethernet header.
     /// The peer's word: hold it against the frame's length.
     pub csum: (u8, u8),
+    /// Whether it is the first of this key, which confirms a session to whoever answered its handshake.
+    pub first: bool,
     /// Whether none with a higher number came before. Only such a one says where the peer is now.
     pub newest: bool,
 }
@@ -340,9 +350,14 @@ impl OpenKey {
             add(&self.stats.forged, 1);
             return Err(OpenError::Forged);
         };
+        let first = self.stats.opened() == 0;
+        if len == 0 {
+            add(&self.stats.empty, 1);
+        }
         add(&self.stats.opened, 1);
         add(&self.stats.bytes, u64::try_from(len).unwrap_or(0));
         Ok(Opened {
+            first,
             len,
             flags,
             csum: (start, offset),
