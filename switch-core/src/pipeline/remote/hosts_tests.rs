@@ -34,7 +34,7 @@ fn way(to: usize) -> PortId {
 impl Hosts {
     /// `learns` for each host: it finds out by itself where stations are.
     fn new(learns: &[bool]) -> Self {
-        let hosts = learns.iter().enumerate().map(|(at, &learns)| {
+        let hosts = learns.iter().enumerate().map(|(at, _)| {
             let mut s = switch(1500);
             s.macs = Arc::new(MacTable::with_limit(
                 256,
