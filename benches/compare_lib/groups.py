@@ -13,7 +13,7 @@ class Group(typing.NamedTuple):
     begin, of which the best is held against weft's best; `also` are pairs of columns that are held against each other too.
 
     `aims` has the least that is wanted of a ratio, by row and by what it is held against, which is None for a row that is a
-    share itself; `limits` the most that is wanted of a row of weft's, in the row's unit.
+    share itself, and by weft's column where each has its own; `limits` the most that is wanted of a row of weft's, in the row's unit.
     """
 
     name: str
@@ -32,12 +32,12 @@ class Group(typing.NamedTuple):
     traced: typing.Callable = dict
 
     def aim(self, row, ours, kind):
-        return self.aims.get((row, kind)) if ours.startswith(WEFT) else None
+        return self.aims.get((row, kind, ours), self.aims.get((row, kind))) if ours.startswith(WEFT) else None
 
 
 def by_name():
     """Every rotation; the first is the one that runs unless another is asked for."""
     # Each takes what is above from here.
-    from . import relay_group, switch_group
+    from . import relay_group, switch_group, tunnel_group
 
-    return {group.name: group for group in (relay_group.GROUP, switch_group.GROUP)}
+    return {group.name: group for group in (relay_group.GROUP, switch_group.GROUP, tunnel_group.GROUP)}
