@@ -1,6 +1,8 @@
 //! What a worker works on: the switches of the networks, and the endpoints and sockets that are its own. Only those
 //! that something happened to cost anything in a turn.
 
+mod underlay;
+
 use std::collections::VecDeque;
 use std::io;
 use std::net::IpAddr;
@@ -14,6 +16,7 @@ use switch_core::time::Tick;
 use switch_core::verdict::Verdict;
 
 use super::budget::Turn;
+use super::tunnels::Tunnels;
 use crate::endpoint::RX_BUFFER;
 use crate::host::sockets::links::Link;
 use crate::host::sockets::{HostIo, SHARED};
@@ -39,6 +42,8 @@ pub struct Board {
     /// Endpoints that hold frames back.
     held: Vec<PortId>,
     buffer: Vec<u8>,
+    /// What comes from other hosts, once there is a way to them.
+    tunnels: Option<Box<Tunnels>>,
     /// Stations that have begun to flap.
     pub(super) flaps: Vec<Flap>,
     /// Frames received, and turns taken.
@@ -56,6 +61,7 @@ impl Board {
             ready: VecDeque::new(),
             held: Vec::new(),
             buffer: vec![0; RX_BUFFER],
+            tunnels: None,
             flaps: Vec::new(),
             counts: (0, 0),
         };
@@ -156,11 +162,13 @@ impl Board {
         }
     }
 
-    /// An endpoint may have frames.
+    /// An endpoint, or a socket of the underlay, may have frames.
     pub(super) fn wake(&mut self, port: PortId) {
-        if let Some(link) = self.io.links.get_mut(port)
-            && !core::mem::replace(&mut link.ready, true)
-        {
+        let fresh = match self.io.links.get_mut(port) {
+            Some(link) => !core::mem::replace(&mut link.ready, true),
+            None => self.tunnels.as_mut().is_some_and(|t| t.wake(port)),
+        };
+        if fresh {
             self.ready.push_back(port);
         }
     }
@@ -283,7 +291,7 @@ impl Board {
     /// One endpoint's turn: frames until it is empty or its budget is. True if it may have more.
     fn turn(&mut self, now: Tick, port: PortId) -> io::Result<bool> {
         let Some(link) = self.io.links.get_mut(port) else {
-            return Ok(false);
+            return self.underlay_turn(now, port);
         };
         let net = link.net;
         let Some(Some(found)) = self.nets.get_mut(net as usize) else {
@@ -377,6 +385,7 @@ impl Board {
             }
         }
         self.active.truncate(still);
+        self.io.flush_underlay();
         self.counts.1 += 1;
     }
 }

@@ -4,6 +4,7 @@ pub mod board;
 pub mod budget;
 mod finish;
 pub mod spin;
+pub mod tunnels;
 pub mod underlay;
 
 use std::io;

@@ -5,7 +5,8 @@
 //! of groups), and no lock is in a packet's way.
 //! A descriptor is closed by whoever took it back from the last worker, never by a worker.
 //!
-//! Files: `start` makes the plane, `network`, `endpoint`, `publish`, `splice`, `service`, `vlan` and `policy` change it, `show` reads it, `events`
+//! Files: `start` makes the plane, `network`, `endpoint`, `publish`, `splice`, `service`, `vlan`, `policy`,
+//! `peer` and `underlay` change it, `show` reads it, `events`
 //! tells what happened.
 //!
 //! [`Job`]: crate::worker::Job
@@ -15,12 +16,14 @@ mod events;
 mod kin;
 mod network;
 mod numbers;
+mod peer;
 mod policy;
 mod publish;
 mod service;
 mod show;
 mod splice;
 mod start;
+mod underlay;
 mod vlan;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -42,8 +45,10 @@ use switch_core::policy::limit::Limits;
 use switch_core::policy::quota::Quota;
 
 use self::numbers::Numbers;
+use self::peer::Peer;
 use self::splice::Stocks;
 pub use self::start::Options;
+use self::underlay::Underlays;
 use super::ids::{EndpointId, NetworkId, PeerId, PublishId, ServiceId};
 use super::key::StaticKey;
 use super::plane::{Plane, PlaneError, PlaneEvent};
@@ -134,10 +139,14 @@ pub struct LivePlane {
     /// The endpoints of each sandbox, by its namespace.
     kin: BTreeMap<(u64, u64), Vec<EndpointId>>,
     stocks: Stocks,
+    peers: BTreeMap<PeerId, Peer>,
+    underlays: Underlays,
     slots: Numbers,
     /// Numbers of VLANs, from [`vlan::FIRST`] on.
     segments: Numbers,
     ports: Numbers,
+    /// Places of ports to other hosts.
+    lanes: Numbers,
     sources: Epoll,
     told: VecDeque<PlaneEvent>,
 }
@@ -292,16 +301,16 @@ impl Plane for LivePlane {
         Err(PlaneError::Unsupported("peers"))
     }
 
-    fn set_peer(&mut self, _: &PeerSpec) -> Result<(), PlaneError> {
-        Err(PlaneError::Unsupported("peers"))
+    fn set_peer(&mut self, spec: &PeerSpec) -> Result<(), PlaneError> {
+        self.put_peer(spec)
     }
 
     fn remove_peer(&mut self, id: PeerId) -> Result<(), PlaneError> {
-        Err(PlaneError::NoPeer(id))
+        self.drop_peer(id)
     }
 
     fn peers(&mut self) -> Result<Vec<PeerRow>, PlaneError> {
-        Ok(Vec::new())
+        self.peer_rows()
     }
 
     fn ping_peer(&mut self, id: PeerId, _: Duration) -> Result<Option<Duration>, PlaneError> {

@@ -10,10 +10,11 @@ use switch_core::policy::host_rule::HostRule;
 use switch_core::respond::Gateway;
 use switch_core::respond::directory::{Directory, Owner};
 
+use super::peer::overlay;
 use super::{LivePlane, Net};
 use crate::control::ids::NetworkId;
 use crate::control::plane::PlaneError;
-use crate::control::spec::{Driver, NameOwner, NameRecord, NetworkSpec, Uplink};
+use crate::control::spec::{Carrier, Driver, NameOwner, NameRecord, NetworkSpec, Uplink};
 use crate::host::start;
 
 /// Windows that the connections of one network may offer on one worker, in bytes.
@@ -22,6 +23,18 @@ const WINDOWS: usize = 64 << 20;
 impl LivePlane {
     pub(super) fn make_network(&mut self, spec: &NetworkSpec) -> Result<(), PlaneError> {
         supported(spec)?;
+        if let Some(overlay) = overlay(spec) {
+            self.open_underlay(overlay.carrier, overlay.port)?;
+        }
+        let made = self.make_switches(spec);
+        if let (Err(_), Some(overlay)) = (&made, overlay(spec)) {
+            // The error that is told is the first one.
+            let _ = self.close_underlay(overlay.port);
+        }
+        made
+    }
+
+    fn make_switches(&mut self, spec: &NetworkSpec) -> Result<(), PlaneError> {
         let slot = self.slots.take("networks")?;
         let config = self.switch_config(spec, slot);
         let (macs, begun, dns) = (Arc::clone(&self.macs), self.start, spec.dns.clone());
@@ -61,14 +74,21 @@ impl LivePlane {
         supported(spec)?;
         let before = self.net(spec.id)?;
         let (slot, old) = (before.slot, &before.spec);
-        let same = (old.v4, old.v6, old.gateway_mac, old.mtu, old.udp_filter)
-            == (
-                spec.v4,
-                spec.v6,
-                spec.gateway_mac,
-                spec.mtu,
-                spec.udp_filter,
-            );
+        let same = (
+            old.v4,
+            old.v6,
+            old.gateway_mac,
+            old.mtu,
+            old.udp_filter,
+            old.overlay,
+        ) == (
+            spec.v4,
+            spec.v6,
+            spec.gateway_mac,
+            spec.mtu,
+            spec.udp_filter,
+            spec.overlay,
+        );
         if !same {
             return Err(PlaneError::Unsupported(
                 "another subnet, MTU, MAC or filter for a network that is in use",
@@ -102,7 +122,8 @@ impl LivePlane {
     }
 
     pub(super) fn drop_network(&mut self, id: NetworkId) -> Result<(), PlaneError> {
-        let slot = self.net(id)?.slot;
+        let net = self.net(id)?;
+        let (slot, overlay) = (net.slot, overlay(&net.spec).copied());
         self.on_all(move |board| {
             board.remove_net(slot);
             board.io.set_resolvers(slot, Vec::new());
@@ -111,7 +132,10 @@ impl LivePlane {
         self.services.retain(|_, s| s.network != id);
         self.names.remove(&id);
         self.slots.give_back(slot);
-        Ok(())
+        match overlay {
+            Some(overlay) => self.close_underlay(overlay.port),
+            None => Ok(()),
+        }
     }
 
     /// Tells every worker what of a network may change while it is in use.
@@ -229,9 +253,15 @@ fn snooping(spec: &NetworkSpec, groups: &Arc<Groups>) -> Option<Snooping> {
 /// Refuses what this plane has not.
 fn supported(spec: &NetworkSpec) -> Result<(), PlaneError> {
     match (spec.driver, &spec.uplink) {
-        (Driver::Bridge, Uplink::Sockets | Uplink::None) => Ok(()),
-        (Driver::Bridge, Uplink::Packet(_)) => Err(PlaneError::Unsupported("a packet uplink")),
-        (Driver::Overlay, _) => Err(PlaneError::Unsupported("the overlay driver")),
+        (Driver::Bridge | Driver::Overlay, Uplink::Packet(_)) => {
+            Err(PlaneError::Unsupported("a packet uplink"))
+        }
+        (Driver::Bridge, _) => Ok(()),
+        (Driver::Overlay, _) => match overlay(spec).map(|o| o.carrier) {
+            Some(Carrier::Vxlan) => Ok(()),
+            Some(_) => Err(PlaneError::Unsupported("this carrier")),
+            None => Err(PlaneError::Unsupported("an overlay without a number")),
+        },
         (Driver::Macvlan, _) => Err(PlaneError::Unsupported("the macvlan driver")),
         (Driver::Ipvlan, _) => Err(PlaneError::Unsupported("the ipvlan driver")),
     }

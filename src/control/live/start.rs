@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use arc_swap::ArcSwap;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use socket2::Socket;
+use switch_core::addr::PortId;
 use switch_core::conntrack::switched::{CAPACITY, Switched};
 use switch_core::flow::udp::half;
 use switch_core::l2::table::{MAX_NETWORKS, MacTable};
@@ -17,14 +18,15 @@ use switch_core::time::Tick;
 
 use super::numbers::Numbers;
 use super::splice::Stocks;
-use super::{Hand, LivePlane, vlan};
+use super::underlay::Underlays;
+use super::{Hand, LivePlane, peer, vlan};
 use crate::config::topology::WORKERS;
 use crate::control::policy::STATIONS_OF_ONE;
 use crate::host::broker::Broker;
 use crate::host::netwatch::NetWatch;
-use crate::host::sockets::{FIRST_TOKEN, HostIo, HostView};
+use crate::host::sockets::{HostIo, HostView};
 use crate::host::{privileges, start};
-use crate::worker::{Lost, Worker};
+use crate::worker::{Lost, Worker, tunnels};
 
 /// Stations behind endpoints that the table has room for.
 const STATIONS: usize = 1 << 16;
@@ -62,8 +64,9 @@ impl LivePlane {
             resolvers: broker.resolvers().servers.clone(),
             ..HostView::default()
         };
-        let ports = FIRST_TOKEN - 2;
-        let macs = MacTable::with_limit(STATIONS, ports, STATIONS_OF_ONE as usize);
+        let ports = tunnels::FIRST;
+        let places = PortId::remote(peer::REMOTES).0 as usize;
+        let macs = MacTable::with_limit(STATIONS, places, STATIONS_OF_ONE as usize);
         let mut plane = Self {
             broker,
             start: Instant::now(),
@@ -81,9 +84,12 @@ impl LivePlane {
             names: BTreeMap::new(),
             kin: BTreeMap::new(),
             stocks: Stocks::new().context("an epoll descriptor")?,
+            peers: BTreeMap::new(),
+            underlays: Underlays::default(),
             slots: Numbers::new(vlan::FIRST),
             segments: Numbers::new(MAX_NETWORKS - vlan::FIRST),
             ports: Numbers::new(u32::try_from(ports).unwrap_or(u32::MAX)),
+            lanes: Numbers::new(peer::REMOTES),
             sources: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
             told: std::collections::VecDeque::new(),
         };

@@ -20,12 +20,17 @@ impl LivePlane {
     /// Gives every VLAN that an endpoint is to be on a number. Errors: `Full`; then [`Self::give_vlans_back`] takes
     /// back those that were given.
     pub(super) fn take_vlans(&mut self, spec: &EndpointSpec) -> Result<(), PlaneError> {
+        let mut fresh = false;
         for id in ids(&spec.vlan) {
             let no = PlaneError::NoNetwork(spec.network);
             let net = self.nets.get_mut(&spec.network).ok_or(no)?;
             if let std::collections::btree_map::Entry::Vacant(place) = net.vlans.entry(id) {
                 place.insert(FIRST + self.segments.take("VLANs")?);
+                fresh = true;
             }
+        }
+        if fresh {
+            self.peers_follow(spec.network)?;
         }
         Ok(())
     }
@@ -37,7 +42,7 @@ impl LivePlane {
         };
         let ends = self.ends.values().filter(|e| e.spec.network == network);
         let used: BTreeSet<u16> = ends.flat_map(|e| ids(&e.spec.vlan)).collect();
-        let segments = &mut self.segments;
+        let (segments, before) = (&mut self.segments, net.vlans.len());
         net.vlans.retain(|id, number| {
             let kept = used.contains(id);
             if !kept {
@@ -45,6 +50,10 @@ impl LivePlane {
             }
             kept
         });
+        let changed = net.vlans.len() != before;
+        if changed && let Err(e) = self.peers_follow(network) {
+            tracing::debug!("ports to peers: {e}");
+        }
     }
 
     /// The network and VLAN of every number in the workers' tables.

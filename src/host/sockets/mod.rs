@@ -12,6 +12,7 @@ pub mod splice;
 mod sys;
 pub mod tcp;
 pub mod udp;
+mod underlay;
 
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -41,6 +42,7 @@ use self::tcp::{PeekMode, TcpSock, host_error};
 use self::udp::UdpSock;
 use crate::endpoint::Endpoint;
 use crate::host::netwatch::HostNet;
+use crate::worker::underlay::tx::UnderlayTx;
 
 /// Tokens below this belong to the worker itself.
 pub const FIRST_TOKEN: usize = 1 << 16;
@@ -129,6 +131,8 @@ pub struct HostIo {
     splices: Splices,
     /// Connections to resolvers.
     lines: Vec<Line>,
+    /// The way to other hosts, once there is one.
+    pub underlay: Option<Box<UnderlayTx>>,
     /// UDP sockets whose error queue was emptied while they sent, with what it told.
     reporting: Vec<SockId>,
 }
@@ -170,6 +174,7 @@ impl HostIo {
             batch: Some(Box::new(sys::Batch::new())),
             splices: Splices::default(),
             lines: Vec::new(),
+            underlay: None,
             reporting: Vec::new(),
         }
     }
@@ -291,7 +296,11 @@ fn token(index: u32, generation: u32) -> Token {
 
 impl Tx for HostIo {
     fn tx(&mut self, port: PortId, vnet: &VnetHdr, frame: &[IoSlice<'_>]) -> bool {
-        self.links.send(self.net, port, vnet, frame)
+        match (port.remote_index(), &mut self.underlay) {
+            (None, _) => self.links.send(self.net, port, vnet, frame),
+            (Some(_), Some(underlay)) => underlay.send(self.net, port, vnet, frame),
+            (Some(_), None) => false,
+        }
     }
 
     fn dropped(&mut self, port: PortId, reason: DropReason, count: usize) {

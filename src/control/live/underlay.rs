@@ -1,0 +1,150 @@
+//! Sockets of the underlay: one of each family for every worker and port, and some to send VXLAN from.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::LivePlane;
+use crate::control::plane::PlaneError;
+use crate::control::spec::Carrier;
+use crate::endpoint::udp::{PathMtu, UnderlaySocket};
+use crate::worker::tunnels;
+use crate::worker::underlay::tx::{Sockets, UnderlayTx};
+
+/// Ports to send VXLAN from, of each family.
+const SOURCES: u16 = 4;
+
+/// Ports of the host that peers send to.
+#[derive(Debug, Default)]
+pub(super) struct Underlays {
+    /// Their places on the boards, of both families, and how many networks use them.
+    ports: BTreeMap<u16, Used>,
+    /// Every worker has sockets to send from.
+    sends: bool,
+}
+
+#[derive(Debug)]
+struct Used {
+    carrier: Carrier,
+    place: usize,
+    networks: usize,
+}
+
+impl Underlays {
+    fn free_place(&self) -> Option<usize> {
+        (0..tunnels::SOCKETS / 2).find(|&place| self.ports.values().all(|used| used.place != place))
+    }
+}
+
+impl LivePlane {
+    /// Listens to what peers send to a port, for one more network.
+    /// Errors: `Refused` where the port is somebody else's; `Full`.
+    pub(super) fn open_underlay(&mut self, carrier: Carrier, port: u16) -> Result<(), PlaneError> {
+        let used = self.underlays.ports.get_mut(&port);
+        if let Some(used) = used.filter(|used| used.carrier == carrier) {
+            used.networks += 1;
+            return Ok(());
+        }
+        let limit = (tunnels::SOCKETS / 2) as u64;
+        let what = "ports of overlay networks";
+        let full = PlaneError::Full { what, limit };
+        let place = self.underlays.free_place().ok_or(full)?;
+        let all = |e: &io::Error| PlaneError::Refused {
+            message: format!("UDP port {port} for {carrier}: {e}"),
+            errno: e.raw_os_error(),
+        };
+        self.can_send()?;
+        let mut families = Vec::new();
+        for (v6, at) in [
+            (false, SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))),
+            (true, SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))),
+        ] {
+            match services(at, carrier, self.hands.len()) {
+                Ok(sockets) => families.push((v6, sockets)),
+                // A host may be without IPv6.
+                Err(e) if v6 && e.kind() != io::ErrorKind::AddrInUse => {}
+                Err(e) => return Err(all(&e)),
+            }
+        }
+        let used = Used {
+            carrier,
+            place,
+            networks: 1,
+        };
+        self.underlays.ports.insert(port, used);
+        for (v6, sockets) in families {
+            let at = 2 * place + usize::from(v6);
+            for (worker, socket) in sockets.into_iter().enumerate() {
+                let heard = self.on(worker, move |board| board.listen(at, socket))?;
+                heard.map_err(|e| all(&e))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One network less wants to know what peers send to a port.
+    pub(super) fn close_underlay(&mut self, port: u16) -> Result<(), PlaneError> {
+        let Some(used) = self.underlays.ports.get_mut(&port) else {
+            return Ok(());
+        };
+        used.networks -= 1;
+        if used.networks > 0 {
+            return Ok(());
+        }
+        let place = used.place;
+        self.underlays.ports.remove(&port);
+        // They come back, and are closed here.
+        let closed = self.on_all(move |board| {
+            [false, true].map(|v6| board.close_underlay(2 * place + usize::from(v6)))
+        })?;
+        drop(closed);
+        Ok(())
+    }
+
+    /// Gives every worker sockets to send from, once.
+    fn can_send(&mut self) -> Result<(), PlaneError> {
+        if self.underlays.sends {
+            return Ok(());
+        }
+        for worker in 0..self.hands.len() {
+            let salt = u16::try_from(worker).unwrap_or(0) * 2 * SOURCES;
+            let sources = |v6: bool| -> Vec<UnderlaySocket> {
+                let salts = (0..SOURCES).map(|n| salt + 2 * n + u16::from(v6));
+                let opened = salts.map(|salt| UnderlaySocket::source(v6, PathMtu::Known, salt));
+                // One that cannot be had is missed by nobody but those who look at its port.
+                opened.filter_map(Result::ok).collect()
+            };
+            let sockets = Sockets {
+                vxlan: [sources(false), sources(true)],
+                bare: [None, None],
+            };
+            self.on(worker, move |board| {
+                board.io.underlay = Some(Box::new(UnderlayTx::new(sockets)));
+            })?;
+        }
+        self.underlays.sends = true;
+        Ok(())
+    }
+}
+
+/// A socket for each worker. Errors: `AddrInUse` for a port that somebody listens on, another weft included.
+fn services(at: SocketAddr, carrier: Carrier, workers: usize) -> io::Result<Vec<UnderlaySocket>> {
+    // Sockets that share a port would not notice another's, if that is willing to share it, too.
+    alone(at)?;
+    let path = match carrier {
+        Carrier::Sealed => PathMtu::Probed,
+        Carrier::Vxlan | Carrier::FlannelUdp => PathMtu::Known,
+    };
+    (0..workers)
+        .map(|_| UnderlaySocket::service(at, path))
+        .collect()
+}
+
+fn alone(at: SocketAddr) -> io::Result<()> {
+    use socket2::{Domain, Socket, Type};
+    let socket = Socket::new(Domain::for_address(at), Type::DGRAM, None)?;
+    if at.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&at.into())
+}

@@ -1,0 +1,80 @@
+//! Stages 1 and 8: What comes from other hosts goes through the switches of its networks, as what endpoints send does.
+
+use std::io;
+
+use switch_core::addr::PortId;
+use switch_core::time::Tick;
+use switch_core::verdict::{DropReason, Verdict};
+
+use super::{Board, Net};
+use crate::endpoint::udp::UnderlaySocket;
+use crate::host::sockets::HostIo;
+use crate::worker::tunnels::{self, Tunnels};
+
+impl Board {
+    /// What comes from other hosts.
+    pub fn tunnels(&mut self) -> &mut Tunnels {
+        self.tunnels.get_or_insert_default()
+    }
+
+    /// Takes a socket in that other hosts send to, in a place below [`tunnels::SOCKETS`].
+    /// Errors: it cannot be polled.
+    pub fn listen(&mut self, at: usize, socket: UnderlaySocket) -> io::Result<()> {
+        let place = tunnels::place(at);
+        self.io.poll_underlay(&socket, place)?;
+        drop(self.tunnels().listen(at, socket));
+        self.wake(place);
+        Ok(())
+    }
+
+    /// Takes a socket out that other hosts send to, and gives it back.
+    pub fn close_underlay(&mut self, at: usize) -> Option<UnderlaySocket> {
+        let socket = self.tunnels.as_mut()?.close(at)?;
+        self.io.forget_underlay(&socket);
+        Some(socket)
+    }
+
+    /// One turn of a socket that other hosts send to. True if it may have more.
+    pub(super) fn underlay_turn(&mut self, now: Tick, place: PortId) -> io::Result<bool> {
+        let Some(tunnels) = &mut self.tunnels else {
+            return Ok(false);
+        };
+        let (io, nets, active, counts) = (
+            &mut self.io,
+            &mut self.nets,
+            &mut self.active,
+            &mut self.counts,
+        );
+        let mut at: Option<u32> = None;
+        let more = tunnels.turn(place, |net, port, vnet, frame| {
+            if at != Some(net) {
+                end_run(nets, io, at);
+                at = Some(net);
+            }
+            let found = nets.get_mut(net as usize).and_then(Option::as_mut);
+            let Some(found) = found else {
+                return Some(DropReason::NoFlow);
+            };
+            io.net = net;
+            counts.0 += 1;
+            if !core::mem::replace(&mut found.active, true) {
+                active.push(net);
+            }
+            match found.switch.handle_next(io, now, port, vnet, frame) {
+                Verdict::Drop(reason) => Some(reason),
+                Verdict::Forward(_) | Verdict::Flood | Verdict::Answer | Verdict::Translate => None,
+            }
+        });
+        end_run(nets, io, at);
+        more
+    }
+}
+
+/// Sends what a network has kept for frames that would join it.
+fn end_run(nets: &mut [Option<Net>], io: &mut HostIo, net: Option<u32>) {
+    let found = net.and_then(|net| nets.get_mut(net as usize)?.as_mut());
+    if let (Some(net), Some(found)) = (net, found) {
+        io.net = net;
+        found.switch.end_run(io);
+    }
+}
