@@ -56,6 +56,7 @@ fn requests_are_refused_by_status_and_code() {
         let c = place.pid;
         let before = daemon.state();
         let endpoint = |rest: &str| format!(r#"{{"network":"front","sandbox":"{c}"{rest}}}"#);
+        let endless = format!(r#"{{"name":"{}"}}"#, "x".repeat(1 << 20));
         let mut wrong = Vec::new();
         for (method, path, body, status, code) in [
             ("GET", "/v2/info", "", 404, "no-route"),
@@ -70,6 +71,23 @@ fn requests_are_refused_by_status_and_code() {
                 "bad-request",
             ),
             ("POST", "/v1/networks", r#"{"name":7}"#, 400, "bad-request"),
+            ("POST", "/v1/networks", r#"["x"]"#, 400, "bad-request"),
+            ("POST", "/v1/networks", &endless, 400, "bad-name"),
+            ("GET", "/v1/networks/%ff", "", 400, "bad-request"),
+            (
+                "POST",
+                "/v1/endpoints",
+                r#"{"network":"front","sandbox":"netns:a/b"}"#,
+                400,
+                "bad-sandbox",
+            ),
+            (
+                "POST",
+                "/v1/endpoints",
+                r#"{"network":"front","sandbox":"netns:a\u0000"}"#,
+                400,
+                "bad-sandbox",
+            ),
             ("POST", "/v1/networks", r#"{"name":""}"#, 400, "bad-name"),
             (
                 "POST",
@@ -174,6 +192,7 @@ fn requests_are_refused_by_status_and_code() {
             let fine = answer.status == status
                 && error["code"] == code
                 && !message.is_empty()
+                && message.len() < 4096
                 && !message.contains('\n');
             if !fine || daemon.state() != before {
                 wrong.push(format!("{method} {path} {body}: {answer:?}"));

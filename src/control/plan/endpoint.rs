@@ -18,6 +18,8 @@ use crate::control::model::{EndpointRecord, LeavingRecord, Model, NetworkRecord,
 use crate::control::policy::PolicyScope;
 use crate::control::spec::{EndpointSpec, Sandbox, SandboxRef, Uplink};
 
+/// Bytes of a path at most. Source: `PATH_MAX` of linux/limits.h.
+const PATH: usize = 4096;
 /// Aliases of an endpoint at most; its host name and its sandbox's name come on top.
 const ALIASES: usize = 32;
 
@@ -28,6 +30,9 @@ pub fn parse_sandbox(model: &Model, text: &str) -> Result<(SandboxRef, Option<Sa
     if text.is_empty() {
         return bad("a sandbox is missing: give a process id, a path or a name".to_owned());
     }
+    if text.contains('\0') || text.len() > PATH {
+        return bad("no path or name can be like that".to_owned());
+    }
     let number = text.strip_prefix("pid:").unwrap_or(text);
     if number.bytes().all(|b| b.is_ascii_digit()) && !number.is_empty() {
         return match number.parse() {
@@ -36,7 +41,12 @@ pub fn parse_sandbox(model: &Model, text: &str) -> Result<(SandboxRef, Option<Sa
         };
     }
     if let Some(path) = text.strip_prefix("netns:").filter(|p| !p.is_empty()) {
-        return Ok((SandboxRef::Netns(netns_path(path)), None));
+        return match netns_path(path) {
+            Some(path) => Ok((SandboxRef::Netns(path), None)),
+            None => bad(format!(
+                "'{text}': give a name below /run/netns, or an absolute path"
+            )),
+        };
     }
     if text.starts_with('/') {
         return Ok((SandboxRef::Netns(PathBuf::from(text)), None));
@@ -55,12 +65,14 @@ pub fn parse_sandbox(model: &Model, text: &str) -> Result<(SandboxRef, Option<Sa
     }
 }
 
-/// As `ip netns` does: a bare name is a file below /run/netns.
-fn netns_path(text: &str) -> PathBuf {
-    if text.contains('/') {
-        PathBuf::from(text)
-    } else {
-        PathBuf::from("/run/netns").join(text)
+/// As `ip netns` does: a bare name is a file below /run/netns. `None` for what cannot be one, and for a relative path, which
+/// would be the daemon's.
+fn netns_path(text: &str) -> Option<PathBuf> {
+    match text {
+        "." | ".." => None,
+        _ if text.starts_with('/') => Some(PathBuf::from(text)),
+        _ if text.contains('/') => None,
+        _ => Some(PathBuf::from("/run/netns").join(text)),
     }
 }
 

@@ -38,6 +38,7 @@ pub fn apply(
     identify: &mut Identify<'_>,
     warnings: &mut Vec<String>,
 ) -> Result<Vec<Change>, Problem> {
+    file.daemon.check().map_err(|p| p.inside("daemon"))?;
     twice(file)?;
     let before = model.clone();
     sweep(model, file);

@@ -96,6 +96,19 @@ fn a_file_is_refused_at_its_place() {
         assert_eq!(problem.field.as_deref(), Some(field), "{problem}");
     }
     model = Model::default();
+    let mut many = read(FILE);
+    many.daemon.workers = Some(9);
+    let refused = apply(
+        &mut model.clone(),
+        &facts(),
+        &many,
+        &mut |_, _| Ok(sandbox(1)),
+        &mut Vec::new(),
+    );
+    assert_eq!(
+        refused.unwrap_err().field.as_deref(),
+        Some("daemon.workers")
+    );
     assert!(apply_text(&mut model, FILE).is_ok());
 }
 

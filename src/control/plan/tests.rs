@@ -187,11 +187,22 @@ fn endpoints_that_are_refused() {
         assert_eq!(join(&mut model, pid, &wish), Err(code), "{wish:?}");
         assert_eq!(model, before);
     }
-    let texts =
-        ["", "pid:0", "99999999999", "ghost"].map(|t| parse_sandbox(&model, t).unwrap_err().code);
+    let texts = [
+        "",
+        "pid:0",
+        "99999999999",
+        "netns:a/b",
+        "netns:..",
+        "netns:a\0",
+        "ghost",
+    ]
+    .map(|t| parse_sandbox(&model, t).unwrap_err().code);
     assert_eq!(
         texts,
         [
+            Code::BadSandbox,
+            Code::BadSandbox,
+            Code::BadSandbox,
             Code::BadSandbox,
             Code::BadSandbox,
             Code::BadSandbox,

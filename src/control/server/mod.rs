@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
+use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{Query, RawPathParams, State};
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
@@ -33,6 +34,8 @@ pub use listen::{Listener, bind, bind_metrics};
 const BODY: usize = 4 << 20;
 /// How long a request may take to arrive, and an answer to be taken.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Characters of a refusal's message at most.
+const MESSAGE: usize = 1000;
 /// Requests that wait for control; past them the senders wait.
 const WAITING: usize = 1024;
 
@@ -106,16 +109,19 @@ fn add(router: Router<Handle>, route: &Route) -> Router<Handle> {
         _ => MethodFilter::GET,
     };
     let handler = move |State(handle): State<Handle>,
-                        path: RawPathParams,
+                        path: Result<RawPathParams, RawPathParamsRejection>,
                         request: http::Request<Body>| async move {
-        let path = path
-            .iter()
-            .map(|(k, v)| (k.to_owned(), v.to_owned()))
-            .collect();
-        match answer(&route, &handle, path, request).await {
-            Ok(response) => response,
-            Err(problem) => failure(&problem),
-        }
+        let answered = match path {
+            Ok(path) => {
+                let names = path.iter().map(|(k, v)| (k.to_owned(), v.to_owned()));
+                answer(&route, &handle, names.collect(), request).await
+            }
+            Err(_) => {
+                let message = "the path: a name in it is no UTF-8";
+                Err(Problem::new(Code::BadRequest, message))
+            }
+        };
+        answered.unwrap_or_else(|problem| failure(&problem))
     };
     router.route(route.path, on(filter, handler))
 }
@@ -196,9 +202,13 @@ async fn read(request: http::Request<Body>) -> Result<Vec<u8>, Problem> {
 
 fn failure(problem: &Problem) -> Response {
     let status = StatusCode::from_u16(problem.code.status());
-    let body = Failure {
-        error: problem.clone(),
-    };
+    let mut error = problem.clone();
+    // What a client sent is quoted, however long it is.
+    if let Some((cut, _)) = error.message.char_indices().nth(MESSAGE) {
+        error.message.truncate(cut);
+        error.message.push_str(" ...");
+    }
+    let body = Failure { error };
     let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = (status, axum::Json(body)).into_response();
     // What is left of such a request is not worth reading.

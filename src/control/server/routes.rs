@@ -223,6 +223,10 @@ fn of_endpoint(parts: &Parts) -> Scope {
 
 /// Errors: `BadRequest`, with the key where one is unknown.
 fn body<T: DeserializeOwned>(parts: &Parts) -> Result<T, Problem> {
-    serde_json::from_slice(&parts.body)
-        .map_err(|e| Problem::new(Code::BadRequest, format!("the body: {e}")))
+    let bad = |why: String| Problem::new(Code::BadRequest, format!("the body: {why}"));
+    // A list would be taken for the values of the keys in their order.
+    if parts.body.trim_ascii_start().first() == Some(&b'[') {
+        return Err(bad("an object is needed".to_owned()));
+    }
+    serde_json::from_slice(&parts.body).map_err(|e| bad(e.to_string()))
 }
