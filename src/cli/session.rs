@@ -305,7 +305,7 @@ impl Session {
                 loopback_v4: c.loopback_v4,
                 loopback_v6: c.loopback_v6,
                 host_access: c.host_access,
-                published,
+                published: published.into(),
             },
             filter: c.udp_filter.into(),
             ephemeral: start::local_port_range(),

@@ -141,16 +141,26 @@ impl LivePlane {
     /// Tells every worker what of a network may change while it is in use.
     pub(super) fn configure(&self, id: NetworkId) -> Result<(), PlaneError> {
         let net = self.net(id)?;
-        let (slot, settings) = (net.slot, self.settings(&net.spec));
+        let (slot, settings) = (net.slot, self.settings(&net.spec, &self.published()));
         self.on_all(move |board| {
             board.with(slot, |switch, _| switch.configure(settings.clone()));
         })?;
         Ok(())
     }
 
-    /// The same for every network, as when what is published has changed.
+    /// The same for every network at once, as when what is published has changed.
     pub(super) fn configure_all(&self) -> Result<(), PlaneError> {
-        self.nets.keys().try_for_each(|&id| self.configure(id))
+        let published = self.published();
+        let nets = self.nets.values();
+        let all: Arc<[(u32, Settings)]> = nets
+            .map(|net| (net.slot, self.settings(&net.spec, &published)))
+            .collect();
+        self.on_all(move |board| {
+            for (slot, settings) in all.iter() {
+                board.with(*slot, |switch, _| switch.configure(settings.clone()));
+            }
+        })?;
+        Ok(())
     }
 
     pub(super) fn give_names(&mut self, record: &NameRecord) -> Result<(), PlaneError> {
@@ -187,12 +197,17 @@ impl LivePlane {
         self.untell_kin(network, of)
     }
 
-    fn settings(&self, spec: &NetworkSpec) -> Settings {
+    /// The ports of the host that lead to sandboxes.
+    fn published(&self) -> Arc<[(u8, u16, u16)]> {
+        let rules = self.rules.values();
+        rules.flat_map(|r| r.ranges.iter().copied()).collect()
+    }
+
+    fn settings(&self, spec: &NetworkSpec, published: &Arc<[(u8, u16, u16)]>) -> Settings {
         let loopback = |v6: bool| {
             let mut of_family = spec.host_loopback.iter().filter(|a| a.is_ipv6() == v6);
             of_family.next().copied()
         };
-        let rules = self.rules.values();
         Settings {
             icc: spec.icc,
             uplink: spec.uplink == Uplink::Sockets,
@@ -207,13 +222,13 @@ impl LivePlane {
                     std::net::IpAddr::V4(_) => None,
                 }),
                 host_access: spec.host_access,
-                published: rules.flat_map(|r| r.ranges.iter().copied()).collect(),
+                published: Arc::clone(published),
             },
         }
     }
 
     fn switch_config(&self, spec: &NetworkSpec, slot: u32) -> Config {
-        let settings = self.settings(spec);
+        let settings = self.settings(spec, &self.published());
         Config {
             network: switch_core::addr::NetworkId(slot),
             gateway: Gateway {

@@ -2,6 +2,7 @@
 //! whatever their spelling; its other addresses reach published ports, and more only where that was asked for.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 use crate::verdict::DropReason;
 
@@ -15,7 +16,7 @@ pub struct HostRule {
     /// The host's other addresses are open, not only for published ports.
     pub host_access: bool,
     /// Published ports: protocol, first, last.
-    pub published: Vec<(u8, u16, u16)>,
+    pub published: Arc<[(u8, u16, u16)]>,
 }
 
 impl HostRule {
@@ -155,7 +156,7 @@ mod tests {
     fn own_addresses_reach_published_ports_only() {
         let own = ["192.0.2.1".parse().unwrap()];
         let mut rule = HostRule {
-            published: vec![(PROTO_TCP, 80, 81)],
+            published: [(PROTO_TCP, 80, 81)].into(),
             ..HostRule::default()
         };
         assert!(rule.check(PROTO_TCP, to("192.0.2.1"), &own).is_ok());
