@@ -2,9 +2,11 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::unistd::{Gid, Uid, chown};
+use redb::Database;
 use sd_notify::NotifyState;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -13,16 +15,21 @@ use tokio::sync::mpsc::Receiver;
 use tracing::{info, warn};
 
 use super::engine::{Engine, Job};
+use super::model::Model;
 use super::plan::Facts;
 use super::plane::Plane;
 use super::proto::Request;
 use super::server::{self, Handle, Listener};
-use super::store::{self, Store};
+use super::store::{self, OpenError, Store};
 use super::sys;
 use crate::config::topology::TopologyFile;
 
 /// Jobs taken at a time.
 const TURN: usize = 256;
+
+/// How often, and after how long each, it is looked whether a store that is in use is free: for three seconds.
+const LOOKS: u32 = 150;
+const LOOK: Duration = Duration::from_millis(20);
 
 /// How the daemon is served.
 #[derive(Debug, Clone)]
@@ -94,7 +101,8 @@ async fn run<P: Plane>(plane: P, options: Options) -> Result<()> {
 }
 
 async fn serve_on<P: Plane>(listener: Listener, plane: P, options: &Options) -> Result<()> {
-    let (database, model) = store::open(&options.store)
+    let (database, model) = open(&options.store)
+        .await
         .with_context(|| format!("store {}", options.store.display()))?;
     let store = Store::start(database).context("starting the store's thread")?;
     let metrics = match options.metrics_port {
@@ -126,6 +134,17 @@ async fn serve_on<P: Plane>(listener: Listener, plane: P, options: &Options) -> 
     notify(NotifyState::Stopping);
     let ended = engine.shut_down().context("ending");
     served.and(ended)
+}
+
+/// Opens the store; a daemon that was killed and is still ending is waited for. Errors: see [`OpenError`].
+async fn open(path: &std::path::Path) -> Result<(Database, Model), OpenError> {
+    for _ in 0..LOOKS {
+        match store::open(path) {
+            Err(OpenError::Busy) => tokio::time::sleep(LOOK).await,
+            opened => return opened,
+        }
+    }
+    Err(OpenError::Busy)
 }
 
 /// Makes the directory of a path, for this user only.
@@ -215,7 +234,7 @@ async fn turn<P: Plane>(engine: &mut Engine<P>, mut jobs: Receiver<Job>) -> Resu
         }
     }
     // Answers that were given must leave before the process does.
-    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    tokio::time::sleep(LOOK).await;
     Ok(())
 }
 

@@ -1,12 +1,13 @@
 //! Listening: who may connect, and how many.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::Ipv4Addr;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use axum::Router;
 use hyper::body::Incoming;
@@ -27,6 +28,12 @@ use super::{PATIENCE, refusing};
 /// Connections at once.
 const CONNECTIONS: usize = 256;
 
+/// How long who listens may take to answer whether it does.
+const SILENCE: Duration = Duration::from_secs(1);
+/// How often, and after how long each, it is looked whether one that hangs up has ended: for three seconds.
+const LOOKS: u32 = 150;
+const LOOK: Duration = Duration::from_millis(20);
+
 /// A socket that listens.
 #[derive(Debug)]
 pub enum Listener {
@@ -45,7 +52,7 @@ pub fn bind(path: &Path) -> io::Result<Listener> {
             return Err(io::Error::new(io::ErrorKind::AddrInUse, message));
         }
         Ok(_) => {
-            if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            if is_served(path) {
                 let message = "another weft listens there";
                 return Err(io::Error::new(io::ErrorKind::AddrInUse, message));
             }
@@ -59,6 +66,29 @@ pub fn bind(path: &Path) -> io::Result<Listener> {
     let listener = UnixListener::bind(path);
     umask(before);
     Ok(Listener::Unix(listener?))
+}
+
+/// Whether somebody serves a socket. One that was killed may still be ending: it is waited for.
+fn is_served(path: &Path) -> bool {
+    for _ in 0..LOOKS {
+        let Ok(mut stream) = std::os::unix::net::UnixStream::connect(path) else {
+            return false;
+        };
+        let ask = b"GET /v1/info HTTP/1.1\r\nHost: weft\r\nConnection: close\r\n\r\n";
+        let heard = stream
+            .set_read_timeout(Some(SILENCE))
+            .and_then(|()| stream.write_all(ask))
+            .and_then(|()| stream.read(&mut [0; 1]));
+        let over = [io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe];
+        match heard {
+            Ok(0) => {}
+            Err(e) if over.contains(&e.kind()) => {}
+            // It answers; or it is there, and silent.
+            Ok(_) | Err(_) => return true,
+        }
+        std::thread::sleep(LOOK);
+    }
+    true
 }
 
 /// Listens on a port of the host's loopback. Errors: those of bind(2).
@@ -91,7 +121,7 @@ impl Listener {
                 Err(e) => {
                     debug!("accepting: {e}");
                     // No descriptor is free: time frees one.
-                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                    tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             }
         }
@@ -206,4 +236,23 @@ where
 fn other_users_may_not() {
     assert!(may(1000, 1000) && may(1000, 0) && may(0, 0));
     assert!(!may(1000, 1001) && !may(0, 1000));
+}
+
+#[test]
+fn one_that_is_ending_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let dying = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    // As of a process that is killed: what it had accepted or not is reset, then nobody listens.
+    let end = std::thread::spawn(move || {
+        for _ in 0..3 {
+            drop(dying.accept().unwrap());
+        }
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async { bind(&path).unwrap() });
+    end.join().unwrap();
 }
