@@ -148,8 +148,8 @@ async fn open(path: &std::path::Path) -> Result<(Database, Model), OpenError> {
 }
 
 /// Makes the directory of a path, for this user only.
-/// Errors: it cannot be made; it is there and a third user's, who could put other files in the place of ours.
-fn private_dir(path: &std::path::Path) -> Result<()> {
+/// Errors: it cannot be made; it is there and others could put other files in the place of ours.
+pub fn private_dir(path: &std::path::Path) -> Result<()> {
     use std::os::unix::fs::{DirBuilderExt, MetadataExt};
     let Some(dir) = path.parent().filter(|d| !d.as_os_str().is_empty()) else {
         return Ok(());
@@ -159,10 +159,17 @@ fn private_dir(path: &std::path::Path) -> Result<()> {
         .mode(0o700)
         .create(dir)
         .with_context(|| format!("directory {}", dir.display()))?;
-    let owner = std::fs::metadata(dir)?.uid();
+    let meta = std::fs::metadata(dir)?;
+    let owner = meta.uid();
     ensure!(
         owner == 0 || owner == nix::unistd::geteuid().as_raw(),
         "directory {} belongs to user {owner}; name a place of your own",
+        dir.display()
+    );
+    // Where the sticky bit is set nobody can replace what is another's.
+    ensure!(
+        meta.mode() & 0o1002 != 0o002,
+        "directory {} may be written by everybody; run `chmod o-w` on it, or name a place of your own",
         dir.display()
     );
     Ok(())
@@ -241,4 +248,15 @@ async fn turn<P: Plane>(engine: &mut Engine<P>, mut jobs: Receiver<Job>) -> Resu
 fn events_of<P: Plane>(engine: &Engine<P>) -> Result<AsyncFd<OwnedFd>> {
     let fd = engine.event_fd().as_fd().try_clone_to_owned()?;
     Ok(sys::watch(fd)?)
+}
+
+#[test]
+fn a_place_that_everybody_may_write_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    for (mode, fine) in [(0o700, true), (0o775, true), (0o777, false), (0o1777, true)] {
+        std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(mode)).unwrap();
+        let result = private_dir(&dir.path().join("store"));
+        assert_eq!(result.is_ok(), fine, "{mode:o}: {result:?}");
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -69,6 +69,10 @@ pub fn up(args: &UpArgs) -> Result<ExitCode> {
         serve::give_directory(&socket, owner)?;
     }
     if args.detach {
+        // As the background part does it, which becomes that user.
+        if args.user.is_none() {
+            serve::private_dir(&store)?;
+        }
         return detach(&store);
     }
     if args.detached {
@@ -130,14 +134,9 @@ fn detach(store: &Path) -> Result<ExitCode> {
 }
 
 fn open_log(path: &Path) -> Result<File> {
-    if let Some(dir) = path.parent().filter(|d| !d.as_os_str().is_empty()) {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .with_context(|| format!("directory {}", dir.display()))?;
-    }
     OpenOptions::new()
+        // Root is not to be led elsewhere by whoever has the directory.
+        .custom_flags(libc::O_NOFOLLOW)
         .read(true)
         .append(true)
         .create(true)

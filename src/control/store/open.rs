@@ -65,6 +65,8 @@ impl OpenError {
 /// Errors: see [`OpenError`]; the file is left as it was.
 pub fn open(path: &Path) -> Result<(Database, Model), OpenError> {
     match OpenOptions::new().read(true).write(true).open(path) {
+        // A pipe would be waited for when it is read.
+        Ok(file) if !file.metadata()?.is_file() => Err(OpenError::Foreign),
         Ok(file) => {
             let backend = lock(FileBackend::new(file))?;
             let mut bytes = Vec::new();

@@ -17,11 +17,20 @@ const GROUP: usize = 256;
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// The database has refused; what is on the disk is one of: all of these records, or none of them.
-    #[error("the store cannot be written: {0}")]
+    #[error("{}", failed(.0))]
     Failed(Arc<redb::Error>),
     /// The thread has ended.
     #[error("the store is closed")]
     Closed,
+}
+
+/// What has failed, and what to do where nothing will succeed until the store is opened again.
+fn failed(error: &redb::Error) -> String {
+    if let redb::Error::PreviousIo = error {
+        return "the store cannot be written since its disk has failed; see to that, and start the switch again"
+            .to_owned();
+    }
+    format!("the store cannot be written: {error}")
 }
 
 type Answer = oneshot::Sender<Result<(), StoreError>>;
