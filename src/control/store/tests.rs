@@ -183,7 +183,7 @@ fn what_is_torn_or_alien_is_refused_and_left_alone() {
     assert!(matches!(refused(b"[Unit]\n"), Some(OpenError::Foreign)));
     assert!(matches!(refused(&[0; 8192]), Some(OpenError::Foreign)));
     let pipe = dir.path().join("pipe");
-    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR).unwrap();
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
     assert!(matches!(open(&pipe), Err(OpenError::Foreign)));
     for len in [9, 64, 320, 4095, 4096, good.len() / 2, good.len() - 1] {
         assert!(
