@@ -109,3 +109,22 @@ fn connections_and_datagrams_are_spread_and_failing_backends_passed_over() {
         drop(listener);
     });
 }
+
+#[test]
+fn who_asks_where_nobody_listens_is_told_so() {
+    netns::inside(|world| {
+        let daemon = Daemon::root(world);
+        daemon.ok(FRONT);
+        let [_backend, client] = ["a", "b"].map(|name| daemon.connected(name, &["front"]));
+        daemon.ok(&format!("{WEB} --backend a"));
+        for vip in ["10.7.0.200", "fd07::200"] {
+            let vip: IpAddr = vip.parse().unwrap();
+            let socket = guest::udp(&client.net, vip, Duration::from_secs(5));
+            socket.connect((vip, 53)).unwrap();
+            socket.send(b"who").unwrap();
+            // It comes from the service, about what was sent to the service.
+            let told = socket.recv(&mut [0; 64]).map_err(|e| e.kind());
+            assert_eq!(told, Err(ErrorKind::ConnectionRefused), "{vip}");
+        }
+    });
+}

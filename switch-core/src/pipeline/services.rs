@@ -4,6 +4,8 @@
 //! A backend sees its clients' own addresses. Only where it could not answer them, because it is the client itself
 //! or endpoints may not speak to each other, does the service's address stand for the client's.
 
+mod about;
+
 use core::net::IpAddr;
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -17,9 +19,9 @@ use crate::flow::tcp::{Cx, TcpFlows};
 use crate::nat::choice::mix;
 use crate::nat::rewrite::{Ends, rewrite};
 use crate::nat::service::Services;
-use crate::respond::icmp::{self, IcmpError};
+use crate::respond::icmp::IcmpError;
 use crate::verdict::{DropReason, Verdict};
-use crate::wire::packet::{Ip, PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, Packet};
+use crate::wire::packet::{Ip, PROTO_TCP, PROTO_UDP, Packet};
 use crate::wire::tcp::TcpHeader;
 use crate::wire::vnet_hdr::VnetHdr;
 
@@ -190,17 +192,19 @@ impl Switch {
         target: &Target,
     ) -> Result<Verdict, DropReason> {
         let Arrived {
+            from,
             packet,
             ip,
             vnet,
             frame,
-            ..
         } = arrived;
         let Some(to) = self.ports.get(target.port) else {
             return Err(DropReason::NoBackend);
         };
         if !egress::fits(frame, packet, vnet, to.mtu) {
-            return Err(DropReason::TooBig);
+            // Between a client and a service the gateway is a router, which says so.
+            let what = IcmpError::TooBig(to.mtu);
+            return self.refuse(host, from, frame, what, DropReason::TooBig);
         }
         if !to.has_room(cx.now, frame, packet, vnet) {
             return Err(DropReason::RateLimited);
@@ -224,58 +228,6 @@ impl Switch {
         } else {
             Err(DropReason::TxFailed)
         }
-    }
-
-    /// Takes what is no conversation of a service, but may be about one: pings of its address, and errors.
-    fn about<H: Host>(
-        &mut self,
-        host: &mut H,
-        cx: &Cx,
-        services: &Services,
-        arrived: Arrived<'_>,
-    ) -> Result<Option<Verdict>, DropReason> {
-        let Arrived {
-            from,
-            packet,
-            ip,
-            frame,
-            ..
-        } = arrived;
-        let message = frame.get(ip.l4..ip.end).ok_or(DropReason::Truncated)?;
-        let (tuple, role) = Tuple::of(self.config.network, ip, frame)?;
-        if role == Role::Serves {
-            return Ok(None);
-        }
-        if services.owns(ip.dst) {
-            let echo = matches!(
-                (ip.proto, message.first()),
-                (PROTO_ICMP, Some(8)) | (PROTO_ICMPV6, Some(128))
-            );
-            let ids = message.get(4..8).and_then(|ids| ids.first_chunk::<4>());
-            let (true, Some(ids), None) = (echo, ids, ip.frag) else {
-                return Err(DropReason::Refused);
-            };
-            if !icmp::valid(ip, message) {
-                return Err(DropReason::BadChecksum);
-            }
-            icmp::echo_reply(
-                (self.config.gateway.mac, packet.src),
-                (ip.dst, ip.src),
-                *ids,
-                message.get(8..).unwrap_or_default(),
-                &mut self.out,
-            );
-            host.tx(from, &VnetHdr::default(), &[IoSlice::new(&self.out)]);
-            return Ok(Some(Verdict::Answer));
-        }
-        if role == Role::Reports {
-            let now = seconds(cx.now);
-            let found = self.rules.table().peek(&tuple.reversed(), now);
-            if let Some(target) = found.and_then(|f| f.target) {
-                services.fails(target.src.0, from, now);
-            }
-        }
-        Ok(None)
     }
 
     /// Tells a client that nobody serves it.

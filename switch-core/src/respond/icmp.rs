@@ -148,6 +148,13 @@ pub fn valid(ip: &Ip, icmp: &[u8]) -> bool {
     }
 }
 
+/// Writes an ICMP message with its checksum anew, as a whole frame. Shape: `from` starts at the ICMP header.
+pub fn relay(macs: (Mac, Mac), ends: (IpAddr, IpAddr), from: &[u8], out: &mut Vec<u8>) {
+    if let [kind, code, _, _, body @ ..] = from {
+        message(macs, ends, (*kind, *code), body, out);
+    }
+}
+
 /// Writes an echo reply from `src` to a guest. `id_seq` are identifier and sequence number.
 pub fn echo_reply(
     macs: (Mac, Mac),
