@@ -206,3 +206,38 @@ fn a_sandbox_that_ends_is_noticed() {
         }
     });
 }
+
+#[test]
+fn an_address_that_another_sandbox_has_now_is_found_at_once() {
+    netns::inside(|world| {
+        let daemon = Daemon::root(world);
+        daemon.ok(FRONT);
+        let a = daemon.connected("a", &["front"]);
+        let connect = |place: &Place, name: &str, mac: &str| {
+            let (pid, at) = (place.pid, "--ip 10.7.0.9 --ip6 fd07::9");
+            daemon.ok(&format!(
+                "endpoint connect front {pid} --name {name} {at} --mac {mac}"
+            ));
+        };
+        let known = |addr: &str| {
+            let rows = json(&a.net, &["neigh"]);
+            let mut rows = rows.as_array().unwrap().iter();
+            let row = rows.find(|r| r["dst"] == addr);
+            row.map(|r| r["lladdr"].as_str().unwrap_or_default().to_owned())
+        };
+        let places = ["first", "second", "third"].map(|name| (name, daemon.sandbox()));
+        for (n, (name, place)) in (1..).zip(&places) {
+            let mac = format!("02:00:00:00:09:0{n}");
+            connect(place, name, &mac);
+            for addr in ["10.7.0.9", "fd07::9"] {
+                // Not asked for: the one before it is what it would still believe in.
+                if n > 1 {
+                    wait::until("it was told", SOON, || known(addr) == Some(mac.clone()));
+                }
+                assert!(a.pings(addr), "{name} {addr}");
+                assert_eq!(known(addr), Some(mac.clone()));
+            }
+            daemon.ok(&format!("endpoint disconnect front {name}"));
+        }
+    });
+}

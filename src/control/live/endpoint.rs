@@ -110,7 +110,29 @@ impl LivePlane {
         self.enact(spec.id)?;
         self.put_on_boards(spec.id, made)?;
         self.joins_kin(spec.id)?;
-        self.backend_changed(spec.network, spec.id)
+        self.backend_changed(spec.network, spec.id)?;
+        self.announce(spec.id)
+    }
+
+    /// Tells the neighbours of an endpoint that it has what another had before, which they may remember.
+    fn announce(&mut self, id: EndpointId) -> Result<(), PlaneError> {
+        let end = self.end(id)?;
+        let (port, owner, mac) = (end.port, end.owner, end.spec.mac);
+        let (network, addrs) = (end.spec.network, addresses(&end.spec));
+        let Some(net) = self.nets.get_mut(&network) else {
+            return Ok(());
+        };
+        let (slot, left) = (net.slot, &mut net.left);
+        let taken: Vec<_> = addrs.filter(|&addr| left.take(addr, mac)).collect();
+        if taken.is_empty() {
+            return Ok(());
+        }
+        let begun = self.start;
+        self.on(owner, move |board| {
+            board.with(slot, |switch, io| {
+                switch.announce(io, super::start::now(begun), port, &taken);
+            });
+        })
     }
 
     /// Takes back what of an endpoint has come up.
@@ -163,14 +185,12 @@ impl LivePlane {
             dhcp: all,
             router: all,
         };
-        let addresses = spec.v4.map(IpAddr::V4).into_iter();
-        let addresses = addresses.chain(spec.v6.map(IpAddr::V6));
         let slaac = net.spec.v6.map(|s| (s.network, s.prefix));
         let port = Port {
             isolated: both().any(|p| p.isolated),
             policy: end.rules.clone(),
             limits: Some(Arc::clone(&end.limits)),
-            guard: Some(Guard::new(spec.mac, addresses, slaac, trust)),
+            guard: Some(Guard::new(spec.mac, addresses(spec), slaac, trust)),
             vlans: self.vlans_of(spec, trust)?,
             ..Port::new(end.port, spec.mac, spec.mtu, end.uso)
         };
@@ -209,6 +229,9 @@ impl LivePlane {
             return Ok(None);
         };
         let port = end.port;
+        if let Some(net) = self.nets.get_mut(&end.spec.network) {
+            addresses(&end.spec).for_each(|addr| net.left.note(addr, end.spec.mac));
+        }
         // The descriptors come back, and are closed here: that may take the kernel a while.
         let links = self.on_all(move |board| board.detach(port))?;
         if end.gone {
@@ -330,6 +353,11 @@ impl From<EndpointKind> for Kind {
             EndpointKind::Packet => Self::Packet,
         }
     }
+}
+
+fn addresses(spec: &EndpointSpec) -> impl Iterator<Item = IpAddr> + use<> {
+    let v4 = spec.v4.map(IpAddr::V4).into_iter();
+    v4.chain(spec.v6.map(IpAddr::V6))
 }
 
 fn target(at: &SandboxRef) -> Target {

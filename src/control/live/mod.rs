@@ -14,6 +14,7 @@
 mod endpoint;
 mod events;
 mod kin;
+mod left;
 mod network;
 mod numbers;
 mod peer;
@@ -44,6 +45,7 @@ use switch_core::policy::eval::Policy;
 use switch_core::policy::limit::Limits;
 use switch_core::policy::quota::Quota;
 
+use self::left::Left;
 use self::numbers::Numbers;
 use self::peer::Peer;
 use self::splice::Stocks;
@@ -86,6 +88,8 @@ struct Net {
     vlans: BTreeMap<u16, u32>,
     /// Who wants which multicast.
     groups: Arc<Groups>,
+    /// Who had which address before.
+    left: Left,
 }
 
 /// An endpoint and where it is.

@@ -10,6 +10,7 @@ use switch_core::policy::host_rule::HostRule;
 use switch_core::respond::Gateway;
 use switch_core::respond::directory::{Directory, Owner};
 
+use super::left::Left;
 use super::peer::overlay;
 use super::{LivePlane, Net};
 use crate::control::ids::NetworkId;
@@ -65,6 +66,7 @@ impl LivePlane {
             services: None,
             vlans: std::collections::BTreeMap::new(),
             groups,
+            left: Left::default(),
         };
         self.nets.insert(spec.id, net);
         Ok(())

@@ -1,5 +1,6 @@
 //! Stage 2-7: The way of a frame, in order: parse, guard, learn, answer, forward, translate.
 
+mod announce;
 mod egress;
 mod events;
 mod flood;

@@ -61,12 +61,28 @@ pub fn respond(
         target_hardware_addr: source_hardware_addr,
         target_protocol_addr: source_protocol_addr,
     };
+    write((packet.src, mac), &answer, out);
+    Ok(true)
+}
+
+/// Writes an announcement: whoever knows another station at the address takes this one. Source: RFC 5227 section 3.
+pub fn announcement(mac: Mac, addr: Ipv4Addr, out: &mut Vec<u8>) {
+    let said = ArpRepr::EthernetIpv4 {
+        operation: ArpOperation::Request,
+        source_hardware_addr: EthernetAddress(mac.0),
+        source_protocol_addr: addr,
+        target_hardware_addr: EthernetAddress([0; 6]),
+        target_protocol_addr: addr,
+    };
+    write((Mac::BROADCAST, mac), &said, out);
+}
+
+fn write((to, from): (Mac, Mac), said: &ArpRepr, out: &mut Vec<u8>) {
     out.clear();
-    out.extend_from_slice(&packet.src.0);
-    out.extend_from_slice(&mac.0);
+    out.extend_from_slice(&to.0);
+    out.extend_from_slice(&from.0);
     out.extend_from_slice(&[8, 6]);
     let mut body = [0; LEN];
-    answer.emit(&mut ArpPacket::new_unchecked(&mut body[..]));
+    said.emit(&mut ArpPacket::new_unchecked(&mut body[..]));
     out.extend_from_slice(&body);
-    Ok(true)
 }

@@ -125,7 +125,18 @@ fn neighbour(
     body.extend_from_slice(&target.octets());
     body.extend_from_slice(&[2, 1]);
     body.extend_from_slice(&own.0);
-    frame(gw, target, (dst, mac), &mut body, out);
+    frame(gw.mac, target, (dst, mac), &mut body, out);
+}
+
+/// Writes an advertisement that nobody has asked for: whoever knows another station at the address takes this one.
+/// Source: RFC 4861 section 7.2.6.
+pub fn announcement(mac: Mac, addr: Ipv6Addr, out: &mut Vec<u8>) {
+    const OVERRIDE: u8 = 0x20;
+    let mut body = vec![136, 0, 0, 0, OVERRIDE, 0, 0, 0];
+    body.extend_from_slice(&addr.octets());
+    body.extend_from_slice(&[2, 1]);
+    body.extend_from_slice(&mac.0);
+    frame(mac, addr, (ALL_NODES, group_mac(ALL_NODES)), &mut body, out);
 }
 
 /// Writes a router advertisement to everybody, as sent unasked.
@@ -159,7 +170,7 @@ fn advertise(gw: &Gateway, to: (Ipv6Addr, Mac), out: &mut Vec<u8>) {
     body.extend_from_slice(&u32::from(ROUTER_LIFETIME).to_be_bytes());
     body.extend_from_slice(&own.octets());
     search_list(gw, &mut body);
-    frame(gw, gw.link_local(), to, &mut body, out);
+    frame(gw.mac, gw.link_local(), to, &mut body, out);
 }
 
 /// The DNS search list option. Source: RFC 8106 section 5.2.
@@ -181,7 +192,7 @@ fn search_list(gw: &Gateway, body: &mut Vec<u8>) {
 }
 
 fn frame(
-    gw: &Gateway,
+    from: Mac,
     src: Ipv6Addr,
     (dst, mac): (Ipv6Addr, Mac),
     body: &mut [u8],
@@ -197,7 +208,7 @@ fn frame(
         ));
     put(body, 2, &finish(fold(total)).to_be_bytes());
     let mut head = HeaderBuf::new();
-    head.eth(mac, gw.mac, 0x86dd);
+    head.eth(mac, from, 0x86dd);
     head.ip(s, d, PROTO_ICMPV6, 255, 0, body.len());
     out.clear();
     out.extend_from_slice(head.as_slice());
