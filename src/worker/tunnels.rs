@@ -7,7 +7,7 @@ use switch_core::addr::PortId;
 use switch_core::verdict::{DropReason, Drops};
 use switch_core::wire::vnet_hdr::VnetHdr;
 
-use super::underlay::rx::UnderlayRx;
+use super::underlay::rx::{Carrier, UnderlayRx};
 use crate::endpoint::udp::UnderlaySocket;
 use crate::host::sockets::FIRST_TOKEN;
 
@@ -81,11 +81,15 @@ impl Tunnels {
         let Some(listening) = at(place).and_then(|at| sockets.get_mut(at)?.as_mut()) else {
             return Ok(false);
         };
-        let more = rx.turn(&listening.socket, &mut |net, port, vnet, frame| {
-            if let Some(reason) = each(net, port, vnet, frame) {
-                dropped.entry(port).or_default().count(reason);
-            }
-        })?;
+        let more = rx.turn(
+            &listening.socket,
+            Carrier::Vxlan,
+            &mut |net, port, vnet, frame| {
+                if let Some(reason) = each(net, port, vnet, frame) {
+                    dropped.entry(port).or_default().count(reason);
+                }
+            },
+        )?;
         listening.ready = more;
         Ok(more)
     }

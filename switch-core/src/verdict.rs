@@ -99,6 +99,10 @@ drop_reasons! {
     Congestion = "congestion",
     /// There is no key for the other host yet, or no more.
     NoKey = "no-key",
+    /// A sealed datagram does not authenticate.
+    Forged = "forged",
+    /// A sealed datagram came before, or is so late that nobody knows.
+    Replayed = "replayed",
 }
 
 /// What became of a frame.

@@ -116,7 +116,7 @@ impl LivePlane {
             };
             let sockets = Sockets {
                 vxlan: [sources(false), sources(true)],
-                bare: [None, None],
+                ..Sockets::default()
             };
             self.on(worker, move |board| {
                 board.io.underlay = Some(Box::new(UnderlayTx::new(sockets)));

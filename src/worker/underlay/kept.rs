@@ -89,6 +89,11 @@ impl Kept {
         open.batch == self.batch
     }
 
+    /// Bytes that wait: where the next datagram starts.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Where the next datagram is put together: its bytes are added here, and then [`Self::add`]ed, or cut off.
     pub(super) fn room(&mut self) -> &mut Vec<u8> {
         &mut self.bytes

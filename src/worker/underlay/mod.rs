@@ -1,7 +1,10 @@
 //! Stages 1, 7 and 8: Frames to and from other hosts, by UDP. The worker's own sockets; nothing here waits or allocates.
 
 mod kept;
+mod open;
+mod run;
 pub mod rx;
+pub mod slow;
 pub mod tx;
 
 #[cfg(test)]

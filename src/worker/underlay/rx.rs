@@ -4,20 +4,33 @@
 use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 
 use ahash::RandomState;
-use switch_core::addr::{PortId, Vni};
-use switch_core::tunnel::gather::{Gather, Said};
-use switch_core::tunnel::{ecn, vxlan};
-use switch_core::verdict::{DropReason, Drops};
+use switch_core::addr::{Mac, PeerId, PortId, Vni};
+use switch_core::tunnel::gather::Gather;
+use switch_core::tunnel::seal::OpenKey;
+use switch_core::verdict::Drops;
 use switch_core::wire::vnet_hdr::VnetHdr;
 
 use super::Origin;
-use crate::endpoint::udp::{BATCH, Inbox, Incoming, UnderlaySocket};
+use super::slow::Slow;
+use crate::endpoint::udp::{BATCH, Inbox, UnderlaySocket};
 use crate::worker::budget::Turn;
 
 /// Above so many bytes a message, few are taken at once: they are to be still in the cache when they are sent on.
 const LARGE: usize = 8 * 1024;
+
+/// What a socket's datagrams are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carrier {
+    /// VXLAN in the clear.
+    Vxlan,
+    /// The sealed protocol.
+    Sealed,
+    /// Bare packets of IP.
+    Bare,
+}
 
 /// Where frames go, and as whose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,11 +52,38 @@ pub struct SourceStats {
     pub bytes: u64,
 }
 
+/// Who may send for a network.
 #[derive(Debug, Clone, Copy)]
-struct Source {
-    target: Target,
-    stats: SourceStats,
+pub(super) struct Source {
+    pub(super) target: Target,
+    pub(super) stats: SourceStats,
 }
+
+/// A session whose datagrams this worker opens.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) key: OpenKey,
+    pub(super) peer: PeerId,
+    /// Where its newest datagram came from.
+    pub(super) from: SocketAddr,
+}
+
+/// What messages are opened with.
+#[derive(Debug)]
+pub(super) struct Tables {
+    pub(super) sources: HashMap<(Vni, Origin), Source, RandomState>,
+    pub(super) sessions: HashMap<u32, Session, RandomState>,
+    /// The stations here that bare packets are for.
+    pub(super) stations: HashMap<(u32, IpAddr), Mac, RandomState>,
+    pub(super) gather: Gather,
+    /// Where bare packets are given their headers; kept for its memory.
+    pub(super) scratch: Vec<u8>,
+    pub(super) slow: Option<Slow>,
+    pub(super) drops: Drops,
+}
+
+/// The network of a sender of bare packets, which says none.
+pub(super) const NO_VNI: Vni = Vni::from_be_bytes([0; 3]);
 
 /// The receiving side of the underlay on one worker.
 #[derive(Debug)]
@@ -51,21 +91,7 @@ pub struct UnderlayRx {
     inbox: Inbox,
     /// What the last batch was like: how many messages the next one takes.
     most: usize,
-    sources: HashMap<(Vni, Origin), Source, RandomState>,
-    gather: Gather,
-    drops: Drops,
-}
-
-impl Default for UnderlayRx {
-    fn default() -> Self {
-        Self {
-            inbox: Inbox::default(),
-            most: BATCH,
-            sources: HashMap::with_hasher(random()),
-            gather: Gather::default(),
-            drops: Drops::default(),
-        }
-    }
+    tables: Tables,
 }
 
 /// A hash that no sender can guess.
@@ -74,36 +100,93 @@ fn random() -> RandomState {
     RandomState::with_seeds(seed(), seed(), seed(), seed())
 }
 
+impl Default for UnderlayRx {
+    fn default() -> Self {
+        Self::new(None)
+    }
+}
+
 impl UnderlayRx {
+    /// A side that accepts nothing yet. What is no frame goes to `slow`; without it, it is dropped.
+    #[must_use]
+    pub fn new(slow: Option<Slow>) -> Self {
+        Self {
+            inbox: Inbox::default(),
+            most: BATCH,
+            tables: Tables {
+                sources: HashMap::with_hasher(random()),
+                sessions: HashMap::with_hasher(random()),
+                stations: HashMap::with_hasher(random()),
+                gather: Gather::default(),
+                scratch: Vec::new(),
+                slow,
+                drops: Drops::default(),
+            },
+        }
+    }
+
     /// Takes frames of `vni` from another host from now on.
     pub fn accept(&mut self, vni: Vni, from: Origin, target: Target) {
         let stats = self.stats(vni, from).unwrap_or_default();
-        self.sources.insert((vni, from), Source { target, stats });
+        let source = Source { target, stats };
+        self.tables.sources.insert((vni, from), source);
     }
 
     /// Takes no more of them.
     pub fn refuse(&mut self, vni: Vni, from: Origin) {
-        self.sources.remove(&(vni, from));
+        self.tables.sources.remove(&(vni, from));
+    }
+
+    /// Takes bare packets from another host from now on, for the stations of the target's network.
+    pub fn accept_bare(&mut self, from: IpAddr, target: Target) {
+        self.accept(NO_VNI, Origin::Bare(from), target);
+    }
+
+    /// Takes no more of them.
+    pub fn refuse_bare(&mut self, from: IpAddr) {
+        self.refuse(NO_VNI, Origin::Bare(from));
+    }
+
+    /// Sets which station here has an address, for bare packets; or that none has.
+    pub fn set_station(&mut self, net: u32, addr: IpAddr, mac: Option<Mac>) {
+        let stations = &mut self.tables.stations;
+        match mac {
+            Some(mac) => stations.insert((net, addr), mac),
+            None => stations.remove(&(net, addr)),
+        };
+    }
+
+    /// Opens datagrams of a session with this key from now on; `from` is where its peer is believed to be.
+    pub fn add_key(&mut self, key: OpenKey, peer: PeerId, from: SocketAddr) {
+        let session = Session { key, peer, from };
+        self.tables.sessions.insert(session.key.index(), session);
+    }
+
+    /// Opens no more of them.
+    pub fn remove_key(&mut self, index: u32) {
+        self.tables.sessions.remove(&index);
     }
 
     /// What came for a network from another host.
     #[must_use]
     pub fn stats(&self, vni: Vni, from: Origin) -> Option<SourceStats> {
-        self.sources.get(&(vni, from)).map(|source| source.stats)
+        let source = self.tables.sources.get(&(vni, from));
+        source.map(|source| source.stats)
     }
 
     /// Datagrams that were not taken, by reason.
     #[must_use]
     pub fn drops(&self) -> &Drops {
-        &self.drops
+        &self.tables.drops
     }
 
-    /// Receives what waits at a socket for VXLAN in the clear, as much as a turn allows, and gives each frame to `each`:
-    /// with the place of its network and the port that it came by. True if there may be more.
+    /// Receives what waits at a socket, as much as a turn allows, and gives each frame to `each`: with the place of its
+    /// network and the port that it came by. True if there may be more.
     /// Errors: those of recvmmsg(2).
     pub fn turn(
         &mut self,
         socket: &UnderlaySocket,
+        carrier: Carrier,
         each: &mut impl FnMut(u32, PortId, &VnetHdr, &[u8]),
     ) -> io::Result<bool> {
         let mut turn = Turn::default();
@@ -121,12 +204,11 @@ impl UnderlayRx {
                 };
                 bytes += message.bytes.len();
                 turn.spend(message.bytes.len());
-                let mut clear = Clear {
-                    sources: &mut self.sources,
-                    gather: &mut self.gather,
-                    drops: &mut self.drops,
-                };
-                clear.open(message, each);
+                match carrier {
+                    Carrier::Vxlan => self.tables.open_clear(message, each),
+                    Carrier::Sealed => self.tables.open_sealed(message, each),
+                    Carrier::Bare => self.tables.open_bare(&message, each),
+                }
             }
             let asked = self.most;
             self.most = if bytes / count.max(1) > LARGE {
@@ -139,81 +221,5 @@ impl UnderlayRx {
             }
         }
         Ok(true)
-    }
-}
-
-/// What a message in the clear is opened with.
-struct Clear<'a> {
-    sources: &'a mut HashMap<(Vni, Origin), Source, RandomState>,
-    gather: &'a mut Gather,
-    drops: &'a mut Drops,
-}
-
-impl Clear<'_> {
-    fn open(&mut self, message: Incoming<'_>, each: &mut impl FnMut(u32, PortId, &VnetHdr, &[u8])) {
-        let Incoming {
-            from,
-            tos,
-            segment,
-            bytes,
-        } = message;
-        let origin = Origin::Vxlan(from.ip());
-        let mut at = 0;
-        let mut here: Option<(Vni, Target)> = None;
-        let mut took = SourceStats::default();
-        while at < bytes.len() {
-            let end = bytes.len().min(at + segment);
-            let Some((vni, frame)) = vxlan::parse(&bytes[at..end]) else {
-                self.drops.count(DropReason::Malformed);
-                at = end;
-                continue;
-            };
-            let frame = end - frame.len()..end;
-            at = end;
-            if here.is_none_or(|(known, _)| known != vni) {
-                self.end(bytes, (origin, here.take()), &mut took, each);
-                let Some(source) = self.sources.get(&(vni, origin)) else {
-                    self.drops.count(DropReason::UnknownVni);
-                    continue;
-                };
-                here = Some((vni, source.target));
-            }
-            let Some((_, target)) = here else { continue };
-            if !ecn::inward(&mut bytes[frame.clone()], tos) {
-                self.drops.count(DropReason::Congestion);
-                continue;
-            }
-            took.frames += 1;
-            took.bytes += frame.len() as u64;
-            self.gather.push(
-                bytes,
-                frame,
-                Said::Nothing,
-                target.mtu,
-                &mut |vnet, frame| {
-                    each(target.net, target.port, vnet, frame);
-                },
-            );
-        }
-        self.end(bytes, (origin, here), &mut took, each);
-    }
-
-    /// Gives what is left of the frames of one network.
-    fn end(
-        &mut self,
-        bytes: &mut [u8],
-        (origin, here): (Origin, Option<(Vni, Target)>),
-        took: &mut SourceStats,
-        each: &mut impl FnMut(u32, PortId, &VnetHdr, &[u8]),
-    ) {
-        let Some((vni, target)) = here else { return };
-        self.gather.end(bytes, &mut |vnet, frame| {
-            each(target.net, target.port, vnet, frame);
-        });
-        let took = std::mem::take(took);
-        if let Some(source) = self.sources.get_mut(&(vni, origin)) {
-            source.stats.frames += took.frames;
-            source.stats.bytes += took.bytes;
-        }
     }
 }

@@ -2,16 +2,20 @@
 
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use switch_core::addr::{Mac, PortId, Vni};
+use switch_core::addr::{Mac, PeerId, PortId, Vni};
 use switch_core::gso::split::split;
 use switch_core::testing::packets::{Link, Segment};
+use switch_core::tunnel::seal::{OpenKey, SendKey, Suite};
+use switch_core::tunnel::vxlan;
 use switch_core::verdict::DropReason;
 use switch_core::wire::packet::Packet;
 use switch_core::wire::vnet_hdr::{DATA_VALID, NEEDS_CSUM, VnetHdr};
 
-use super::rx::{Target, UnderlayRx};
+use super::rx::{Carrier, Target, UnderlayRx};
+use super::slow::{Slow, What};
 use super::tx::{Sockets, UnderlayTx};
 use super::{Origin, Way};
 use crate::endpoint::udp::{PathMtu, UnderlaySocket};
@@ -22,6 +26,12 @@ const LINK: Link = Link {
 };
 const NET: u32 = 3;
 const PORT: PortId = PortId::remote(5);
+const PEER: PeerId = PeerId(3);
+const INDEX: u32 = 0x0102_0304;
+
+fn send_key() -> Arc<SendKey> {
+    Arc::new(SendKey::new(Suite::fastest(), &[7; 32], INDEX).unwrap())
+}
 
 fn vni() -> Vni {
     Vni::new(42).unwrap()
@@ -43,6 +53,8 @@ struct World {
     tx: UnderlayTx,
     rx: UnderlayRx,
     socket: UnderlaySocket,
+    carrier: Carrier,
+    slow: Slow,
 }
 
 impl World {
@@ -65,14 +77,50 @@ impl World {
                 vni: vni(),
             },
         );
-        let mut rx = UnderlayRx::default();
+        let slow = Slow::new().unwrap();
+        let mut rx = UnderlayRx::new(Some(slow.clone()));
         let target = Target {
             port: PORT,
             net: NET,
             mtu: 1450,
         };
         rx.accept(vni(), Origin::Vxlan(host(v6)), target);
-        Self { tx, rx, socket }
+        let carrier = Carrier::Vxlan;
+        Self {
+            tx,
+            rx,
+            socket,
+            carrier,
+            slow,
+        }
+    }
+
+    /// The same with a seal, and the addresses of both ends.
+    fn sealed() -> (Self, SocketAddr, SocketAddr) {
+        let mut world = Self::new(false);
+        let own = UnderlaySocket::service(([127, 0, 0, 1], 0).into(), PathMtu::Probed).unwrap();
+        let from = own.local().unwrap();
+        let to = world.socket.local().unwrap();
+        world.tx = UnderlayTx::new(Sockets {
+            sealed: [Some(own), None],
+            ..Sockets::default()
+        });
+        let way = Way::Sealed {
+            peer: PEER,
+            vni: vni(),
+        };
+        world.tx.set_way(PORT, NET, way);
+        world.tx.set_key(PEER, Some((send_key(), to)));
+        let open = OpenKey::new(Suite::fastest(), &[7; 32], INDEX).unwrap();
+        world.rx.add_key(open, PEER, from);
+        let target = Target {
+            port: PORT,
+            net: NET,
+            mtu: 1418,
+        };
+        world.rx.accept(vni(), Origin::Sealed(PEER), target);
+        world.carrier = Carrier::Sealed;
+        (world, from, to)
     }
 
     fn send(&mut self, vnet: &VnetHdr, pieces: &[&[u8]]) -> bool {
@@ -91,11 +139,199 @@ impl World {
                 frames += split(frame, vnet, &mut Vec::new(), &mut |_| {}).unwrap();
                 got.push((*vnet, frame.to_vec()));
             };
-            self.rx.turn(&self.socket, &mut each).unwrap();
+            self.rx.turn(&self.socket, self.carrier, &mut each).unwrap();
         }
         assert_eq!(frames, count);
         got
     }
+}
+
+#[test]
+fn a_sealed_super_frame_arrives_as_one() {
+    let payload: Vec<u8> = (0..60_000).map(|n: u32| n.to_le_bytes()[0]).collect();
+    let segment = Segment {
+        payload: &payload,
+        seq: 1,
+        ack: 1,
+        flags: 16,
+        window: 9,
+        options: &[],
+    };
+    let (a, b) = ends();
+    let (mut world, ..) = World::sealed();
+    for (vnet, mut frame) in [
+        LINK.tcp_run(a, b, 1378, &segment),
+        LINK.udp_run(a, b, 1378, &payload),
+    ] {
+        set_df(&mut frame);
+        assert!(world.send(&vnet, &[&frame[..50], &frame[50..1001], &frame[1001..]]));
+        let got = world.receive(44);
+        assert_eq!(got.len(), 1, "in one receive");
+        assert!(got[0].1 == frame, "as it was");
+        assert_eq!(
+            (got[0].0.gso_type, got[0].0.gso_size, got[0].0.flags),
+            (vnet.gso_type, 1378, NEEDS_CSUM),
+        );
+    }
+}
+
+#[test]
+fn sealed_frames_that_stay_apart_are_whole() {
+    let (mut world, ..) = World::sealed();
+    let (a, b) = ends();
+    let mut sent = Vec::new();
+    for n in 0..100_u16 {
+        let src = SocketAddr::new(a.ip(), 4000 + n % 3);
+        let mut frame = LINK.udp(
+            src,
+            b,
+            &[n.to_le_bytes()[0]; 300][..299 + usize::from(n) % 2],
+        );
+        set_df(&mut frame);
+        assert!(world.send(&VnetHdr::default(), &[&frame]));
+        sent.push(frame);
+    }
+    let mut got = Vec::new();
+    for (vnet, frame) in world.receive(100) {
+        split(&frame, &vnet, &mut Vec::new(), &mut |f| {
+            got.push(f[42..].to_vec());
+        })
+        .unwrap();
+    }
+    let sent: Vec<_> = sent.iter().map(|f| f[42..].to_vec()).collect();
+    assert_eq!(got, sent);
+    // A checksum that is partial stays so: nobody computes it.
+    let (run, frame) = LINK.udp_run(a, b, 1000, b"small");
+    let vnet = VnetHdr {
+        flags: NEEDS_CSUM,
+        gso_type: 0,
+        gso_size: 0,
+        ..run
+    };
+    assert!(world.send(&vnet, &[&frame]));
+    let got = world.receive(1);
+    assert_eq!((got[0].0.flags, got[0].0.csum_start), (NEEDS_CSUM, 34));
+    assert_eq!(got[0].1, frame);
+}
+
+#[test]
+fn forged_replayed_and_unknown_datagrams_are_dropped() {
+    let (mut world, _, to) = World::sealed();
+    let (a, b) = ends();
+    let mut frame = LINK.udp(a, b, b"good");
+    set_df(&mut frame);
+    let key = send_key();
+    let seal = |key: &SendKey, vni: Vni, flags: u8, frame: &[u8]| {
+        let inner = [&vxlan::header(vni)[..], frame].concat();
+        let mut whole = [&[0; 16], &inner[..], &[0; 16]].concat();
+        key.seal(flags, (0, 0), &mut whole).unwrap();
+        whole
+    };
+    let own = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let good = seal(&key, vni(), 0, &frame);
+    let mut forged = seal(&key, vni(), 0, &frame);
+    forged[30] ^= 1;
+    let foreign = SendKey::new(Suite::fastest(), &[7; 32], INDEX + 1).unwrap();
+    let other = seal(&foreign, vni(), 0, &frame);
+    let elsewhere = seal(&key, Vni::new(99).unwrap(), 0, &frame);
+    let control = seal(&key, vni(), 2, b"hello");
+    let last = seal(&key, vni(), 0, &frame);
+    let short = &good[..20];
+    let handshake = [1_u8; 148];
+    for bytes in [
+        &good,
+        &good,
+        &forged,
+        &other,
+        &elsewhere,
+        &control,
+        short,
+        &handshake[..],
+        &last,
+    ] {
+        own.send_to(bytes, to).unwrap();
+    }
+    let got = world.receive(2);
+    assert!(got.iter().all(|(_, f)| *f == frame));
+    let drops = world.rx.drops();
+    for reason in [
+        DropReason::Replayed,
+        DropReason::Forged,
+        DropReason::NoKey,
+        DropReason::UnknownVni,
+        DropReason::Malformed,
+    ] {
+        assert_eq!(drops.get(reason), 1, "{}", reason.name());
+    }
+    // What is no frame went to who keeps the sessions: first of all, where the peer is now.
+    let from = own.local_addr().unwrap();
+    let slow: Vec<_> = std::iter::from_fn(|| world.slow.pop()).collect();
+    let whats: Vec<_> = slow.iter().map(|m| (m.what, m.from)).collect();
+    assert_eq!(
+        whats,
+        [
+            (What::Moved(PEER, INDEX), from),
+            (What::Control(PEER, INDEX), from),
+            (What::Handshake, from),
+        ],
+    );
+    assert!(slow[1].bytes.ends_with(b"hello") && slow[2].bytes[..] == handshake);
+}
+
+#[test]
+fn without_a_key_nothing_leaves() {
+    let (mut world, _, to) = World::sealed();
+    let (a, b) = ends();
+    let (vnet, frame) = LINK.udp_run(a, b, 1000, &[1; 3000]);
+    world.tx.set_key(PEER, None);
+    assert!(!world.send(&vnet, &[&frame]));
+    assert!(!world.send(&VnetHdr::default(), &[&frame[..100]]));
+    let key = send_key();
+    key.close();
+    world.tx.set_key(PEER, Some((key, to)));
+    assert!(!world.send(&vnet, &[&frame]));
+    assert!(!world.send(&VnetHdr::default(), &[&frame[..100]]));
+    assert_eq!(world.tx.drops().get(DropReason::NoKey), 4);
+}
+
+#[test]
+fn a_flood_of_handshakes_fills_a_queue_and_no_more() {
+    let (mut world, _, to) = World::sealed();
+    let own = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for _ in 0..400 {
+        own.send_to(&[1; 148], to).unwrap();
+    }
+    own.send_to(&[1; 3000], to).unwrap();
+    world.send(&VnetHdr::default(), &[&LINK.frame(0x88b5, &[0; 60])]);
+    world.receive(1);
+    assert_eq!(world.rx.drops().get(DropReason::TableFull), 145);
+    assert_eq!(std::iter::from_fn(|| world.slow.pop()).count(), 256);
+    world.slow.rest();
+}
+
+#[test]
+fn bare_packets_come_in_for_the_stations_here() {
+    let mut world = World::new(false);
+    world.carrier = Carrier::Bare;
+    let target = Target {
+        port: PORT,
+        net: NET,
+        mtu: 1472,
+    };
+    world.rx.accept_bare(host(false), target);
+    let (a, b) = ends();
+    world.rx.set_station(NET, b.ip(), Some(LINK.dst));
+    let frame = LINK.udp(a, b, b"payload");
+    let own = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let to = world.socket.local().unwrap();
+    own.send_to(&LINK.udp(b, a, b"nobody")[14..], to).unwrap();
+    own.send_to(&[0; 40], to).unwrap();
+    own.send_to(&frame[14..], to).unwrap();
+    let got = world.receive(1);
+    assert_eq!(got[0].1[..6], LINK.dst.0);
+    assert_eq!(got[0].1[12..], frame[12..]);
+    assert_eq!(world.rx.drops().get(DropReason::NotRouted), 1);
+    assert_eq!(world.rx.drops().get(DropReason::Malformed), 1);
 }
 
 #[test]

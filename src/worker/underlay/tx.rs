@@ -1,12 +1,14 @@
 //! Stages 7 and 8: Frames to other hosts. A super-frame is cut and leaves at once, by one call; small frames wait for the
 //! end of the batch.
 
-use std::io::{self, IoSlice};
+use std::io::IoSlice;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use arrayvec::ArrayVec;
-use switch_core::addr::PortId;
-use switch_core::tunnel::cut::{Cut, MAX_HEADERS, Walk};
+use switch_core::addr::{PeerId, PortId};
+use switch_core::tunnel::cut::{Cut, MAX_HEADERS};
+use switch_core::tunnel::seal::{HEADER_LEN, PARTIAL, SendKey, TAG_LEN};
 use switch_core::tunnel::{ecn, entropy, vxlan};
 use switch_core::verdict::{DropReason, Drops};
 use switch_core::wire::checksum::complete_partial;
@@ -14,15 +16,13 @@ use switch_core::wire::vnet_hdr::VnetHdr;
 
 use super::Way;
 use super::kept::{Kept, Open, To};
-use crate::endpoint::udp::{MAX_SEGMENTS, MAX_SEND, Name, Outgoing, UnderlaySocket};
+use super::run::{self, HEAD, Heads, Whole, reason, unsealed};
+use crate::endpoint::udp::{MAX_SEND, Name, UnderlaySocket};
 
 /// Source ports for entropy, of each family.
 const SOURCES: usize = 4;
-/// Headers of a segment, with what leads them.
-const HEAD: usize = (vxlan::HEADER + MAX_HEADERS).next_multiple_of(8);
-/// Pieces of a run: headers and payload of each segment; and each end of a piece of the frame may cut a payload in two.
-const PIECES: usize = 2 * MAX_SEGMENTS + 66;
-
+/// What is left out of a frame that goes bare.
+const ETHERNET: usize = 14;
 /// What went to one network of one other host, by this worker.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LaneStats {
@@ -39,6 +39,7 @@ pub struct LaneStats {
 struct Lane {
     net: u32,
     way: Way,
+    /// Where to; of a peer, what is known with its key.
     name: Name,
     open: [Open; SOURCES],
     stats: LaneStats,
@@ -52,6 +53,25 @@ pub struct Sockets {
     pub vxlan: [Vec<UnderlaySocket>; 2],
     /// For bare packets, of IPv4 and IPv6.
     pub bare: [Option<UnderlaySocket>; 2],
+    /// For sealed datagrams, of IPv4 and IPv6: those that peers send to, for a NAT on the way.
+    pub sealed: [Option<UnderlaySocket>; 2],
+}
+
+/// A peer that frames can be sealed for.
+#[derive(Debug)]
+struct Peer {
+    key: Arc<SendKey>,
+    name: Name,
+}
+
+/// How a frame leaves.
+#[derive(Debug, Clone, Copy)]
+struct Route {
+    name: Name,
+    /// The place of the socket.
+    socket: u8,
+    /// Which of the lane's runs are sent by it.
+    slot: usize,
 }
 
 /// The sending side of the underlay on one worker.
@@ -61,8 +81,12 @@ pub struct UnderlayTx {
     /// Places in `sockets`: of VXLAN of IPv4 and IPv6 (first, count), of bare packets.
     vxlan: [(u8, u8); 2],
     bare: [Option<u8>; 2],
+    sealed: [Option<u8>; 2],
+    peers: Vec<Option<Peer>>,
     lanes: Vec<Option<Box<Lane>>>,
-    heads: Box<[[u8; HEAD]; MAX_SEGMENTS]>,
+    heads: Heads,
+    /// Where a run is sealed.
+    arena: Vec<u8>,
     kept: Kept,
     drops: Drops,
 }
@@ -79,19 +103,24 @@ impl UnderlayTx {
             all.extend(some);
             range
         });
-        let bare = sockets.bare.map(|one| {
+        let mut one = |socket: Option<UnderlaySocket>| {
             let at = place(&all);
-            one.map(|socket| {
+            socket.map(|socket| {
                 all.push(socket);
                 at
             })
-        });
+        };
+        let bare = sockets.bare.map(&mut one);
+        let sealed = sockets.sealed.map(&mut one);
         Self {
             sockets: all,
             vxlan,
             bare,
+            sealed,
+            peers: Vec::new(),
             lanes: Vec::new(),
-            heads: Box::new([[0; HEAD]; MAX_SEGMENTS]),
+            heads: run::heads(),
+            arena: vec![0; MAX_SEND],
             kept: Kept::new(),
             drops: Drops::default(),
         }
@@ -125,6 +154,18 @@ impl UnderlayTx {
         if let Some(lane) = lane_of(port).and_then(|at| self.lanes.get_mut(at)) {
             *lane = None;
         }
+    }
+
+    /// Sets the key that frames for a peer are sealed with and where it is; or that there is none now.
+    pub fn set_key(&mut self, peer: PeerId, key: Option<(Arc<SendKey>, SocketAddr)>) {
+        let at = peer.0 as usize;
+        if self.peers.len() <= at {
+            self.peers.resize_with(at + 1, || None);
+        }
+        self.peers[at] = key.map(|(key, to)| Peer {
+            key,
+            name: Name::from(to),
+        });
     }
 
     /// What went by a port.
@@ -188,7 +229,7 @@ impl UnderlayTx {
             if lane.open.iter().any(|&open| self.kept.holds(open)) {
                 self.flush();
             }
-            return self.send_run(at, &cut, head, frame);
+            return self.send_run(at, &Whole { cut, head, frame });
         }
         if self.kept.is_full(HEAD + len) {
             self.flush();
@@ -196,91 +237,57 @@ impl UnderlayTx {
         self.keep(at, vnet, head, len, frame)
     }
 
-    /// The socket for a lane, and which of the lane's runs are sent by it.
-    fn socket(&self, lane: &Lane, head: &[u8]) -> Result<(u8, usize), DropReason> {
+    fn route(&self, lane: &Lane, head: &[u8]) -> Result<Route, DropReason> {
+        let lost = DropReason::HostError;
+        let route = |name: Name, socket, slot| Route { name, socket, slot };
         let family = usize::from(lane.name.is_v6());
-        let chosen = match lane.way {
+        match lane.way {
             Way::Vxlan { .. } => {
                 let (first, count) = self.vxlan[family];
                 let hash = entropy::of_flow(head);
                 // The upper bits of the product: evenly spread over the sockets.
                 let chosen = (u64::from(hash) * u64::from(count)) >> 32;
                 let chosen = u8::try_from(chosen).unwrap_or(0);
-                (count > 0).then_some((first + chosen, usize::from(chosen)))
+                if chosen >= count {
+                    return Err(lost);
+                }
+                Ok(route(lane.name, first + chosen, chosen.into()))
             }
-            Way::Bare { .. } => self.bare[family].map(|at| (at, 0)),
-            Way::Sealed { .. } => return Err(DropReason::NoKey),
-        };
-        chosen.ok_or(DropReason::HostError)
+            Way::Bare { .. } => Ok(route(lane.name, self.bare[family].ok_or(lost)?, 0)),
+            Way::Sealed { peer, .. } => {
+                let peer = self.peer(peer)?;
+                let family = usize::from(peer.name.is_v6());
+                Ok(route(peer.name, self.sealed[family].ok_or(lost)?, 0))
+            }
+        }
+    }
+
+    fn peer(&self, peer: PeerId) -> Result<&Peer, DropReason> {
+        let found = self.peers.get(peer.0 as usize).and_then(Option::as_ref);
+        found.ok_or(DropReason::NoKey)
     }
 
     /// Cuts a super-frame and sends it.
-    fn send_run(
-        &mut self,
-        at: usize,
-        cut: &Cut,
-        head: &[u8],
-        frame: &[IoSlice<'_>],
-    ) -> Result<(), DropReason> {
-        let lane = self
-            .lanes
-            .get(at)
-            .and_then(Option::as_ref)
-            .ok_or(DropReason::NoFlow)?;
-        let (place, _) = self.socket(lane, head)?;
-        let (lead, skip) = lead(lane.way);
-        let lead = lead.as_slice();
-        let socket = self
-            .sockets
-            .get_mut(usize::from(place))
-            .ok_or(DropReason::HostError)?;
-        let each = lead.len() + cut.headers() + cut.size() - skip;
-        let mut walk = Walk::new(frame);
-        walk.take(cut.headers(), |_| {});
-        let mut index = 0;
-        while index < cut.count() {
-            let most = if socket.segments() {
-                (MAX_SEND / each).clamp(1, MAX_SEGMENTS)
-            } else {
-                1
-            };
-            let upto = cut.count().min(index + most);
-            let before = walk.clone();
-            let mut pieces: ArrayVec<IoSlice<'_>, PIECES> = ArrayVec::new();
-            for (n, room) in (index..upto).zip(self.heads.iter_mut()) {
-                let place = pieces.len();
-                let mut full = pieces.try_push(IoSlice::new(&[])).is_err();
-                let payload = cut.payload(n).len();
-                let sum = walk.take_summed(payload, |part| {
-                    full |= pieces.try_push(IoSlice::new(part)).is_err();
-                });
-                if full {
-                    return Err(DropReason::BadOffload);
-                }
-                room[..lead.len()].copy_from_slice(lead);
-                cut.write(
-                    head,
-                    n,
-                    Some(sum.ok_or(DropReason::Truncated)?),
-                    &mut room[lead.len()..],
-                )?;
-                pieces[place] = IoSlice::new(&room[skip..lead.len() + cut.headers()]);
+    fn send_run(&mut self, at: usize, whole: &Whole<'_>) -> Result<(), DropReason> {
+        let lane = self.lanes.get(at).and_then(Option::as_ref);
+        let lane = lane.ok_or(DropReason::NoFlow)?;
+        let route = self.route(lane, whole.head)?;
+        let socket = self.sockets.get_mut(usize::from(route.socket));
+        let socket = socket.ok_or(DropReason::HostError)?;
+        match lane.way {
+            Way::Sealed { peer, vni } => {
+                let peer = self.peers.get(peer.0 as usize).and_then(Option::as_ref);
+                let key = &peer.ok_or(DropReason::NoKey)?.key;
+                run::send_sealed(socket, &route.name, key, vni, whole, &mut self.arena)
             }
-            let segment = if upto - index > 1 { each } else { 0 };
-            let out = Outgoing {
-                to: &lane.name,
-                tos: ecn::outward(cut.tos()),
-                segment: u16::try_from(segment).map_err(|_| DropReason::TooBig)?,
-                pieces: &pieces,
-            };
-            match socket.send(&out) {
-                Ok(()) => index = upto,
-                // Once more, each for itself.
-                Err(e) if e.kind() == io::ErrorKind::Unsupported => walk = before,
-                Err(e) => return Err(reason(&e)),
+            Way::Vxlan { vni, .. } => {
+                let lead = vxlan::header(vni);
+                run::send_clear(socket, &route.name, (&lead, 0), whole, &mut self.heads)
+            }
+            Way::Bare { .. } => {
+                run::send_clear(socket, &route.name, (&[], ETHERNET), whole, &mut self.heads)
             }
         }
-        Ok(())
     }
 
     /// Puts a frame with those that wait.
@@ -292,49 +299,63 @@ impl UnderlayTx {
         len: usize,
         frame: &[IoSlice<'_>],
     ) -> Result<(), DropReason> {
-        let lane = self
-            .lanes
-            .get(at)
-            .and_then(Option::as_ref)
-            .ok_or(DropReason::NoFlow)?;
-        let (place, slot) = self.socket(lane, head)?;
+        let lane = self.lanes.get(at).and_then(Option::as_ref);
+        let lane = lane.ok_or(DropReason::NoFlow)?;
+        let route = self.route(lane, head)?;
+        let sealed = match lane.way {
+            Way::Sealed { peer, .. } => {
+                let peer = self.peers.get(peer.0 as usize).and_then(Option::as_ref);
+                Some(&*peer.ok_or(DropReason::NoKey)?.key)
+            }
+            Way::Vxlan { .. } | Way::Bare { .. } => None,
+        };
         let (lead, skip) = lead(lane.way);
-        if lead.len() + len > MAX_SEND {
+        if len + HEAD + TAG_LEN > MAX_SEND {
             return Err(DropReason::TooBig);
         }
+        let start = self.kept.len();
         let room = self.kept.room();
-        let start = room.len();
+        if sealed.is_some() {
+            room.extend_from_slice(&[0; HEADER_LEN]);
+        }
         room.extend_from_slice(&lead);
+        let inner = room.len();
         let mut left = skip;
         for piece in frame {
             let skipped = left.min(piece.len());
             left -= skipped;
             room.extend_from_slice(&piece[skipped..]);
         }
-        if vnet.needs_csum() {
-            let moved = VnetHdr {
-                csum_start: vnet
-                    .csum_start
-                    .saturating_sub(u16::try_from(skip).unwrap_or(0)),
-                ..*vnet
-            };
-            if let Err(reason) = complete_partial(&mut room[start + lead.len()..], &moved) {
-                room.truncate(start);
-                return Err(reason);
+        let finished = match sealed {
+            Some(key) => {
+                room.extend_from_slice(&[0; TAG_LEN]);
+                seal_small(key, vnet, &mut room[start..])
             }
+            None => {
+                let skip = u16::try_from(skip).unwrap_or(0);
+                let csum_start = vnet.csum_start.saturating_sub(skip);
+                complete_partial(
+                    &mut room[inner..],
+                    &VnetHdr {
+                        csum_start,
+                        ..*vnet
+                    },
+                )
+            }
+        };
+        if let Err(reason) = finished {
+            room.truncate(start);
+            return Err(reason);
         }
-        let segments = self
-            .sockets
-            .get(usize::from(place))
-            .is_some_and(UnderlaySocket::segments);
+        let socket = self.sockets.get(usize::from(route.socket));
         let to = To {
-            name: lane.name,
-            socket: place,
+            name: route.name,
+            socket: route.socket,
             tos: ecn::outward(ecn::tos_of(head)),
-            segments,
+            segments: socket.is_some_and(UnderlaySocket::segments),
         };
         if let Some(lane) = self.lanes.get_mut(at).and_then(Option::as_mut) {
-            self.kept.add(start, &to, &mut lane.open[slot]);
+            self.kept.add(start, &to, &mut lane.open[route.slot]);
         }
         Ok(())
     }
@@ -359,8 +380,23 @@ fn lane_of(port: PortId) -> Option<usize> {
 fn lead(way: Way) -> (ArrayVec<u8, { vxlan::HEADER }>, usize) {
     match way {
         Way::Vxlan { vni, .. } | Way::Sealed { vni, .. } => (vxlan::header(vni).into(), 0),
-        Way::Bare { .. } => (ArrayVec::new(), 14),
+        Way::Bare { .. } => (ArrayVec::new(), ETHERNET),
     }
+}
+
+/// Seals a datagram; where its checksum is only partial, the seal says so.
+fn seal_small(key: &SendKey, vnet: &VnetHdr, datagram: &mut [u8]) -> Result<(), DropReason> {
+    let field = vnet.csum_start.saturating_add(vnet.csum_offset);
+    let places = (u8::try_from(vnet.csum_start), u8::try_from(field));
+    let (flags, csum) = match places {
+        (Ok(start), Ok(field)) if vnet.needs_csum() => (PARTIAL, (start, field)),
+        _ => {
+            let plain = HEADER_LEN + vxlan::HEADER..datagram.len() - TAG_LEN;
+            complete_partial(&mut datagram[plain], vnet)?;
+            (0, (0, 0))
+        }
+    };
+    key.seal(flags, csum, datagram).map_err(unsealed)
 }
 
 fn is_ip(head: &[u8]) -> bool {
@@ -382,15 +418,5 @@ fn front<'a>(frame: &'a [IoSlice<'_>], scratch: &'a mut [u8; MAX_HEADERS]) -> &'
             }
             &scratch[..len]
         }
-    }
-}
-
-/// Why the kernel did not send, in the words of the switch.
-fn reason(e: &io::Error) -> DropReason {
-    match e.raw_os_error() {
-        // EINVAL is a segment that is larger than the link's MTU, on older kernels.
-        Some(libc::EMSGSIZE | libc::EINVAL) => DropReason::TooBig,
-        Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM) => DropReason::HostExhausted,
-        _ => DropReason::HostError,
     }
 }

@@ -1,0 +1,264 @@
+//! Stage 1: One message of the underlay to frames: in the clear, sealed, bare.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use switch_core::addr::{Mac, PortId, Vni};
+use switch_core::tunnel::gather::Said;
+use switch_core::tunnel::seal::{CONTROL, OpenError, Opened, PARTIAL, receiver};
+use switch_core::tunnel::{ecn, vxlan};
+use switch_core::verdict::DropReason;
+use switch_core::wire::vnet_hdr::VnetHdr;
+
+use super::Origin;
+use super::rx::{NO_VNI, Session, SourceStats, Tables, Target};
+use super::slow::What;
+use crate::endpoint::udp::Incoming;
+
+/// The source of frames that are made of bare packets: nobody's, by its group of locally chosen addresses.
+const ROUTED: Mac = Mac([0x02, 0, 0, 0, 0, 0]);
+
+/// The network and sender of the frames that are being gathered.
+#[derive(Default)]
+struct Here {
+    found: Option<((Vni, Origin), Target)>,
+    took: SourceStats,
+}
+
+impl Tables {
+    /// Frames of VXLAN in the clear.
+    pub(super) fn open_clear(
+        &mut self,
+        message: Incoming<'_>,
+        each: &mut impl FnMut(u32, PortId, &VnetHdr, &[u8]),
+    ) {
+        let (bytes, segment) = (message.bytes, message.segment);
+        let origin = Origin::Vxlan(message.from.ip());
+        let mut here = Here::default();
+        let mut at = 0;
+        while at < bytes.len() {
+            let end = bytes.len().min(at + segment);
+            match vxlan::parse(&bytes[at..end]) {
+                Some((vni, frame)) => {
+                    let frame = end - frame.len()..end;
+                    if self.is_at(bytes, &mut here, (vni, origin), each) {
+                        self.take(bytes, &mut here, frame, (Said::Nothing, message.tos), each);
+                    }
+                }
+                None => self.drops.count(DropReason::Malformed),
+            }
+            at = end;
+        }
+        self.leave(bytes, &mut here, each);
+    }
+
+    /// Frames of sealed datagrams. A datagram is opened to where its payload follows that of the one before.
+    pub(super) fn open_sealed(
+        &mut self,
+        message: Incoming<'_>,
+        each: &mut impl FnMut(u32, PortId, &VnetHdr, &[u8]),
+    ) {
+        let (bytes, segment) = (message.bytes, message.segment);
+        let mut here = Here::default();
+        let mut at = 0;
+        while at < bytes.len() {
+            let end = bytes.len().min(at + segment);
+            let Some(index) = receiver(&bytes[at..end]) else {
+                self.hand_on(message.from, What::Handshake, &bytes[at..end]);
+                at = end;
+                continue;
+            };
+            let Some(session) = self.sessions.get_mut(&index) else {
+                self.drops.count(DropReason::NoKey);
+                at = end;
+                continue;
+            };
+            let start = self.gather.cover(bytes, at);
+            let opened = session.key.open(&mut bytes[start..end], at - start);
+            let peer = session.peer;
+            let moved = match opened {
+                Ok(opened) => session.is_new_at(message.from, opened),
+                Err(_) => false,
+            };
+            at = end;
+            if moved {
+                self.hand_on(message.from, What::Moved(peer, index), &[]);
+            }
+            let inner = opened.map_err(reason).and_then(|opened| {
+                let plain = &bytes[start..start + opened.len];
+                if opened.flags & CONTROL != 0 {
+                    return Ok(None);
+                }
+                let (vni, _) = vxlan::parse(plain).ok_or(DropReason::Malformed)?;
+                Ok(Some((vni, said(opened)?)))
+            });
+            match (inner, opened) {
+                (Ok(Some((vni, said))), Ok(opened)) => {
+                    let frame = start + vxlan::HEADER..start + opened.len;
+                    if self.is_at(bytes, &mut here, (vni, Origin::Sealed(peer)), each) {
+                        self.take(bytes, &mut here, frame, (said, message.tos), each);
+                        continue;
+                    }
+                }
+                (Ok(_), Ok(opened)) => {
+                    let plain = start..start + opened.len;
+                    self.hand_on(message.from, What::Control(peer, index), &bytes[plain]);
+                }
+                (Err(reason), _) => self.drops.count(reason),
+                (Ok(_), Err(_)) => {}
+            }
+            self.gather.uncover(bytes);
+        }
+        self.leave(bytes, &mut here, each);
+    }
+
+    /// Packets without a header: they get one, for the station that has their destination's address.
+    pub(super) fn open_bare(
+        &mut self,
+        message: &Incoming<'_>,
+        each: &mut impl FnMut(u32, PortId, &VnetHdr, &[u8]),
+    ) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let mut here = Here::default();
+        let key = (NO_VNI, Origin::Bare(message.from.ip()));
+        for packet in message.bytes.chunks(message.segment.max(1)) {
+            scratch.clear();
+            if !self.is_at(&mut scratch, &mut here, key, each) {
+                continue;
+            }
+            let net = here.found.map_or(0, |(_, target)| target.net);
+            let Some((ethertype, to)) = destination(packet) else {
+                self.drops.count(DropReason::Malformed);
+                continue;
+            };
+            let Some(mac) = self.stations.get(&(net, to)) else {
+                self.drops.count(DropReason::NotRouted);
+                continue;
+            };
+            for part in [&mac.0[..], &ROUTED.0, &ethertype, packet] {
+                scratch.extend_from_slice(part);
+            }
+            let frame = 0..scratch.len();
+            self.take(
+                &mut scratch,
+                &mut here,
+                frame,
+                (Said::Nothing, message.tos),
+                each,
+            );
+            self.leave(&mut scratch, &mut here, each);
+        }
+        self.scratch = scratch;
+    }
+
+    /// Goes over to a network and sender, when it is not there already. False if the sender is no part of it.
+    fn is_at(
+        &mut self,
+        bytes: &mut [u8],
+        here: &mut Here,
+        key: (Vni, Origin),
+        each: &mut impl FnMut(u32, PortId, &VnetHdr, &[u8]),
+    ) -> bool {
+        if here.found.is_some_and(|(known, _)| known == key) {
+            return true;
+        }
+        self.leave(bytes, here, each);
+        here.found = self.sources.get(&key).map(|source| (key, source.target));
+        if here.found.is_none() {
+            self.drops.count(DropReason::UnknownVni);
+        }
+        here.found.is_some()
+    }
+
+    /// Takes a frame of the network that it is at.
+    fn take(
+        &mut self,
+        bytes: &mut [u8],
+        here: &mut Here,
+        frame: Range<usize>,
+        (said, tos): (Said, u8),
+        each: &mut impl FnMut(u32, PortId, &VnetHdr, &[u8]),
+    ) {
+        let Some((_, target)) = here.found else {
+            return;
+        };
+        if !ecn::inward(&mut bytes[frame.clone()], tos) {
+            self.drops.count(DropReason::Congestion);
+            self.gather.uncover(bytes);
+            return;
+        }
+        here.took.frames += 1;
+        here.took.bytes += frame.len() as u64;
+        let mut each = |vnet: &VnetHdr, frame: &[u8]| each(target.net, target.port, vnet, frame);
+        self.gather.push(bytes, frame, said, target.mtu, &mut each);
+    }
+
+    /// Gives what is left of the frames of one network.
+    fn leave(
+        &mut self,
+        bytes: &mut [u8],
+        here: &mut Here,
+        each: &mut impl FnMut(u32, PortId, &VnetHdr, &[u8]),
+    ) {
+        let Some((key, target)) = here.found.take() else {
+            return;
+        };
+        self.gather.end(bytes, &mut |vnet, frame| {
+            each(target.net, target.port, vnet, frame);
+        });
+        let took = std::mem::take(&mut here.took);
+        if let Some(source) = self.sources.get_mut(&key) {
+            source.stats.frames += took.frames;
+            source.stats.bytes += took.bytes;
+        }
+    }
+
+    fn hand_on(&mut self, from: SocketAddr, what: What, bytes: &[u8]) {
+        let slow = self.slow.as_ref();
+        if !slow.is_some_and(|slow| slow.push(from, what, bytes)) {
+            self.drops.count(DropReason::TableFull);
+        }
+    }
+}
+
+impl Session {
+    /// True if the peer's newest datagram came from another place than the one before.
+    fn is_new_at(&mut self, from: SocketAddr, opened: Opened) -> bool {
+        opened.newest && std::mem::replace(&mut self.from, from) != from
+    }
+}
+
+/// What a peer says about a frame's checksum. Errors: it makes no sense.
+fn said(opened: Opened) -> Result<Said, DropReason> {
+    if opened.flags & PARTIAL == 0 {
+        return Ok(Said::Nothing);
+    }
+    let (start, field) = opened.csum;
+    let offset = field.checked_sub(start).ok_or(DropReason::Malformed)?;
+    Ok(Said::Partial(start.into(), offset.into()))
+}
+
+/// Why a datagram was not opened, in the words of the switch.
+fn reason(error: OpenError) -> DropReason {
+    match error {
+        OpenError::Short | OpenError::Header => DropReason::Malformed,
+        OpenError::Index | OpenError::Exhausted => DropReason::NoKey,
+        OpenError::Replayed | OpenError::Old => DropReason::Replayed,
+        OpenError::Forged => DropReason::Forged,
+    }
+}
+
+/// The EtherType for a packet of IP, and its destination.
+fn destination(packet: &[u8]) -> Option<([u8; 2], std::net::IpAddr)> {
+    match packet.first()? >> 4 {
+        4 => {
+            let to: &[u8; 4] = packet.get(16..)?.first_chunk()?;
+            Some(([0x08, 0x00], (*to).into()))
+        }
+        6 => {
+            let to: &[u8; 16] = packet.get(24..)?.first_chunk()?;
+            Some(([0x86, 0xdd], (*to).into()))
+        }
+        _ => None,
+    }
+}

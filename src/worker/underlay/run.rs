@@ -1,0 +1,187 @@
+//! Stages 7 and 8: A super-frame that is cut and leaves at once: in the clear by pieces, without a copy of payload; or
+//! sealed, each segment copied once to where it is sealed in place.
+
+use std::io::{self, IoSlice};
+
+use arrayvec::ArrayVec;
+use switch_core::addr::Vni;
+use switch_core::tunnel::cut::{Cut, MAX_HEADERS, Walk};
+use switch_core::tunnel::seal::{HEADER_LEN, PARTIAL, SealError, SendKey, TAG_LEN};
+use switch_core::tunnel::{ecn, vxlan};
+use switch_core::verdict::DropReason;
+
+use crate::endpoint::udp::{MAX_SEGMENTS, MAX_SEND, Name, Outgoing, UnderlaySocket};
+
+/// Headers of a segment, with what leads them.
+pub(super) const HEAD: usize = (vxlan::HEADER + MAX_HEADERS).next_multiple_of(8);
+/// Pieces of a run: headers and payload of each segment; and each end of a piece of the frame may cut a payload in two.
+const PIECES: usize = 2 * MAX_SEGMENTS + 66;
+
+/// Room for the headers of a run.
+pub(super) type Heads = Box<[[u8; HEAD]; MAX_SEGMENTS]>;
+
+/// That room.
+pub(super) fn heads() -> Heads {
+    Box::new([[0; HEAD]; MAX_SEGMENTS])
+}
+
+/// A super-frame, and how it is cut.
+#[derive(Debug)]
+pub(super) struct Whole<'a> {
+    pub(super) cut: Cut,
+    /// Its first bytes: all headers, at least.
+    pub(super) head: &'a [u8],
+    pub(super) frame: &'a [IoSlice<'a>],
+}
+
+/// Sends a super-frame in the clear. Each segment is led by `lead`, and is without its first `skip` bytes.
+pub(super) fn send_clear(
+    socket: &mut UnderlaySocket,
+    to: &Name,
+    (lead, skip): (&[u8], usize),
+    whole: &Whole<'_>,
+    heads: &mut Heads,
+) -> Result<(), DropReason> {
+    let Whole { cut, head, frame } = whole;
+    let headers = lead.len() + cut.headers();
+    let each = headers + cut.size() - skip;
+    let mut walk = Walk::new(frame);
+    walk.take(cut.headers(), |_| {});
+    let mut index = 0;
+    while index < cut.count() {
+        let most = if socket.segments() {
+            (MAX_SEND / each).clamp(1, MAX_SEGMENTS)
+        } else {
+            1
+        };
+        let upto = cut.count().min(index + most);
+        let before = walk.clone();
+        let mut pieces: ArrayVec<IoSlice<'_>, PIECES> = ArrayVec::new();
+        for (n, room) in (index..upto).zip(heads.iter_mut()) {
+            let place = pieces.len();
+            let mut full = pieces.try_push(IoSlice::new(&[])).is_err();
+            let sum = walk.take_summed(cut.payload(n).len(), |part| {
+                full |= pieces.try_push(IoSlice::new(part)).is_err();
+            });
+            if full {
+                return Err(DropReason::BadOffload);
+            }
+            let sum = sum.ok_or(DropReason::Truncated)?;
+            room[..lead.len()].copy_from_slice(lead);
+            cut.write(head, n, Some(sum), &mut room[lead.len()..])?;
+            pieces[place] = IoSlice::new(&room[skip..headers]);
+        }
+        let segment = if upto - index > 1 { each } else { 0 };
+        let out = Outgoing {
+            to,
+            tos: ecn::outward(cut.tos()),
+            segment: u16::try_from(segment).map_err(|_| DropReason::TooBig)?,
+            pieces: &pieces,
+        };
+        match socket.send(&out) {
+            Ok(()) => index = upto,
+            // Once more, each for itself.
+            Err(e) if e.kind() == io::ErrorKind::Unsupported => walk = before,
+            Err(e) => return Err(reason(&e)),
+        }
+    }
+    Ok(())
+}
+
+/// Seals each segment of a super-frame and sends them. No checksum is computed: the seal says that it is partial.
+pub(super) fn send_sealed(
+    socket: &mut UnderlaySocket,
+    to: &Name,
+    key: &SendKey,
+    vni: Vni,
+    whole: &Whole<'_>,
+    arena: &mut [u8],
+) -> Result<(), DropReason> {
+    let Whole { cut, head, frame } = whole;
+    let lead = vxlan::header(vni);
+    let (l4, field) = cut.checksum();
+    let short = |n: usize| u8::try_from(n).map_err(|_| DropReason::BadOffload);
+    let csum = (short(l4)?, short(l4 + field)?);
+    let inner = HEADER_LEN + lead.len();
+    let headers = inner + cut.headers();
+    let each = headers + cut.size() + TAG_LEN;
+    let most = (MAX_SEND / each).clamp(1, MAX_SEGMENTS);
+    let mut walk = Walk::new(frame);
+    walk.take(cut.headers(), |_| {});
+    let mut index = 0;
+    while index < cut.count() {
+        let upto = cut.count().min(index + most);
+        let count = u16::try_from(upto - index).map_err(|_| DropReason::BadOffload)?;
+        let mut numbers = key.reserve(count, each).map_err(unsealed)?;
+        let mut end = 0;
+        for n in index..upto {
+            let payload = cut.payload(n).len();
+            let len = headers + payload + TAG_LEN;
+            let room = arena.get_mut(end..end + len).ok_or(DropReason::TooBig)?;
+            room[HEADER_LEN..inner].copy_from_slice(&lead);
+            cut.write(head, n, None, &mut room[inner..])?;
+            let mut at = headers;
+            let all = walk.take(payload, |part| {
+                room[at..at + part.len()].copy_from_slice(part);
+                at += part.len();
+            });
+            if !all {
+                return Err(DropReason::Truncated);
+            }
+            numbers.seal(PARTIAL, csum, room).map_err(unsealed)?;
+            end += len;
+        }
+        send_equal(socket, to, ecn::outward(cut.tos()), each, &arena[..end])?;
+        index = upto;
+    }
+    Ok(())
+}
+
+/// Sends datagrams of one size that lie behind each other.
+fn send_equal(
+    socket: &mut UnderlaySocket,
+    to: &Name,
+    tos: u8,
+    each: usize,
+    bytes: &[u8],
+) -> Result<(), DropReason> {
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let step = if socket.segments() {
+            rest.len()
+        } else {
+            each.min(rest.len())
+        };
+        let segment = if step > each { each } else { 0 };
+        let out = Outgoing {
+            to,
+            tos,
+            segment: u16::try_from(segment).map_err(|_| DropReason::TooBig)?,
+            pieces: &[IoSlice::new(&rest[..step])],
+        };
+        match socket.send(&out) {
+            Ok(()) => rest = &rest[step..],
+            // Once more, each for itself.
+            Err(e) if e.kind() == io::ErrorKind::Unsupported => {}
+            Err(e) => return Err(reason(&e)),
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn unsealed(error: SealError) -> DropReason {
+    match error {
+        SealError::Exhausted => DropReason::NoKey,
+        SealError::Length => DropReason::TooBig,
+    }
+}
+
+/// Why the kernel did not send, in the words of the switch.
+pub(super) fn reason(e: &io::Error) -> DropReason {
+    match e.raw_os_error() {
+        // EINVAL is a segment that is larger than the link's MTU, on older kernels.
+        Some(libc::EMSGSIZE | libc::EINVAL) => DropReason::TooBig,
+        Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM) => DropReason::HostExhausted,
+        _ => DropReason::HostError,
+    }
+}

@@ -1,0 +1,88 @@
+//! What comes over the underlay and is no frame: handshakes, control messages, and the news that a peer has moved. It
+//! goes to the thread that keeps the sessions, by a queue that drops when it is full.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+use crossbeam::queue::ArrayQueue;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use switch_core::addr::PeerId;
+
+/// Bytes of a message at most: what one datagram of an ordinary link carries.
+pub const LONGEST: usize = 2_048;
+/// Messages that wait at most.
+const WAITING: usize = 256;
+
+/// What a message is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// A datagram that is no data message: of the handshake, or of nobody.
+    Handshake,
+    /// A control message, which was sealed by a peer with the session of this index.
+    Control(PeerId, u32),
+    /// A peer's newest datagram, of the session of this index, came from here and not from where its last one did.
+    Moved(PeerId, u32),
+}
+
+/// A message, where it came from, and by which worker.
+#[derive(Debug, Clone)]
+pub struct SlowMessage {
+    /// The underlay's address of the sender.
+    pub from: SocketAddr,
+    /// What it is.
+    pub what: What,
+    /// Its bytes; none for a move.
+    pub bytes: ArrayVec<u8, LONGEST>,
+}
+
+/// The queue, of which every worker has a sending end.
+#[derive(Debug, Clone)]
+pub struct Slow {
+    queue: Arc<ArrayQueue<SlowMessage>>,
+    wake: Arc<EventFd>,
+}
+
+impl Slow {
+    /// An empty queue. Errors: there is no descriptor left.
+    pub fn new() -> io::Result<Self> {
+        let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
+        Ok(Self {
+            queue: Arc::new(ArrayQueue::new(WAITING)),
+            wake: Arc::new(EventFd::from_value_and_flags(0, flags)?),
+        })
+    }
+
+    /// Adds a message. False if there was no room, or it was too long.
+    pub(super) fn push(&self, from: SocketAddr, what: What, bytes: &[u8]) -> bool {
+        let Ok(bytes) = bytes.try_into() else {
+            return false;
+        };
+        if self.queue.push(SlowMessage { from, what, bytes }).is_err() {
+            return false;
+        }
+        // It fails only when it was not read for 2^64 messages.
+        let _ = self.wake.write(1);
+        true
+    }
+
+    /// What wakes the reader: it is readable when something waits.
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+
+    /// Takes note of the waking. To be called before the messages are taken.
+    pub fn rest(&self) {
+        // WouldBlock: nobody has woken us.
+        let _ = self.wake.read();
+    }
+
+    /// Takes the oldest message.
+    #[must_use]
+    pub fn pop(&self) -> Option<SlowMessage> {
+        self.queue.pop()
+    }
+}
