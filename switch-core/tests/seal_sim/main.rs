@@ -4,9 +4,12 @@
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
     reason = "a test's support: what fails here fails the test"
 )]
 
 mod connect;
+mod hostile;
 mod life;
+mod roam;
 mod world;

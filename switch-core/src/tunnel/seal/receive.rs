@@ -216,7 +216,8 @@ impl Peer {
     }
 
     /// A peer showed a stamp that does not grow: its clock went back while it was down, or this is a replay. If it was
-    /// not heard just now, a handshake the other way round settles it: a replay gains nothing from it.
+    /// not heard just now, a handshake the other way round settles it. A replay gains one initiation from it, to the
+    /// peer's own address where that is known.
     fn heal(&mut self, now: Tick, from: SocketAddr, shared: &mut Shared) {
         let asked = self
             .pending
@@ -225,7 +226,7 @@ impl Peer {
             .max(self.healed);
         if !self.heard_within(now, QUIET) && asked.is_none_or(|at| now.since(at) >= LONG_WAIT) {
             self.healed = Some(now);
-            self.initiate(now, from, 0, shared);
+            self.initiate(now, self.endpoint.unwrap_or(from), 0, shared);
         }
     }
 
