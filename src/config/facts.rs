@@ -48,6 +48,16 @@ pub fn routes() -> Vec<(IpAddr, u8)> {
     routes
 }
 
+/// What the host calls itself, as far as that is one word; `weft` where it is none.
+#[must_use]
+pub fn host_name() -> String {
+    let name = nix::unistd::gethostname().unwrap_or_default();
+    let name = name.to_string_lossy();
+    let word = name.split('.').next().unwrap_or_default();
+    let sound = super::names::domain("", word).is_ok() && !word.bytes().all(|b| b.is_ascii_digit());
+    if sound { word } else { "weft" }.to_owned()
+}
+
 /// The way to other hosts, as the kernel would choose it now. Nothing is sent.
 #[must_use]
 pub fn underlay() -> Underlay {

@@ -3,6 +3,7 @@
 pub mod facts;
 pub mod file;
 mod impair;
+pub mod invite;
 pub mod ipam;
 pub mod join;
 pub mod names;

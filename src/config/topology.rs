@@ -1,4 +1,4 @@
-//! `weft.toml`: networks, endpoints, publishes and services as a person writes them, and the place of what is wrong in it.
+//! `weft.toml`: networks, peers, endpoints, publishes and services as a person writes them, and the place of what is wrong in it.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::file::place;
 use super::problem::{Code, Problem};
-use super::wish::{EndpointWish, NetworkWish, PublishWish, ServiceWish};
+use super::wish::{EndpointWish, NetworkWish, PeerWish, PublishWish, ServiceWish};
 
 /// Threads that carry packets, at most.
 pub const WORKERS: u16 = 8;
@@ -22,6 +22,8 @@ pub struct Topology {
     pub daemon: DaemonWish,
     /// Networks.
     pub network: Vec<NetworkWish>,
+    /// Peers: other hosts.
+    pub peer: Vec<PeerWish>,
     /// Endpoints.
     pub endpoint: Vec<EndpointWish>,
     /// Published ports.

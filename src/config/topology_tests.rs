@@ -62,7 +62,7 @@ fn mistakes_have_a_place() {
     insta::assert_snapshot!(errors.join("\n"), @r#"
     config weft.toml:3:1: unknown field `subnett`, expected one of `name`, `subnet`, `subnet6`, `ip-range`, `gateway`, `gateway6`, `ipv6`, `internal`, `mtu`, `driver`, `uplink`, `no-icc`, `dns`, `dns-search`, `host-loopback`, `host-access`, `udp-filter`, `vni`, `opt`, `policy`
     config weft.toml:3:3: unknown field `sandbx`, expected one of `network`, `sandbox`, `name`, `hostname`, `aliases`, `ip`, `ip6`, `mac`, `ifname`, `mtu`, `kind`, `priority`, `no-configure`, `vlan`, `trunk`, `native`, `sysctls`, `policy`
-    config weft.toml:1:2: unknown field `networks`, expected one of `daemon`, `network`, `endpoint`, `publish`, `service`
+    config weft.toml:1:2: unknown field `networks`, expected one of `daemon`, `network`, `peer`, `endpoint`, `publish`, `service`
     config weft.toml:3:7: invalid type: string "big", expected u32
     config weft.toml:3:1: duplicate key
     config weft.toml:2:1: unknown field `worker`, expected `workers` or `metrics-port`

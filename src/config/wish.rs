@@ -217,6 +217,43 @@ pub struct PeerWish {
     pub secret: Option<Secret>,
 }
 
+/// An invite for another host.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, Args)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct InviteWish {
+    /// What the invited host is called here [default: the first free host-N]
+    #[arg(value_name = "PEER")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub name: Option<String>,
+    /// An overlay network that it shall be on (repeatable) [default: every sealed one]
+    #[arg(long = "network", value_name = "NETWORK")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub networks: Vec<String>,
+    /// How it reaches this host: HOST, HOST:PORT or [IPV6]:PORT [default: this host's address towards the world]
+    #[arg(long, value_name = "HOST[:PORT]")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub endpoint: Option<String>,
+    /// What this host is called there [default: the host's name]
+    #[arg(long = "as", value_name = "NAME")]
+    #[serde(rename = "as", skip_serializing_if = "is_default")]
+    pub host: Option<String>,
+    /// The addresses that it hands out (repeatable, one for each network) [default: the first part that nobody has]
+    #[arg(long = "range", value_name = "ADDR/LEN")]
+    #[serde(skip_serializing_if = "is_default")]
+    pub ranges: Vec<String>,
+}
+
+/// An invite that is taken.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct AcceptWish {
+    /// The invite.
+    pub invite: String,
+    /// What the inviting host is called here; what it calls itself if absent.
+    #[serde(skip_serializing_if = "is_default")]
+    pub name: Option<String>,
+}
+
 /// Published ports.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, Args)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]

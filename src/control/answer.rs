@@ -10,14 +10,16 @@ use super::plan;
 use super::plane::Plane;
 use super::policy::{PolicyLimits, PolicyScope};
 use super::proto::{
-    Applied, Endpoint, Info, Named, Network, Numbers, Policy, Pruned, Publish, Reply, Request,
-    Service, Show,
+    Accepted, Applied, Endpoint, Info, Invited, Key, Named, Network, Numbers, Policy, Pruned,
+    Publish, Reply, Request, Service, Show,
 };
 use super::request::{Told, scope_of};
 use super::show::{FlowRow, GroupRow, MacRow, StatRow};
 use super::spec::Published;
 use crate::config::wish::EndpointWish;
 use crate::config::{Code, PortRange, Problem, PublishRule};
+
+mod peer;
 
 /// Rows of `show flows` at most.
 const FLOWS: usize = 100_000;
@@ -62,6 +64,18 @@ pub(super) fn ask<P: Plane>(engine: &mut Engine<P>, request: &Request) -> Result
             let scope = scope_of(model, scope)?;
             Reply::Policy(Box::new(policy(model, scope)))
         }
+        Request::Key => Reply::Key(Key {
+            key: engine.identity.need(&mut engine.plane)?,
+        }),
+        Request::Peers => {
+            let all = model.peers.values();
+            Reply::Peers(all.map(|p| peer::peer(model, runtime, p)).collect())
+        }
+        Request::Peer(name) => {
+            let found = model.peer(name)?;
+            Reply::Peer(Box::new(peer::peer(model, runtime, found)))
+        }
+        Request::Ping(name) => Reply::Pinged(peer::ping(engine, name)?),
         Request::Apply(file, _) => {
             let mut copy = model.clone();
             let mut warnings = Vec::new();
@@ -87,7 +101,11 @@ pub(super) fn ask<P: Plane>(engine: &mut Engine<P>, request: &Request) -> Result
         | Request::Unpublish(_)
         | Request::CreateService(..)
         | Request::RemoveService(..)
-        | Request::SetPolicy(..) => {
+        | Request::SetPolicy(..)
+        | Request::AddPeer(_)
+        | Request::RemovePeer(_)
+        | Request::Invite(_)
+        | Request::Accept(_) => {
             return Err(Problem::new(Code::BadRequest, "that is no question"));
         }
     })
@@ -113,6 +131,21 @@ pub(super) fn tell<P: Plane>(engine: &Engine<P>, told: Told) -> Reply {
             .services
             .get(&id)
             .map_or(Reply::Done, |s| Reply::Service(Box::new(service(model, s)))),
+        Told::Peer(id) => model.peers.get(&id).map_or(Reply::Done, |p| {
+            Reply::Peer(Box::new(peer::peer(model, runtime, p)))
+        }),
+        Told::Invited(id, invite) => model.peers.get(&id).map_or(Reply::Done, |p| {
+            let peer = peer::peer(model, runtime, p);
+            Reply::Invited(Box::new(Invited { peer, invite }))
+        }),
+        Told::Accepted(id, made, warnings) => model.peers.get(&id).map_or(Reply::Done, |p| {
+            let peer = peer::peer(model, runtime, p);
+            Reply::Accepted(Box::new(Accepted {
+                peer,
+                made,
+                warnings,
+            }))
+        }),
         Told::Policy(scope) => Reply::Policy(Box::new(policy(model, scope))),
     }
 }
@@ -158,6 +191,7 @@ fn network(model: &Model, runtime: &Runtime, n: &NetworkRecord) -> Network {
         snooping: spec.snooping,
         querier: spec.querier,
         query_interval: spec.query_interval,
+        overlay: spec.overlay,
         endpoints: model.on_network(spec.id).map(|e| e.name.clone()).collect(),
         services: model
             .services_on(spec.id)
@@ -292,6 +326,7 @@ fn show<P: Plane>(engine: &mut Engine<P>, table: &Show) -> Result<Reply, Problem
         }
         Show::Drops => Reply::Drops(plane.drops(None).map_err(refused)?),
         Show::Stats => Reply::Stats(stats(engine)?),
+        Show::Peers => Reply::PeerStatuses(peer::statuses(engine)?),
         Show::Workers => Reply::Workers(plane.workers().map_err(refused)?),
     })
 }
@@ -305,6 +340,7 @@ fn stats<P: Plane>(engine: &mut Engine<P>) -> Result<Vec<Named<StatRow>>, Proble
 
 fn numbers<P: Plane>(engine: &mut Engine<P>) -> Result<Numbers, Problem> {
     let stats = stats(engine)?;
+    let peers = peer::statuses(engine)?;
     let refused = |e| problem(&e);
     let members = engine.plane.groups(None).map_err(refused)?;
     let macs = engine.plane.macs(None).map_err(refused)?;
@@ -325,5 +361,6 @@ fn numbers<P: Plane>(engine: &mut Engine<P>) -> Result<Numbers, Problem> {
         drops: engine.plane.drops(None).map_err(refused)?,
         stats,
         workers: engine.plane.workers().map_err(refused)?,
+        peers,
     })
 }

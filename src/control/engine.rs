@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use tracing::{debug, warn};
 
 use super::diff::{self, Done, Step};
+use super::identity::Identity;
 use super::ids::{EndpointId, NetworkId, PeerId, PublishId};
 use super::model::Model;
 use super::plan::{self, Facts};
@@ -73,6 +74,7 @@ pub struct Engine<P> {
     pub(super) model: Model,
     pub(super) runtime: Runtime,
     pub(super) facts: Facts,
+    pub(super) identity: Identity,
     /// A request asked for the end.
     pub(super) ending: bool,
 }
@@ -86,13 +88,21 @@ struct Draft {
 
 impl<P: Plane> Engine<P> {
     /// Puts the three together: the data plane must hold what `model` says.
-    pub fn new(plane: P, store: Store, model: Model, runtime: Runtime, facts: Facts) -> Self {
+    pub fn new(
+        plane: P,
+        store: Store,
+        model: Model,
+        runtime: Runtime,
+        facts: Facts,
+        identity: Identity,
+    ) -> Self {
         Self {
             plane,
             store,
             model,
             runtime,
             facts,
+            identity,
             ending: false,
         }
     }
@@ -135,17 +145,15 @@ impl<P: Plane> Engine<P> {
                 waiting.push_front(job);
                 break;
             }
-            if request::asks(&job.request) {
-                if request::chooses_subnets(&job.request) {
-                    self.facts.routes = self.plane.host_routes();
-                }
-                let reply = answer::ask(self, &job.request);
+            if let Err(problem) = self.gather(&job.request) {
                 // Whoever asked may have gone; so below.
-                let _ = job.answer.send(reply);
+                let _ = job.answer.send(Err(problem));
                 continue;
             }
-            if request::chooses_subnets(&job.request) {
-                self.facts.routes = self.plane.host_routes();
+            if request::asks(&job.request) {
+                let reply = answer::ask(self, &job.request);
+                let _ = job.answer.send(reply);
+                continue;
             }
             let mut model = drafts.last().map_or(&self.model, |d| &d.model).clone();
             let mut identify =
@@ -156,6 +164,20 @@ impl<P: Plane> Engine<P> {
             }
         }
         drafts
+    }
+
+    /// Looks up what the plan of a request depends on. Errors: the host has no key, and cannot have one.
+    fn gather(&mut self, request: &Request) -> Result<(), Problem> {
+        if request::chooses_subnets(request) {
+            self.facts.routes = self.plane.host_routes();
+        }
+        if request::meets_hosts(request) {
+            self.facts.underlay = self.plane.underlay();
+        }
+        if request::needs_key(request) {
+            self.facts.key = Some(self.identity.need(&mut self.plane)?);
+        }
+        Ok(())
     }
 
     /// Writes drafts, carries them out and answers. Gives the jobs that must be planned anew.
@@ -295,6 +317,9 @@ impl<P: Plane> Engine<P> {
                 runtime.endpoints_down.remove(&id);
                 runtime.interfaces.remove(&id);
             }
+        }
+        for (id, ..) in old.peers.changed(&new.peers) {
+            runtime.peers_down.remove(&id);
         }
         for (id, _, now) in old.publishes.changed(&new.publishes) {
             if now.is_none() {

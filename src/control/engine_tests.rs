@@ -4,16 +4,20 @@ use std::rc::Rc;
 use tokio::sync::oneshot;
 
 use super::engine::{Engine, Job};
+use super::identity::Identity;
 use super::ids::EndpointId;
 use super::model::Model;
 use super::plan::Facts;
 use super::plane::PlaneEvent;
 use super::plane_fake::{FakePlane, World};
 use super::proto::{Reply, Request, Scope, Show};
+use super::spec::{Carrier, Driver};
 use super::store::faulty::Disk;
 use super::store::{Store, open_backend};
 use crate::config::topology::TopologyFile;
-use crate::config::wish::{EndpointWish, NetworkWish, PolicyWish, PublishWish, ServiceWish};
+use crate::config::wish::{
+    EndpointWish, InviteWish, NetworkWish, PeerWish, PolicyWish, PublishWish, ServiceWish,
+};
 use crate::config::{Code, Problem};
 
 pub(super) fn block<T>(future: impl Future<Output = T>) -> T {
@@ -28,10 +32,19 @@ pub(super) fn up(world: &Rc<RefCell<World>>, disk: &Disk) -> Option<Engine<FakeP
     let (database, model) = open_backend(disk.clone()).ok()?;
     let store = Store::start(database).unwrap();
     let facts = Facts {
-        routes: Vec::new(),
         descriptors: 20_000,
+        host: "here".to_owned(),
+        ..Facts::default()
     };
-    block(Engine::restore(FakePlane::new(world), store, model, facts)).ok()
+    let plane = FakePlane::new(world);
+    block(Engine::restore(
+        plane,
+        store,
+        model,
+        facts,
+        Identity::default(),
+    ))
+    .ok()
 }
 
 /// Asks several things at once.
@@ -94,7 +107,33 @@ pub(super) fn service(name: &str, backend: &str) -> Request {
     )
 }
 
-fn setting(pid: i32) -> (Rc<RefCell<World>>, Disk, Engine<FakePlane>) {
+pub(super) fn overlay(name: &str, opt: &[&str]) -> Request {
+    Request::CreateNetwork(NetworkWish {
+        name: name.to_owned(),
+        driver: Some(Driver::Overlay),
+        opt: opt.iter().map(|o| (*o).to_owned()).collect(),
+        ..NetworkWish::default()
+    })
+}
+
+pub(super) fn invite(name: &str) -> Request {
+    Request::Invite(InviteWish {
+        name: Some(name.to_owned()),
+        ..InviteWish::default()
+    })
+}
+
+/// A VXLAN node that is on every such network.
+pub(super) fn node(name: &str, endpoint: &str) -> Request {
+    Request::AddPeer(PeerWish {
+        name: name.to_owned(),
+        carrier: Some(Carrier::Vxlan),
+        endpoint: Some(endpoint.to_owned()),
+        ..PeerWish::default()
+    })
+}
+
+pub(super) fn setting(pid: i32) -> (Rc<RefCell<World>>, Disk, Engine<FakePlane>) {
     let world = World::new();
     for p in 1..=pid {
         world.borrow_mut().start(p, 100, u64::try_from(p).unwrap());
@@ -112,6 +151,7 @@ fn state(plane: &FakePlane) -> String {
         &plane.services,
         &plane.names,
         &plane.policies,
+        &plane.peers,
     );
     format!("{networks:?} {endpoints:?} {rest:?}")
 }
@@ -121,7 +161,7 @@ fn code(result: Result<Reply, Problem>) -> Code {
 }
 
 /// What the disk holds is what is in force, whenever an answer is out.
-fn kept(engine: &Engine<FakePlane>, disk: &Disk) {
+pub(super) fn kept(engine: &Engine<FakePlane>, disk: &Disk) {
     let (_, stored) = open_backend(disk.reborn()).unwrap();
     assert_eq!(&stored, engine.model());
 }
@@ -195,6 +235,10 @@ fn what_the_data_plane_refuses_leaves_no_trace() {
         policy: Some(PolicyWish::default()),
         ..EndpointWish::default()
     };
+    let text = "[[network]]\nname = 'plain'\ndriver = 'overlay'\nopt = ['carrier=vxlan']\n\
+        [[peer]]\nname = 'c'\ncarrier = 'vxlan'\nendpoint = '192.0.2.3'\n";
+    let file = TopologyFile::parse(text.to_owned(), "f".to_owned()).unwrap();
+    let file = file.topology;
     for (refuse, request) in [
         ("add-network", network("back")),
         ("attach", connect("web", 2, "app")),
@@ -204,6 +248,10 @@ fn what_the_data_plane_refuses_leaves_no_trace() {
         ("service", service("www", "db")),
         ("names", service("www", "db")),
         ("-", publish("db", "8080-8082")),
+        ("key", overlay("over", &[])),
+        ("add-network", overlay("over", &["carrier=vxlan"])),
+        ("peer", node("c", "192.0.2.3")),
+        ("peer", Request::Apply(Box::new(file), false)),
     ] {
         let before = engine.model().clone();
         let planes = state(&engine.plane);

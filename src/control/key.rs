@@ -38,6 +38,16 @@ impl PublicKey {
     pub const fn bytes(&self) -> &[u8; LEN] {
         &self.0
     }
+
+    /// False for a point of low order, with which every exchange gives zeros. Source: RFC 7748 section 6.1.
+    fn is_sound(&self) -> bool {
+        let Some(mut dh) = DefaultResolver.resolve_dh(&DHChoice::Curve25519) else {
+            return false;
+        };
+        dh.set(&[1; LEN]);
+        let mut shared = [0; LEN];
+        dh.dh(&self.0, &mut shared).is_ok() && shared != [0; LEN]
+    }
 }
 
 impl fmt::Display for PublicKey {
@@ -56,7 +66,8 @@ impl FromStr for PublicKey {
     type Err = ParseKeyError;
 
     fn from_str(text: &str) -> Result<Self, ParseKeyError> {
-        Self::new(decode(text)?).ok_or(ParseKeyError)
+        let key = Self::new(decode(text)?).filter(Self::is_sound);
+        key.ok_or(ParseKeyError)
     }
 }
 

@@ -9,7 +9,10 @@ pub mod client;
 pub mod diff;
 pub mod engine;
 #[cfg(test)]
+mod engine_peer_tests;
+#[cfg(test)]
 mod engine_tests;
+pub mod identity;
 pub mod ids;
 pub mod key;
 pub mod live;

@@ -1,7 +1,7 @@
 //! A data plane in memory, with a world of sandboxes that outlives it as a kernel outlives a daemon.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
@@ -15,66 +15,14 @@ use super::plane::{Plane, PlaneError, PlaneEvent};
 use super::policy::{PolicyScope, PolicySpec};
 use super::show::{DropRow, FlowRow, GroupRow, MacRow, PeerRow, PeerState, StatRow, WorkerRow};
 use super::spec::{
-    EndpointSpec, HostPort, Interface, NameOwner, NameRecord, NetworkSpec, PeerSpec, PortFailure,
-    PublishSpec, Published, Sandbox, SandboxRef, ServiceSpec, Underlay,
+    Carrier, EndpointSpec, HostPort, Interface, NameOwner, NameRecord, NetworkSpec, PeerSpec,
+    PortFailure, PublishSpec, Published, Sandbox, SandboxRef, ServiceSpec, Underlay,
 };
 
-/// What there is beside any daemon.
-#[derive(Debug, Default)]
-pub(crate) struct World {
-    /// This boot.
-    pub(crate) boot: String,
-    /// Namespaces that live.
-    pub(crate) sandboxes: BTreeMap<String, Sandbox>,
-    /// Interfaces of ours, by inode of the namespace and name.
-    pub(crate) interfaces: BTreeMap<(u64, String), EndpointId>,
-    /// Ports of the host that another program has.
-    pub(crate) taken: BTreeSet<u16>,
-    /// What the host has routes to.
-    pub(crate) routes: Vec<(IpAddr, u8)>,
-    /// The way to other hosts.
-    pub(crate) underlay: Underlay,
-}
+mod world;
 
-impl World {
-    /// A world with a boot of its own.
-    pub(crate) fn new() -> Rc<RefCell<Self>> {
-        Rc::new(RefCell::new(Self {
-            boot: "boot-1".to_owned(),
-            underlay: Underlay {
-                addr: Some([192, 0, 2, 1].into()),
-                mtu: 1500,
-            },
-            ..Self::default()
-        }))
-    }
-
-    /// Starts a process with a namespace.
-    pub(crate) fn start(&mut self, pid: i32, start_time: u64, inode: u64) {
-        let at = SandboxRef::Pid(pid);
-        let sandbox = Sandbox {
-            at: at.clone(),
-            start_time: Some(start_time),
-            netns: (4, inode),
-        };
-        self.sandboxes.insert(key(&at), sandbox);
-    }
-
-    /// Ends a process and its namespace.
-    pub(crate) fn end(&mut self, pid: i32) {
-        if let Some(ended) = self.sandboxes.remove(&key(&SandboxRef::Pid(pid))) {
-            self.interfaces
-                .retain(|(inode, _), _| *inode != ended.netns.1);
-        }
-    }
-}
-
-fn key(at: &SandboxRef) -> String {
-    match at {
-        SandboxRef::Pid(pid) => pid.to_string(),
-        SandboxRef::Netns(path) => path.display().to_string(),
-    }
-}
+pub(crate) use world::World;
+use world::key;
 
 /// The data plane of one daemon.
 #[derive(Debug)]
@@ -377,6 +325,11 @@ impl Plane for FakePlane {
     }
 
     fn peers(&mut self) -> Result<Vec<PeerRow>, PlaneError> {
+        let state = |p: &PeerSpec| match (p.carrier.kind(), p.carrier.key()) {
+            (Carrier::Sealed, None) => PeerState::Invited,
+            (Carrier::Sealed, Some(_)) => PeerState::Connecting,
+            (Carrier::Vxlan | Carrier::FlannelUdp, _) => PeerState::Open,
+        };
         let rows = self.peers.values().map(|p| PeerRow {
             endpoint: p.carrier.endpoint().and_then(HostPort::addr),
             tx_frames: 5,
@@ -385,7 +338,7 @@ impl Plane for FakePlane {
                 reason: "replayed".to_owned(),
                 frames: 7,
             }],
-            ..PeerRow::new(p.id, PeerState::Waiting)
+            ..PeerRow::new(p.id, state(p))
         });
         Ok(rows.collect())
     }

@@ -9,10 +9,19 @@ use super::ids::{EndpointId, NetworkId, PublishId, ServiceId};
 use super::plan::Change;
 use super::policy::PolicySpec;
 use super::show::{DropRow, FlowRow, GroupRow, MacRow, StatRow, WorkerRow};
-use super::spec::{Driver, EndpointKind, PortFailure, Sandbox, ServicePort, Subnet, Uplink, Vlan};
+use super::spec::{
+    Driver, EndpointKind, OverlaySpec, PortFailure, Sandbox, ServicePort, Subnet, Uplink, Vlan,
+};
 use crate::config::Problem;
 use crate::config::topology::Topology;
-use crate::config::wish::{EndpointWish, NetworkWish, PolicyWish, PublishWish, ServiceWish};
+use crate::config::wish::{
+    AcceptWish, EndpointWish, InviteWish, NetworkWish, PeerWish, PolicyWish, PublishWish,
+    ServiceWish,
+};
+
+mod peer;
+
+pub use peer::{Accepted, Invited, Key, Peer, PeerStatus, Pinged};
 
 /// What is asked.
 #[derive(Debug, Clone)]
@@ -53,6 +62,22 @@ pub enum Request {
     Policy(Scope),
     /// A new policy, or none.
     SetPolicy(Scope, Option<PolicyWish>),
+    /// The host's key.
+    Key,
+    /// Every peer.
+    Peers,
+    /// One peer.
+    Peer(String),
+    /// A new peer.
+    AddPeer(PeerWish),
+    /// A peer less.
+    RemovePeer(String),
+    /// A probe to a peer.
+    Ping(String),
+    /// An invite for another host.
+    Invite(InviteWish),
+    /// Another host's invite is taken.
+    Accept(AcceptWish),
     /// A file; with `true` only the difference is told.
     Apply(Box<Topology>, bool),
     /// Tables of the data plane.
@@ -87,6 +112,8 @@ pub enum Show {
     Stats,
     /// Workers.
     Workers,
+    /// Peers.
+    Peers,
 }
 
 /// What is answered.
@@ -113,6 +140,20 @@ pub enum Reply {
     Service(Box<Service>),
     /// A policy.
     Policy(Box<Policy>),
+    /// The host's key.
+    Key(Key),
+    /// Peers.
+    Peers(Vec<Peer>),
+    /// A peer.
+    Peer(Box<Peer>),
+    /// An invite.
+    Invited(Box<Invited>),
+    /// An invite that was taken.
+    Accepted(Box<Accepted>),
+    /// What came of a probe.
+    Pinged(Pinged),
+    /// Peers as they stand.
+    PeerStatuses(Vec<PeerStatus>),
     /// What an applied file has changed, or would.
     Applied(Applied),
     /// MACs.
@@ -174,6 +215,9 @@ pub struct Network {
     pub querier: bool,
     /// How often it does. Units: seconds.
     pub query_interval: u32,
+    /// How it reaches other hosts; absent for one that does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlay: Option<OverlaySpec>,
     /// Sandboxes on it.
     pub endpoints: Vec<String>,
     /// Services on it.
@@ -316,6 +360,8 @@ pub struct Numbers {
     pub stats: Vec<Named<StatRow>>,
     /// Workers.
     pub workers: Vec<WorkerRow>,
+    /// Peers.
+    pub peers: Vec<PeerStatus>,
 }
 
 /// A refusal as it travels.

@@ -1,10 +1,12 @@
 //! From a request to a plan.
 
-use super::ids::{EndpointId, NetworkId, PublishId, ServiceId};
+use super::ids::{EndpointId, NetworkId, PeerId, PublishId, ServiceId};
 use super::model::{Model, Origin};
 use super::plan::{self, Change, Facts, Identify};
 use super::policy::PolicyScope;
 use super::proto::{Request, Scope};
+use super::spec::{Carrier, Driver};
+use crate::config::wish::{NetworkWish, PeerWish};
 use crate::config::{Code, Problem};
 
 /// What the answer will tell once the change is made.
@@ -16,6 +18,9 @@ pub(super) enum Told {
     Publishes(Vec<PublishId>),
     Service(ServiceId),
     Policy(PolicyScope),
+    Peer(PeerId),
+    Invited(PeerId, String),
+    Accepted(PeerId, Vec<String>, Vec<String>),
     Applied(Vec<Change>, Vec<String>),
     Done,
 }
@@ -33,6 +38,10 @@ pub(super) fn asks(request: &Request) -> bool {
         | Request::CreateService(..)
         | Request::RemoveService(..)
         | Request::SetPolicy(..)
+        | Request::AddPeer(_)
+        | Request::RemovePeer(_)
+        | Request::Invite(_)
+        | Request::Accept(_)
         | Request::Apply(_, false) => false,
         Request::Info
         | Request::Networks
@@ -42,6 +51,10 @@ pub(super) fn asks(request: &Request) -> bool {
         | Request::Publishes
         | Request::Services(_)
         | Request::Policy(_)
+        | Request::Key
+        | Request::Peers
+        | Request::Peer(_)
+        | Request::Ping(_)
         | Request::Apply(_, true)
         | Request::Show(_)
         | Request::Metrics
@@ -51,7 +64,55 @@ pub(super) fn asks(request: &Request) -> bool {
 
 /// True for a request whose plan depends on where the host has routes: asking the kernel for them takes longer than most plans.
 pub(super) fn chooses_subnets(request: &Request) -> bool {
-    matches!(request, Request::CreateNetwork(_) | Request::Apply(..))
+    matches!(
+        request,
+        Request::CreateNetwork(_) | Request::Apply(..) | Request::Accept(_)
+    )
+}
+
+/// True for a request that depends on the way to other hosts.
+pub(super) fn meets_hosts(request: &Request) -> bool {
+    chooses_subnets(request) || matches!(request, Request::Invite(_) | Request::AddPeer(_))
+}
+
+/// True for a request that the host needs a key for.
+pub(super) fn needs_key(request: &Request) -> bool {
+    let sealed = |n: &NetworkWish| {
+        let other = |o: &String| o.starts_with("carrier=") && o != "carrier=sealed";
+        n.driver == Some(Driver::Overlay) && !n.opt.iter().any(other)
+    };
+    let met = |p: &PeerWish| p.carrier.unwrap_or_default() == Carrier::Sealed;
+    match request {
+        Request::Key | Request::Invite(_) | Request::Accept(_) => true,
+        Request::CreateNetwork(wish) => sealed(wish),
+        Request::AddPeer(wish) => met(wish),
+        Request::Apply(file, false) => file.network.iter().any(sealed) || file.peer.iter().any(met),
+        Request::Info
+        | Request::Networks
+        | Request::Network(_)
+        | Request::RemoveNetwork(_)
+        | Request::Prune
+        | Request::Endpoints(_)
+        | Request::Endpoint(..)
+        | Request::Connect(_)
+        | Request::Disconnect(..)
+        | Request::Publishes
+        | Request::Publish(_)
+        | Request::Unpublish(_)
+        | Request::Services(_)
+        | Request::CreateService(..)
+        | Request::RemoveService(..)
+        | Request::Policy(_)
+        | Request::SetPolicy(..)
+        | Request::Peers
+        | Request::Peer(_)
+        | Request::RemovePeer(_)
+        | Request::Ping(_)
+        | Request::Apply(_, true)
+        | Request::Show(_)
+        | Request::Metrics
+        | Request::Down => false,
+    }
 }
 
 /// Changes the model as asked. Errors: those of the plans.
@@ -95,6 +156,16 @@ pub(super) fn plan(
             plan::set_policy(model, scope, wish.as_ref(), by)?;
             Ok(wish.as_ref().map_or(Told::Done, |_| Told::Policy(scope)))
         }
+        Request::AddPeer(wish) => plan::add_peer(model, facts, wish, by).map(Told::Peer),
+        Request::RemovePeer(name) => plan::remove_peer(model, name).map(|_| Told::Done),
+        Request::Invite(wish) => {
+            plan::invite(model, facts, wish).map(|(id, text)| Told::Invited(id, text))
+        }
+        Request::Accept(wish) => {
+            let mut warnings = Vec::new();
+            let (id, made) = plan::accept(model, facts, wish, &mut warnings)?;
+            Ok(Told::Accepted(id, made, warnings))
+        }
         Request::Apply(file, _) => {
             let mut warnings = Vec::new();
             let changes = plan::apply(model, facts, file, identify, &mut warnings)?;
@@ -108,6 +179,10 @@ pub(super) fn plan(
         | Request::Publishes
         | Request::Services(_)
         | Request::Policy(_)
+        | Request::Key
+        | Request::Peers
+        | Request::Peer(_)
+        | Request::Ping(_)
         | Request::Show(_)
         | Request::Metrics
         | Request::Down => Err(Problem::new(Code::BadRequest, "nothing to change")),

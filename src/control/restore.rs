@@ -2,10 +2,11 @@
 
 use super::diff::{self, Done, Step};
 use super::engine::{Engine, Runtime};
-use super::model::Model;
+use super::identity::Identity;
+use super::model::{Model, NetworkRecord};
 use super::plan::{self, Facts};
 use super::plane::{Plane, PlaneError};
-use super::spec::EndpointSpec;
+use super::spec::{Carrier, EndpointSpec};
 use super::store::{Store, StoreError};
 use super::{answer, engine};
 use crate::config::Problem;
@@ -31,9 +32,18 @@ impl<P: Plane> Engine<P> {
         store: Store,
         stored: Model,
         mut facts: Facts,
+        mut identity: Identity,
     ) -> Result<Self, StartError> {
         facts.routes = plane.host_routes();
+        facts.key = identity.known();
         let mut runtime = Runtime::default();
+        if sealed(&stored) {
+            match identity.need(&mut plane) {
+                Ok(key) => facts.key = Some(key),
+                // What needs it is down, and says so.
+                Err(problem) => runtime.note(problem.to_string()),
+            }
+        }
         let mut model = stored.clone();
         let boot = plane.boot_id();
         let rebooted = !model.counters.boot.is_empty() && model.counters.boot != boot;
@@ -50,8 +60,18 @@ impl<P: Plane> Engine<P> {
         }
         plane.settle()?;
         store.commit(diff::writes(&before, &model)).await?;
-        Ok(Self::new(plane, store, model, runtime, facts))
+        Ok(Self::new(plane, store, model, runtime, facts, identity))
     }
+}
+
+/// True for a model that the host needs its key for.
+fn sealed(model: &Model) -> bool {
+    let network = |n: &NetworkRecord| n.spec.overlay.map(|o| o.carrier) == Some(Carrier::Sealed);
+    model.networks.values().any(|n| network(n))
+        || model
+            .peers
+            .values()
+            .any(|p| p.carrier.kind() == Carrier::Sealed)
 }
 
 /// Takes away the interfaces of endpoints that were on their way out when an earlier daemon died.

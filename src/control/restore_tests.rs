@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use super::engine_tests::{ask, connect, network, publish, service, up};
+use super::engine_tests::{ask, connect, invite, network, node, overlay, publish, service, up};
 use super::plane_fake::World;
 use super::proto::{Reply, Request};
 use super::store::faulty::Disk;
@@ -20,6 +20,12 @@ fn script() -> Vec<Request> {
         connect("web", 3, "late"),
         Request::Disconnect("back".into(), "db".into()),
         Request::RemoveNetwork("back".into()),
+        overlay("over", &[]),
+        overlay("plain", &["carrier=vxlan"]),
+        invite("b"),
+        node("c", "192.0.2.3"),
+        Request::RemoveNetwork("plain".into()),
+        Request::RemovePeer("b".into()),
     ]
 }
 
@@ -111,6 +117,8 @@ fn everything_is_as_it_was_after_a_death_at_every_write() {
         assert_eq!(engine.plane.networks.len(), model.networks.len());
         assert_eq!(engine.plane.publishes.len(), model.publishes.len());
         assert_eq!(engine.plane.services.len(), model.services.len());
+        let peers = model.peers.values().map(|p| model.peer_spec(p));
+        assert!(peers.eq(engine.plane.peers.values().cloned()), "write {at}");
     }
 }
 

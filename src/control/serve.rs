@@ -15,6 +15,7 @@ use tokio::sync::mpsc::Receiver;
 use tracing::{info, warn};
 
 use super::engine::{Engine, Job};
+use super::identity::{self, Identity};
 use super::model::Model;
 use super::plan::Facts;
 use super::plane::Plane;
@@ -113,11 +114,13 @@ async fn serve_on<P: Plane>(listener: Listener, plane: P, options: &Options) -> 
         }
     };
     let facts = Facts {
-        routes: Vec::new(),
         descriptors: options.descriptors,
+        host: crate::config::facts::host_name(),
+        ..Facts::default()
     };
+    let identity = Identity::at(identity::path(&options.store));
     // From here on interfaces are in sandboxes: every way out leads past the engine's end.
-    let mut engine = Engine::restore(plane, store, model, facts).await?;
+    let mut engine = Engine::restore(plane, store, model, facts, identity).await?;
     let (handle, jobs) = Handle::new();
     tokio::spawn(listener.serve(server::router(handle.clone())));
     if let Some(listener) = metrics {

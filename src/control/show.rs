@@ -115,13 +115,15 @@ pub struct WorkerRow {
 pub enum PeerState {
     /// Invited, and not seen yet.
     Invited,
-    /// A handshake is under way, or is waited for.
-    Waiting,
-    /// It has been heard within the time in which it must be.
+    /// Nothing is wanted of it, or it makes the first step.
+    Idle,
+    /// A handshake is under way.
+    Connecting,
+    /// It is heard.
     Up,
-    /// It was up, and is not heard any more.
-    Silent,
-    /// There is no telling: it is of a carrier that answers nothing.
+    /// It does not answer.
+    Unreachable,
+    /// There is no telling: its carrier has no answers.
     Open,
 }
 
@@ -131,9 +133,10 @@ impl PeerState {
     pub const fn word(self) -> &'static str {
         match self {
             Self::Invited => "invited",
-            Self::Waiting => "waiting",
+            Self::Idle => "idle",
+            Self::Connecting => "connecting",
             Self::Up => "up",
-            Self::Silent => "silent",
+            Self::Unreachable => "unreachable",
             Self::Open => "open",
         }
     }

@@ -150,6 +150,26 @@ fn doctor_agrees_with_itself() {
 }
 
 #[test]
+fn an_invite_is_read_from_the_standard_input() {
+    for (text, part) in [
+        ("", "not an invite"),
+        ("weft1.AAAA\n", "cut short"),
+        ("weft peer add weft1.", "cut short"),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_weft"));
+        let output = command
+            .args(["peer", "add", "-"])
+            .env_remove("WEFT_LOG")
+            .write_stdin(text)
+            .output()
+            .unwrap();
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(125), "{told}");
+        assert!(told.contains(part) && told.lines().count() == 1, "{told}");
+    }
+}
+
+#[test]
 fn completions_and_pages_are_printed() {
     for shell in ["bash", "zsh", "fish", "elvish"] {
         let ended = weft(&["completions", shell]);

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use crate::config::wish::{EndpointWish, NetworkWish, PolicyWish, PublishWish, ServiceWish};
+use crate::config::wish::{
+    EndpointWish, InviteWish, NetworkWish, PeerWish, PolicyWish, PublishWish, ServiceWish,
+};
 
 /// Whom to ask, and how to show the answer.
 #[derive(Debug, Clone, Default, Args)]
@@ -105,6 +107,69 @@ pub enum ServiceCommand {
     },
 }
 
+/// `weft peer add`
+#[derive(Debug, Args)]
+pub struct PeerAddArgs {
+    /// The peer; or an invite, or - for one on the standard input, in the place of all the rest.
+    #[command(flatten)]
+    pub wish: PeerWish,
+    /// What the inviting host is called here [default: what it calls itself]
+    #[arg(long = "name", value_name = "NAME")]
+    pub rename: Option<String>,
+}
+
+/// `weft peer`
+#[derive(Debug, Subcommand)]
+pub enum PeerCommand {
+    /// Prints the line that another host runs to become a peer
+    Invite(InviteWish),
+    /// Adds a peer: one that is described, or the one whose invite is given in place of its name, or with - on the standard input
+    Add(Box<PeerAddArgs>),
+    /// Lists peers
+    Ls,
+    /// Shows one peer in full
+    Inspect {
+        /// The peer.
+        #[arg(value_name = "PEER")]
+        name: String,
+    },
+    /// Removes peers, and invites that nobody has taken
+    Rm {
+        /// The peers.
+        #[arg(value_name = "PEER", required = true)]
+        names: Vec<String>,
+    },
+    /// Measures the round trip to a peer
+    Ping {
+        /// The peer.
+        #[arg(value_name = "PEER")]
+        name: String,
+        /// So many probes
+        #[arg(long, short = 'c', value_name = "N", default_value_t = 1)]
+        count: u32,
+    },
+}
+
+/// `weft key`
+#[derive(Debug, Subcommand)]
+pub enum KeyCommand {
+    /// Prints the public half of the host's key, which is made if there is none
+    Show {
+        /// The store beside which the key is [default: that of the user's own switch]
+        #[arg(long, value_name = "FILE")]
+        store: Option<PathBuf>,
+    },
+    /// Makes the host's key and prints its public half
+    New {
+        /// The store beside which the key is [default: that of the user's own switch]
+        #[arg(long, value_name = "FILE")]
+        store: Option<PathBuf>,
+        /// Also in place of one that is there: peers do not know the new one, and the switch uses it from its next start on
+        #[arg(long)]
+        replace: bool,
+    },
+}
+
 /// Whose policy.
 #[derive(Debug, Clone, Args)]
 pub struct PolicyScopeArgs {
@@ -185,6 +250,8 @@ pub enum ShowCommand {
     Stats,
     /// Workers
     Workers,
+    /// Peers: state, round trip, path MTU, loss, bytes, drops
+    Peers,
     /// The daemon, and what it has to tell
     Daemon,
 }
@@ -236,6 +303,21 @@ pub enum DaemonCommand {
         /// Whom to ask.
         #[command(flatten)]
         output: Output,
+    },
+    /// Invites, adds, lists, inspects, removes and pings peers: other hosts
+    Peer {
+        /// What of it.
+        #[command(subcommand)]
+        command: PeerCommand,
+        /// Whom to ask.
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Makes and shows the host's key
+    Key {
+        /// What of it.
+        #[command(subcommand)]
+        command: KeyCommand,
     },
     /// Makes everything as a file says, and changes only the difference
     Apply {

@@ -18,6 +18,8 @@ pub fn check(file: &TopologyFile) -> Result<()> {
     let facts = Facts {
         routes: host.routes,
         descriptors: host.descriptors,
+        underlay: crate::config::facts::underlay(),
+        ..Facts::default()
     };
     let mut seen: HashMap<SandboxRef, u64> = HashMap::new();
     let mut identify = |model: &Model, wish: &EndpointWish| -> Result<Sandbox, Problem> {

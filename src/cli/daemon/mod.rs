@@ -1,8 +1,9 @@
-//! Commands that ask the daemon: `weft network`, `endpoint`, `publish`, `service`, `policy`, `apply`, `show`, `down`; and
-//! `weft check`, which asks nobody.
+//! Commands that ask the daemon: `weft network`, `endpoint`, `publish`, `service`, `policy`, `peer`, `apply`, `show`, `down`;
+//! and `weft check` and `weft key`, which ask nobody.
 
 mod args;
 mod check;
+mod peer;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -27,8 +28,9 @@ use crate::control::serve::default_socket;
 use crate::control::show::{DropRow, FlowRow, GroupRow, MacRow, StatRow, WorkerRow};
 
 pub use args::{
-    ApplyArgs, CheckArgs, DaemonCommand, EndpointCommand, NetworkCommand, Output, PolicyCommand,
-    PolicyScopeArgs, PublishCommand, ServiceCommand, ShowCommand,
+    ApplyArgs, CheckArgs, DaemonCommand, EndpointCommand, KeyCommand, NetworkCommand, Output,
+    PeerAddArgs, PeerCommand, PolicyCommand, PolicyScopeArgs, PublishCommand, ServiceCommand,
+    ShowCommand,
 };
 pub use check::check;
 pub use up::{UpArgs, up};
@@ -41,6 +43,8 @@ pub fn run(command: &DaemonCommand, out: &mut dyn Write) -> Result<ExitCode> {
         DaemonCommand::Publish { command, output } => Session::new(output, out).publish(command),
         DaemonCommand::Service { command, output } => Session::new(output, out).service(command),
         DaemonCommand::Policy { command, output } => Session::new(output, out).policy(command),
+        DaemonCommand::Peer { command, output } => Session::new(output, out).peer(command),
+        DaemonCommand::Key { command } => peer::key(command, out),
         DaemonCommand::Apply { args, output } => Session::new(output, out).apply(args),
         DaemonCommand::Check(args) => check_file(&args.file),
         DaemonCommand::Show { command, output } => Session::new(output, out).table(command),
@@ -308,6 +312,7 @@ impl<'a> Session<'a> {
             ShowCommand::Workers => {
                 self.show::<WorkerRow>("/v1/show/workers", table::WORKER, table::worker)?;
             }
+            ShowCommand::Peers => self.peers()?,
             ShowCommand::Daemon => {
                 let info: Info = self.client.get("/v1/info")?;
                 if self.json {

@@ -3,9 +3,9 @@
 use comfy_table::{ContentArrangement, Table, TableStyle};
 
 use crate::control::plan::Change;
-use crate::control::proto::{Endpoint, Named, Network, Publish, Service};
+use crate::control::proto::{Endpoint, Named, Network, Peer, PeerStatus, Publish, Service};
 use crate::control::show::{DropRow, FlowRow, GroupRow, MacRow, StatRow, WorkerRow};
-use crate::control::spec::{Driver, Uplink};
+use crate::control::spec::{Carrier, Driver, Uplink};
 
 /// A table without lines, so that other programs can cut it.
 pub(super) fn render(heads: &[&str], rows: Vec<Vec<String>>) -> String {
@@ -240,4 +240,62 @@ pub(super) fn worker(w: &WorkerRow) -> Vec<String> {
         w.turns.to_string(),
         w.cpu_ms.to_string(),
     ]
+}
+
+pub(super) const PEER: &[&str] = &[
+    "NAME", "CARRIER", "ENDPOINT", "NETWORKS", "PREFIXES", "STATE",
+];
+
+pub(super) fn peer(p: &Peer) -> Vec<String> {
+    let prefixes: Vec<_> = p.prefixes.iter().map(ToString::to_string).collect();
+    let state = match (&p.down, p.key, p.carrier) {
+        (Some(why), ..) => format!("down: {why}"),
+        (None, None, Carrier::Sealed) => "invited".to_owned(),
+        (None, ..) => "known".to_owned(),
+    };
+    vec![
+        p.name.clone(),
+        p.carrier.to_string(),
+        text(p.endpoint.as_ref()),
+        list(&p.networks),
+        list(&prefixes),
+        state,
+    ]
+}
+
+pub(super) const PEER_STATUS: &[&str] = &[
+    "NAME",
+    "STATE",
+    "ENDPOINT",
+    "KEY",
+    "RTT",
+    "MTU",
+    "LOSS",
+    "RX-BYTES",
+    "TX-BYTES",
+    "DROPPED",
+    "HANDSHAKE",
+];
+
+pub(super) fn peer_status(p: &PeerStatus) -> Vec<String> {
+    let r = &p.row;
+    let dropped: u64 = r.drops.iter().map(|d| d.frames).sum();
+    vec![
+        p.name.clone(),
+        r.state.word().to_owned(),
+        text(r.endpoint),
+        text(p.key),
+        text(r.rtt.map(millis)),
+        text(r.mtu),
+        text(r.loss.map(|l| format!("{}.{}%", l / 10, l % 10))),
+        r.rx_bytes.to_string(),
+        r.tx_bytes.to_string(),
+        dropped.to_string(),
+        text(r.handshake.map(|s| format!("{s}s"))),
+    ]
+}
+
+/// A time of so many microseconds.
+pub(super) fn millis(us: u64) -> String {
+    format!("{}.{:03} ms", us / 1000, us % 1000)
 }

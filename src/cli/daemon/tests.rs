@@ -29,10 +29,11 @@ fn weft(socket: &Path, line: &str) -> String {
         | DaemonCommand::Publish { output, .. }
         | DaemonCommand::Service { output, .. }
         | DaemonCommand::Policy { output, .. }
+        | DaemonCommand::Peer { output, .. }
         | DaemonCommand::Apply { output, .. }
         | DaemonCommand::Show { output, .. }
         | DaemonCommand::Down { output } => output.socket = Some(socket.to_owned()),
-        DaemonCommand::Check(_) => {}
+        DaemonCommand::Check(_) | DaemonCommand::Key { .. } => {}
     }
     let mut out = Vec::new();
     match super::run(&parsed.command, &mut out) {
@@ -197,7 +198,7 @@ fn answers_in_json_are_whole() {
             made
         );
         for table in [
-            "macs", "groups", "flows", "drops", "stats", "workers", "daemon",
+            "macs", "groups", "flows", "drops", "stats", "workers", "peers", "daemon",
         ] {
             let rows = weft(socket, &format!("show {table} --json"));
             assert!(
@@ -254,5 +255,147 @@ fn a_switch_that_is_not_up() {
     assert!(
         error.starts_with("the switch is not up, or not yours, at /nowhere/weft.sock"),
         "{error}"
+    );
+}
+
+#[test]
+fn two_hosts_become_peers() {
+    let ((here, there), _) = with_daemon(None, |here| {
+        let begin = [
+            "network create web --driver overlay --vni 7 --subnet 10.1.0.0/16 --ipv6=false",
+            "network create plain --driver overlay --vni 7",
+            "network create plain --driver overlay --vni 16777216",
+            "network create plain --driver overlay --opt carrier=vxlan --opt port=8472 --subnet 10.2.0.0/16 --ipv6=false",
+            "peer invite b --network none",
+            "peer add node --carrier vxlan --endpoint 192.0.2.9 --network plain",
+            "peer add node2 --carrier vxlan --endpoint 192.0.2.9 --network plain",
+            "peer add x --key abc",
+        ];
+        let begin = begin
+            .map(|line| format!("$ weft {line}\n{}", weft(here, line)))
+            .concat();
+        let line = weft(here, "peer invite b --as a --endpoint 192.0.2.7");
+        let line = line.trim().strip_prefix("weft ").unwrap().to_owned();
+        let cut = line[..line.len() - 6].to_owned();
+        let (there, _) = with_daemon(None, move |there| {
+            let again = line.clone();
+            let shown = [
+                ("add the invite, cut short", weft(there, &cut)),
+                (
+                    "add the invite with more",
+                    weft(there, &format!("{line} --endpoint x")),
+                ),
+                ("add the invite", weft(there, &line)),
+                ("add the invite again", weft(there, &again)),
+                ("network ls", weft(there, "network ls")),
+                ("peer ls", weft(there, "peer ls")),
+            ];
+            let secret = line.rsplit('.').next().unwrap().to_owned();
+            let told = weft(there, "peer inspect a") + &weft(there, "peer ls --json");
+            assert!(
+                !told.contains(&secret) && !told.contains("secret"),
+                "{told}"
+            );
+            let known: serde_json::Value =
+                serde_json::from_str(&weft(there, "peer inspect a")).unwrap();
+            let key = known["key"].as_str().unwrap().to_owned();
+            shown
+                .map(|(what, text)| format!("$ {what}\n{}", text.replace(&key, "KEY")))
+                .concat()
+        });
+        let end = [
+            "peer ls",
+            "show peers",
+            "peer ping node",
+            "peer ping b",
+            "peer ping nobody",
+            "network rm web",
+            "peer rm b node",
+            "peer rm b",
+            "network rm web plain",
+        ];
+        let end = end
+            .map(|line| format!("$ weft {line}\n{}", weft(here, line)))
+            .concat();
+        (begin + &end, there)
+    });
+    insta::assert_snapshot!(here, @r"
+    $ weft network create web --driver overlay --vni 7 --subnet 10.1.0.0/16 --ipv6=false
+    web
+    $ weft network create plain --driver overlay --vni 7
+    vni 7 is that of network 'web'; choose another with --vni
+    $ weft network create plain --driver overlay --vni 16777216
+    vni 16777216: must be 1 to 16777215
+    $ weft network create plain --driver overlay --opt carrier=vxlan --opt port=8472 --subnet 10.2.0.0/16 --ipv6=false
+    plain
+    $ weft peer invite b --network none
+    there is no network 'none'; 'weft network ls' lists those there are
+    $ weft peer add node --carrier vxlan --endpoint 192.0.2.9 --network plain
+    node
+    $ weft peer add node2 --carrier vxlan --endpoint 192.0.2.9 --network plain
+    192.0.2.9:8472 is peer 'node' already
+    $ weft peer add x --key abc
+    key 'abc': a key is 44 characters of base64, as 'weft key show' prints it
+    $ weft peer ls
+    NAME  CARRIER  ENDPOINT        NETWORKS  PREFIXES     STATE
+    node  vxlan    192.0.2.9:8472  plain     -            known
+    b     sealed   -               web       10.1.1.0/24  invited
+    $ weft show peers
+    NAME  STATE    ENDPOINT        KEY  RTT  MTU  LOSS  RX-BYTES  TX-BYTES  DROPPED  HANDSHAKE
+    node  open     192.0.2.9:8472  -    -    -    -     0         500       7        -
+    b     invited  -               -    -    -    -     0         500       7        -
+    $ weft peer ping node
+    node: 0.250 ms
+    $ weft peer ping b
+    b: no answer
+    $ weft peer ping nobody
+    there is no peer 'nobody'; 'weft peer ls' lists those there are
+    $ weft network rm web
+    network 'web' is in use by peer b; disconnect or remove them first
+    $ weft peer rm b node
+    $ weft peer rm b
+    there is no peer 'b'; 'weft peer ls' lists those there are
+    $ weft network rm web plain
+    ");
+    insta::assert_snapshot!(there, @r"
+    $ add the invite, cut short
+    the invite is cut short or was changed on its way; copy all of the line
+    $ add the invite with more
+    an invite says all that there is to say; only --name goes with it
+    $ add the invite
+    a
+    made network web
+    $ add the invite again
+    key KEY is that of peer 'a' already
+    $ network ls
+    NAME  DRIVER   IPV4         IPV6  UPLINK   ENDPOINTS  STATE
+    web   overlay  10.1.0.0/16  -     sockets  0          up
+    $ peer ls
+    NAME  CARRIER  ENDPOINT        NETWORKS  PREFIXES     STATE
+    a     sealed   192.0.2.7:7348  web       10.1.0.0/24  known
+    ");
+}
+
+#[test]
+fn keys_are_made_at_first_need_and_only_their_public_half_is_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("weft.redb").display().to_string();
+    let ask = |line: &str| weft(Path::new("nowhere"), &format!("key {line} --store {store}"));
+    let first = ask("show");
+    assert_eq!((first.len(), ask("show")), (45, first.clone()));
+    let refused = ask("new");
+    assert!(refused.starts_with("there is a key already"), "{refused}");
+    let file = dir.path().join("weft.key");
+    let private = std::fs::read_to_string(&file).unwrap();
+    assert_ne!(private, first);
+    let second = ask("new --replace");
+    assert_eq!(second.len(), 45);
+    assert_ne!(second, first);
+    assert_eq!(ask("show"), second);
+    std::fs::write(&file, "nonsense").unwrap();
+    let broken = ask("show");
+    assert!(
+        broken.contains("holds no key") && broken.lines().count() == 1,
+        "{broken}"
     );
 }

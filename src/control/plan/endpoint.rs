@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use switch_core::addr::Mac;
 
-use super::{name, network, not_reserved, policy, random_mac, vlan};
+use super::{name, network, not_reserved, overlay, policy, random_mac, vlan};
 use crate::config::ipam;
 use crate::config::problem::coded;
 use crate::config::wish::EndpointWish;
@@ -304,9 +304,13 @@ pub(super) fn addresses(
 ) -> Result<(Option<Ipv4Addr>, Option<Ipv6Addr>), Problem> {
     let spec = &network.spec;
     // Mostly the address after the last one is free: all of them are gathered only where it is not.
-    let taken = LazyCell::new(|| model.addresses(spec));
+    let taken = LazyCell::new(|| overlay::pairs(spec, model.addresses(spec)));
     let nobody = BTreeSet::new();
     let rests = |addr: IpAddr| model.holder(spec, addr).is_none();
+    let pair_rests = |addr: &Ipv4Addr| {
+        let twin = overlay::twin6(spec, *addr);
+        rests((*addr).into()) && twin.is_none_or(|a| rests(a.into()))
+    };
     let none = |family: &str, field: &str| {
         let message = format!("network '{}' has no {family}", spec.name);
         Problem::new(Code::BadOption, message).at(field)
@@ -318,7 +322,12 @@ pub(super) fn addresses(
         );
         Problem::new(Code::PoolFull, message).at(field)
     };
-    let free = |addr: IpAddr, field: &str| match model.holder(spec, addr) {
+    let holder = |addr: IpAddr| {
+        let peer = || overlay::peer_of(model, spec, addr);
+        let known = model.holder(spec, addr);
+        known.or_else(|| peer().map(|p| format!("what peer '{p}' hands out")))
+    };
+    let free = |addr: IpAddr, field: &str| match holder(addr) {
         None => Ok(()),
         Some(holder) => {
             let message = format!("{addr} belongs to {holder}");
@@ -338,7 +347,7 @@ pub(super) fn addresses(
             let range = network
                 .range
                 .map_or_else(|| ipam::range4(subnet, None), Ok)?;
-            let guess = ipam::next4(&range, network.last4, &nobody).filter(|a| rests((*a).into()));
+            let guess = ipam::next4(&range, network.last4, &nobody).filter(pair_rests);
             let next = guess.or_else(|| ipam::next4(&range, network.last4, &taken));
             Some(next.ok_or_else(|| full("ip"))?)
         }
@@ -351,6 +360,12 @@ pub(super) fn addresses(
             ipam::inside6(addr, subnet, "ip6")?;
             free(addr.into(), "ip6")?;
             Some(addr)
+        }
+        (Some(_), None) if spec.overlay.is_some() => {
+            // Hosts divide one subnet between them, and so the other: see `Prefix::twin`.
+            let twin = v4.and_then(|v4| overlay::twin6(spec, v4));
+            let free = twin.filter(|a| rests((*a).into()));
+            Some(free.ok_or_else(|| full("ip6"))?)
         }
         (Some(subnet), None) => {
             let guess = ipam::next6(subnet, network.last6, &nobody).filter(|a| rests((*a).into()));

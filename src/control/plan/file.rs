@@ -4,14 +4,15 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Facts, endpoint, network, policy, publish, service};
+use super::{Facts, endpoint, network, overlay, peer, policy, publish, service};
 use crate::config::topology::Topology;
-use crate::config::wish::{EndpointWish, PolicyWish};
+use crate::config::wish::{EndpointWish, PeerWish, PolicyWish};
 use crate::config::{Code, Problem};
 use crate::control::ids::{EndpointId, PublishId};
-use crate::control::model::{Model, NetworkRecord, Origin};
+use crate::control::key::Secret;
+use crate::control::model::{Model, NetworkRecord, Origin, PeerRecord};
 use crate::control::policy::PolicyScope;
-use crate::control::spec::Sandbox;
+use crate::control::spec::{NetworkSpec, PeerCarrier, Sandbox};
 
 /// One line of the difference.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,7 +20,7 @@ use crate::control::spec::Sandbox;
 pub struct Change {
     /// `add`, `change` or `remove`.
     pub action: String,
-    /// `network`, `endpoint`, `publish`, `service` or `policy`.
+    /// `network`, `endpoint`, `publish`, `service`, `policy` or `peer`.
     pub kind: String,
     /// Which.
     pub name: String,
@@ -55,6 +56,12 @@ pub fn apply(
                 network::create(model, facts, wish, Origin::File, warnings)
                     .map_err(|p| p.inside(&place))?;
             }
+        }
+    }
+    for (at, wish) in file.peer.iter().enumerate() {
+        if !model.peer(&wish.name).is_ok_and(|p| same_peer(p, wish)) {
+            peer::renew(model, facts, wish, Origin::File)
+                .map_err(|p| p.inside(&format!("peer.{at}")))?;
         }
     }
     let mut joined = BTreeSet::new();
@@ -107,6 +114,13 @@ fn twice(file: &Topology) -> Result<(), Problem> {
             return Err(refused(Code::NameTaken, what, format!("network.{at}.name")));
         }
     }
+    let mut peers = BTreeSet::new();
+    for (at, wish) in file.peer.iter().enumerate() {
+        if !peers.insert(&wish.name) {
+            let what = format!("peer '{}'", wish.name);
+            return Err(refused(Code::NameTaken, what, format!("peer.{at}.name")));
+        }
+    }
     let mut services = BTreeSet::new();
     for (at, wish) in file.service.iter().enumerate() {
         if !services.insert((&wish.network, &wish.name)) {
@@ -127,8 +141,37 @@ fn twice(file: &Topology) -> Result<(), Problem> {
     Ok(())
 }
 
+/// True for a peer that is as asked for; the secret is not among what is kept of the wish.
+fn same_peer(record: &PeerRecord, wish: &PeerWish) -> bool {
+    let secret = match record.carrier {
+        PeerCarrier::Sealed { secret, .. } => secret,
+        PeerCarrier::Vxlan { .. } | PeerCarrier::FlannelUdp { .. } => Secret::default(),
+    };
+    let bare = PeerWish {
+        secret: None,
+        ..wish.clone()
+    };
+    record.wish == bare && secret == wish.secret.unwrap_or_default()
+}
+
 /// Takes away what a file has made and this one does not name.
 fn sweep(model: &mut Model, file: &Topology) {
+    let others: Vec<_> = model
+        .peers
+        .values()
+        .filter(|p| !file.peer.iter().any(|w| same_peer(p, w)))
+        .filter(|p| file.peer.iter().any(|w| w.name == p.wish.name))
+        .map(|p| p.id)
+        .collect();
+    for id in others {
+        // What it is on is settled anew, when the networks are there.
+        if let Some(peer) = model.peers.get_mut(&id) {
+            std::sync::Arc::make_mut(peer).networks = Some(Vec::new());
+        }
+    }
+    model
+        .peers
+        .retain(|_, p| p.origin != Origin::File || file.peer.iter().any(|w| w.name == p.wish.name));
     let gone_services: Vec<_> = model
         .services
         .values()
@@ -218,15 +261,18 @@ fn renew(
         record.spec.v6 = old.spec.v6;
         record.last4 = old.last4;
         record.last6 = old.last6;
-        record.range = record
-            .spec
-            .v4
-            .as_ref()
-            .map(|v4| crate::config::ipam::range4(v4, wish.ip_range.as_deref()))
-            .transpose()?;
+        let divided = record.spec.overlay.is_some();
+        record.range = network::range(wish, record.spec.v4.as_ref(), divided)?;
+        if let (Some(overlay), Some(range)) = (&mut record.spec.overlay, record.range) {
+            overlay.range = range;
+        }
     }
-    let stays = (record.spec.v4, record.spec.v6, record.spec.driver)
-        == (old.spec.v4, old.spec.v6, old.spec.driver);
+    let frame = |s: &NetworkSpec| {
+        let overlay = s.overlay.map(|o| (o.vni, o.carrier, o.port));
+        (s.v4, s.v6, s.driver, overlay)
+    };
+    let stays = frame(&record.spec) == frame(&old.spec);
+    let spec = record.spec.clone();
     let turned = record.spec.uplink != old.spec.uplink;
     model.networks.insert(id, std::sync::Arc::new(record));
     if turned {
@@ -245,7 +291,7 @@ fn renew(
         let mut copy = model.clone();
         network::remove(&mut copy, &wish.name)?;
     }
-    Ok(())
+    overlay::apart(model, &spec, "ip-range")
 }
 
 /// `joined`: the endpoints that this file has named already, and which are not to be named again.
@@ -351,6 +397,23 @@ fn describe(old: &Model, new: &Model) -> Vec<Change> {
     };
     for (id, ..) in old.services.changed(&new.services) {
         push("service", service(old, id), service(new, id));
+    }
+    let peer = |m: &Model, id| {
+        m.peers
+            .get(&id)
+            .map(|p| (p.wish.name.clone(), format!("{:?}", m.peer_spec(p))))
+    };
+    for (id, a, b) in old.peers.changed(&new.peers) {
+        // A secret is not told, and may be all that differs.
+        let turned = matches!((a, b), (Some(a), Some(b)) if a.carrier != b.carrier);
+        let mark = |p: Option<(String, String)>, side: &str| {
+            p.map(|(name, text)| (name, if turned { side.to_owned() } else { text }))
+        };
+        push(
+            "peer",
+            mark(peer(old, id), "old"),
+            mark(peer(new, id), "new"),
+        );
     }
     let policy = |m: &Model, scope| {
         m.policies.get(&scope).map(|p| {

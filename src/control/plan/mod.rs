@@ -6,8 +6,12 @@ mod endpoint;
 mod file;
 #[cfg(test)]
 mod file_tests;
+mod invite;
 mod network;
+mod overlay;
 mod peer;
+#[cfg(test)]
+mod peer_tests;
 mod policy;
 mod publish;
 mod service;
@@ -18,11 +22,14 @@ mod vlan;
 use std::net::IpAddr;
 
 use crate::config::{Code, Problem, names};
+use crate::control::key::PublicKey;
+use crate::control::spec::Underlay;
 
 pub use endpoint::{connect, disconnect, forget, parse_sandbox, route, sandbox_name};
 pub use file::{Change, Identify, apply};
+pub use invite::{accept, invite};
 pub use network::{create, prune, remove};
-pub use peer::joined;
+pub use peer::{add as add_peer, joined, remove as remove_peer};
 pub use policy::{parse as parse_policy, set as set_policy};
 pub use publish::{add as publish, remove as unpublish};
 pub use service::{create as create_service, remove as remove_service};
@@ -34,6 +41,12 @@ pub struct Facts {
     pub routes: Vec<(IpAddr, u8)>,
     /// Descriptors that the process may have, for published ports.
     pub descriptors: u64,
+    /// The way to other hosts.
+    pub underlay: Underlay,
+    /// The host's own key, once it has one.
+    pub key: Option<PublicKey>,
+    /// What the host calls itself, as far as that can be a name here.
+    pub host: String,
 }
 
 /// A name of something of ours: one label of a host name. Errors: `BadName`.

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use switch_core::addr::Mac;
 
-use super::{Facts, name, policy, random_mac};
-use crate::config::ipam::{self, Used};
+use super::{Facts, name, overlay, policy, random_mac};
+use crate::config::ipam::{self, Range4, Used};
 use crate::config::problem::coded;
 use crate::config::wish::NetworkWish;
 use crate::config::{Code, Problem, names};
 use crate::control::ids::NetworkId;
-use crate::control::model::{Model, NetworkRecord, Origin};
+use crate::control::model::{Model, NetworkRecord, Origin, PeerRecord};
 use crate::control::policy::PolicyScope;
 use crate::control::spec::{Driver, NetworkSpec, Subnet, Uplink};
 
@@ -52,12 +52,15 @@ pub fn create(
         let message = format!("there is a network '{}' already", wish.name);
         return Err(Problem::new(Code::NameTaken, message).at("name"));
     }
-    let mtu = mtu(wish.mtu)?;
+    let asked = overlay::asked(model, wish)?;
+    let fits = asked.map(|a| a.mtu(&facts.underlay));
+    let mtu = mtu(wish.mtu.or_else(|| fits.map(u32::from)))?;
     let (v4, v6) = subnets(model, facts, wish, mtu, warnings)?;
-    let range = v4
-        .as_ref()
-        .map(|v4| ipam::range4(v4, wish.ip_range.as_deref()))
-        .transpose()?;
+    let range = range(wish, v4.as_ref(), asked.is_some())?;
+    let overlay = asked.and_then(|a| Some(a.spec(range?)));
+    if overlay.is_some() {
+        overlay::alike(v4.as_ref(), v6.as_ref())?;
+    }
     let mut spec = NetworkSpec {
         id: model.next_network(),
         name: wish.name.clone(),
@@ -78,9 +81,15 @@ pub fn create(
         host_loopback: host_loopback(wish, v4.as_ref(), v6.as_ref())?,
         host_access: wish.host_access,
         udp_filter: wish.udp_filter.unwrap_or_default(),
-        overlay: None,
+        overlay,
     };
     options(wish, &mut spec)?;
+    if let Some(fits) = fits.filter(|&fits| spec.mtu > fits) {
+        warnings.push(format!(
+            "an MTU of {} does not fit: packets between the hosts have room for {fits}",
+            spec.mtu
+        ));
+    }
     let id = spec.id;
     if wish.policy.is_some() {
         let scope = PolicyScope::Network(id);
@@ -94,8 +103,26 @@ pub fn create(
         last6: None,
         origin,
     };
+    let spec = record.spec.clone();
     model.networks.insert(id, Arc::new(record));
+    overlay::apart(model, &spec, "ip-range")?;
     Ok(id)
+}
+
+/// The part of the subnet that addresses are chosen from: of an overlay not all of it. Errors: `BadSubnet`.
+pub(super) fn range(
+    wish: &NetworkWish,
+    v4: Option<&Subnet<Ipv4Addr>>,
+    divided: bool,
+) -> Result<Option<Range4>, Problem> {
+    let Some(v4) = v4 else {
+        return Ok(None);
+    };
+    let part = match &wish.ip_range {
+        None if divided => Some(overlay::first_part(v4)?.to_string()),
+        given => given.clone(),
+    };
+    ipam::range4(v4, part.as_deref()).map(Some)
 }
 
 /// Removes a network. Errors: `UnknownNetwork`; `NetworkInUse` names who is on it.
@@ -107,6 +134,13 @@ pub fn remove(model: &mut Model, network: &str) -> Result<NetworkId, Problem> {
             .services_on(id)
             .map(|s| format!("service {}", s.wish.name)),
     );
+    let before = users.len();
+    users.extend(peers_named(model, id).map(|name| format!("peer {name}")));
+    let what = if users.len() == before {
+        "disconnect"
+    } else {
+        "disconnect or remove"
+    };
     if !users.is_empty() {
         let count = users.len();
         let more = if count > 8 {
@@ -116,7 +150,7 @@ pub fn remove(model: &mut Model, network: &str) -> Result<NetworkId, Problem> {
             String::new()
         };
         let message = format!(
-            "network '{network}' is in use by {}{more}; disconnect them first",
+            "network '{network}' is in use by {}{more}; {what} them first",
             users.join(", ")
         );
         return Err(Problem::new(Code::NetworkInUse, message).at("network"));
@@ -128,7 +162,9 @@ pub fn remove(model: &mut Model, network: &str) -> Result<NetworkId, Problem> {
 /// Removes every network that nothing is on. Gives their names.
 pub fn prune(model: &mut Model) -> Vec<String> {
     let unused = |id: &NetworkId| {
-        model.on_network(*id).next().is_none() && model.services_on(*id).next().is_none()
+        model.on_network(*id).next().is_none()
+            && model.services_on(*id).next().is_none()
+            && peers_named(model, *id).next().is_none()
     };
     let ids: Vec<NetworkId> = model.networks.keys().copied().filter(unused).collect();
     let names = ids.iter().map(|&id| model.network_name(id)).collect();
@@ -136,6 +172,13 @@ pub fn prune(model: &mut Model) -> Vec<String> {
         drop_network(model, id);
     }
     names
+}
+
+/// Peers that were put on a network by its name.
+fn peers_named(model: &Model, id: NetworkId) -> impl Iterator<Item = &str> {
+    let named = move |p: &&Arc<PeerRecord>| p.networks.as_ref().is_some_and(|n| n.contains(&id));
+    let peers = model.peers.values().filter(named);
+    peers.map(|p| p.wish.name.as_str())
 }
 
 fn drop_network(model: &mut Model, id: NetworkId) {
@@ -358,10 +401,12 @@ fn options(wish: &NetworkWish, spec: &mut NetworkSpec) -> Result<(), Problem> {
                     return Err(bad(format!("opt {key}: too small for IPv6")));
                 }
             }
+            // Read before the rest, which depends on them.
+            "carrier" | "port" if spec.overlay.is_some() => {}
             "icc" | "com.docker.network.bridge.enable_icc" => spec.icc = truth()?,
             _ => {
                 return Err(bad(format!(
-                    "opt '{key}' is not known; there are ageing, loop-hold, snooping, querier, query-interval, mtu and icc"
+                    "opt '{key}' is not known; there are ageing, loop-hold, snooping, querier, query-interval, mtu and icc, and of an overlay carrier and port"
                 )));
             }
         }

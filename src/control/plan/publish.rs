@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{Facts, vlan};
+use super::{Facts, overlay, vlan};
 use crate::config::problem::coded;
 use crate::config::publish::{DESCRIPTOR_RESERVE, PublishRule};
 use crate::config::wish::PublishWish;
-use crate::config::{Code, PortRange, Problem};
+use crate::config::{Code, PortRange, Problem, Proto};
 use crate::control::ids::{EndpointId, PublishId};
 use crate::control::model::{Model, Origin, PublishRecord};
 use crate::control::spec::PublishSpec;
@@ -89,6 +89,12 @@ fn split(rule: PublishRule) -> Vec<PublishRule> {
 }
 
 fn apart(model: &Model, rule: &PublishRule) -> Result<(), Problem> {
+    let udp = rule.host.filter(|_| rule.proto == Proto::Udp);
+    if let Some((port, network)) = udp.and_then(|r| overlay::tunnels_on(model, r.first(), r.last()))
+    {
+        let message = format!("udp port {port} is that of the tunnels of network '{network}'");
+        return Err(Problem::new(Code::PortTaken, message));
+    }
     let mut all = model.publishes.values();
     let Some(other) = all.find(|p| p.spec.rule.overlaps(rule)) else {
         return Ok(());

@@ -10,6 +10,7 @@ pub(super) fn facts() -> Facts {
     Facts {
         routes: vec![([10, 91, 0, 0].into(), 24)],
         descriptors: 20_000,
+        ..Facts::default()
     }
 }
 

@@ -9,6 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::control::proto::Numbers;
+use crate::control::show::PeerState;
 
 /// What the text is. Source: the OpenMetrics specification, "Overall structure".
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -26,6 +27,11 @@ pub(super) fn encode(numbers: &Numbers) -> String {
     {
         set(&things, &vec![("kind", kind.to_owned())], count);
     }
+    set(
+        &things,
+        &vec![("kind", "peer".to_owned())],
+        numbers.peers.len(),
+    );
     registry.register("things", "What users have made", things);
     let down = Gauge::<i64>::default();
     down.set(i64::try_from(numbers.down).unwrap_or(i64::MAX));
@@ -53,6 +59,7 @@ pub(super) fn encode(numbers: &Numbers) -> String {
         groups,
     );
     endpoints(&mut registry, numbers);
+    peers(&mut registry, numbers);
     workers(&mut registry, numbers);
     let mut text = String::new();
     // Writing to a string does not fail.
@@ -114,6 +121,70 @@ fn endpoints(registry: &mut Registry, numbers: &Numbers) {
         drops,
     );
     registry.register("endpoint_flows", "Flows of a sandbox with the world", open);
+}
+
+fn peers(registry: &mut Registry, numbers: &Numbers) {
+    let (frames, bytes, drops) = (
+        Counters::default(),
+        Counters::default(),
+        Counters::default(),
+    );
+    let gauge = Family::<Labels, Gauge>::default;
+    let (up, rtt, loss, mtu) = (gauge(), gauge(), gauge(), gauge());
+    for status in &numbers.peers {
+        let (peer, row) = (|| ("peer", status.name.clone()), &status.row);
+        let way = |direction: &str| vec![peer(), ("direction", direction.to_owned())];
+        add(&frames, &way("rx"), row.rx_frames);
+        add(&frames, &way("tx"), row.tx_frames);
+        add(&bytes, &way("rx"), row.rx_bytes);
+        add(&bytes, &way("tx"), row.tx_bytes);
+        for drop in &row.drops {
+            let labels = vec![peer(), ("reason", drop.reason.clone())];
+            add(&drops, &labels, drop.frames);
+        }
+        set(&up, &vec![peer()], usize::from(row.state == PeerState::Up));
+        if let Some(us) = row.rtt {
+            set(
+                &rtt,
+                &vec![peer()],
+                usize::try_from(us).unwrap_or(usize::MAX),
+            );
+        }
+        if let Some(probes) = row.loss {
+            set(&loss, &vec![peer()], usize::from(probes));
+        }
+        if let Some(bytes) = row.mtu {
+            set(&mtu, &vec![peer()], usize::from(bytes));
+        }
+    }
+    registry.register("peer_up", "Whether a peer is heard", up);
+    registry.register("peer_frames", "Frames from (rx) and to (tx) a peer", frames);
+    registry.register_with_unit(
+        "peer",
+        "Bytes of frames from (rx) and to (tx) a peer",
+        Unit::Bytes,
+        bytes,
+    );
+    registry.register(
+        "peer_dropped_frames",
+        "Frames and datagrams from and to a peer that were dropped, by reason",
+        drops,
+    );
+    registry.register(
+        "peer_rtt_microseconds",
+        "The last round trip to a peer",
+        rtt,
+    );
+    registry.register(
+        "peer_loss_permille",
+        "Of a thousand probes to a peer those without an answer",
+        loss,
+    );
+    registry.register(
+        "peer_mtu",
+        "The largest inner packet that the way to a peer carries",
+        mtu,
+    );
 }
 
 fn workers(registry: &mut Registry, numbers: &Numbers) {

@@ -156,6 +156,22 @@ pub(super) const ROUTES: &[Route] = &[
             name(p, "service"),
         ))
     }),
+    get("/v1/key", |_| Ok(Request::Key)),
+    get("/v1/peers", |_| Ok(Request::Peers)),
+    post("/v1/peers", |p| Ok(Request::AddPeer(body(p)?))),
+    get("/v1/peers/{peer}", |p| Ok(Request::Peer(name(p, "peer")))),
+    delete("/v1/peers/{peer}", |p| {
+        Ok(Request::RemovePeer(name(p, "peer")))
+    }),
+    asked(
+        post("/v1/peers/{peer}/ping", |p| {
+            Ok(Request::Ping(name(p, "peer")))
+        }),
+        &[],
+        200,
+    ),
+    post("/v1/invites", |p| Ok(Request::Invite(body(p)?))),
+    post("/v1/invites/accept", |p| Ok(Request::Accept(body(p)?))),
     asked(
         post("/v1/apply", |p| {
             let dry = match query(p, "dry-run").as_deref() {
@@ -199,6 +215,7 @@ pub(super) const ROUTES: &[Route] = &[
     get("/v1/show/drops", |_| Ok(Request::Show(Show::Drops))),
     get("/v1/show/stats", |_| Ok(Request::Show(Show::Stats))),
     get("/v1/show/workers", |_| Ok(Request::Show(Show::Workers))),
+    get("/v1/show/peers", |_| Ok(Request::Show(Show::Peers))),
     METRICS,
 ];
 

@@ -10,10 +10,13 @@ use serde_json::Value;
 use super::routes::ROUTES;
 use super::{BODY, OPENAPI};
 use crate::config::Code;
+use crate::config::invite::{Invite, InvitedNetwork};
 use crate::config::topology::{DaemonWish, Topology, TopologyFile};
 use crate::config::wish::{
-    EndpointWish, NetworkWish, PolicyWish, PublishWish, RuleTable, ServiceWish,
+    AcceptWish, EndpointWish, InviteWish, NetworkWish, PeerWish, PolicyWish, PublishWish,
+    RuleTable, ServiceWish,
 };
+use crate::control::key::{Secret, StaticKey};
 use crate::control::plane_fake::{FakePlane, World};
 use crate::control::serve::{Options, serve};
 use crate::control::testing::{call, raw, with_daemon, with_daemon_of};
@@ -78,6 +81,9 @@ fn the_description_has_the_keys_of_every_message() {
     assert_eq!(described("NetworkWish"), keys::<NetworkWish>());
     assert_eq!(described("EndpointWish"), keys::<EndpointWish>());
     assert_eq!(described("PublishWish"), keys::<PublishWish>());
+    assert_eq!(described("PeerWish"), keys::<PeerWish>());
+    assert_eq!(described("InviteWish"), keys::<InviteWish>());
+    assert_eq!(described("AcceptWish"), keys::<AcceptWish>());
     assert_eq!(described("ServiceWish"), keys::<ServiceWish>());
     assert_eq!(described("PolicyWish"), keys::<PolicyWish>());
     assert_eq!(described("RuleTable"), keys::<RuleTable>());
@@ -145,9 +151,33 @@ fn fits(document: &Value, schema: &Value, value: &Value) -> Result<(), String> {
     Ok(())
 }
 
+/// Another host's invite to a network that is not there yet.
+fn accepted() -> &'static str {
+    let invite = Invite {
+        name: "a".to_owned(),
+        key: *StaticKey::generate().unwrap().public(),
+        endpoint: "192.0.2.9".parse().unwrap(),
+        secret: Secret::generate().unwrap(),
+        networks: vec![InvitedNetwork {
+            name: "far".to_owned(),
+            vni: 9,
+            subnet: "10.2.0.0/16".parse().unwrap(),
+            gateway: "10.2.0.1".parse().unwrap(),
+            subnet6: Some("fd00:2::/64".parse().unwrap()),
+            gateway6: Some("fd00:2::1".parse().unwrap()),
+            mtu: 1418,
+            internal: false,
+            taken: "10.2.0.0/24".parse().unwrap(),
+            given: "10.2.1.0/24".parse().unwrap(),
+        }],
+    };
+    format!(r#"{{"invite":"{}"}}"#, invite.reveal()).leak()
+}
+
 /// Asks everything there is, in an order that makes sense, and holds every answer against the description.
 #[test]
 fn answers_are_as_described() {
+    let accepted = accepted();
     let asked = [
         ("GET", "/v1/info", "", 200),
         (
@@ -237,6 +267,52 @@ fn answers_are_as_described() {
         ),
         ("GET", "/v1/services", "", 200),
         ("DELETE", "/v1/networks/web/services/www", "", 204),
+        ("GET", "/v1/key", "", 200),
+        (
+            "POST",
+            "/v1/networks",
+            r#"{"name":"over","driver":"overlay","vni":7,"subnet":"10.1.0.0/16"}"#,
+            201,
+        ),
+        (
+            "POST",
+            "/v1/networks",
+            r#"{"name":"over2","driver":"overlay","vni":7}"#,
+            409,
+        ),
+        ("GET", "/v1/networks/over", "", 200),
+        (
+            "POST",
+            "/v1/invites",
+            r#"{"name":"b","networks":["over"]}"#,
+            201,
+        ),
+        ("POST", "/v1/invites", r#"{"networks":["web"]}"#, 400),
+        (
+            "POST",
+            "/v1/invites/accept",
+            r#"{"invite":"weft1.AAAA"}"#,
+            400,
+        ),
+        ("POST", "/v1/invites/accept", accepted, 201),
+        ("POST", "/v1/invites/accept", accepted, 409),
+        (
+            "POST",
+            "/v1/peers",
+            r#"{"name":"c","carrier":"vxlan","endpoint":"192.0.2.3"}"#,
+            201,
+        ),
+        ("POST", "/v1/peers", r#"{"name":"d"}"#, 400),
+        ("GET", "/v1/peers", "", 200),
+        ("GET", "/v1/peers/b", "", 200),
+        ("GET", "/v1/peers/none", "", 404),
+        ("GET", "/v1/show/peers", "", 200),
+        ("POST", "/v1/peers/b/ping", "", 200),
+        ("POST", "/v1/peers/c/ping", "", 200),
+        ("GET", "/metrics", "", 200),
+        ("DELETE", "/v1/networks/over", "", 409),
+        ("DELETE", "/v1/peers/b", "", 204),
+        ("DELETE", "/v1/networks/over", "", 204),
         (
             "POST",
             "/v1/apply?dry-run=true",
@@ -274,6 +350,7 @@ fn answers_are_as_described() {
     let document = document();
     let mut covered: BTreeMap<(&str, &str), bool> =
         ROUTES.iter().map(|r| ((r.method, r.path), false)).collect();
+    let mut measured = false;
     for (method, path, wanted, (status, body)) in answers {
         assert_eq!(status, wanted, "{method} {path}: {body}");
         let bare = path.split('?').next().unwrap();
@@ -301,16 +378,20 @@ fn answers_are_as_described() {
         }
         if path == "/metrics" {
             let text = body.as_str().unwrap();
+            let peer = "weft_peer_dropped_frames_total{peer=\"c\",reason=\"replayed\"} 7";
+            measured |= text.contains(peer) && text.contains("weft_peer_up{peer=\"b\"} 0");
             for line in [
                 "weft_things{kind=\"endpoint\"} 1",
                 "weft_dropped_frames_total{reason=\"spoofed\"} 3",
                 "weft_group_members{network=\"web\"} 1",
+                "weft_things{kind=\"peer\"}",
                 "# EOF",
             ] {
                 assert!(text.contains(line), "{line} is not in\n{text}");
             }
         }
     }
+    assert!(measured, "no peer was measured");
     covered.remove(&("POST", "/v1/down"));
     let missed: Vec<_> = covered.iter().filter(|(_, seen)| !**seen).collect();
     assert!(missed.is_empty(), "never asked: {missed:?}");
