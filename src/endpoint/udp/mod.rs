@@ -194,6 +194,20 @@ impl UnderlaySocket {
     }
 }
 
+/// The largest packet of IP that gets to an address in one piece, as far as the kernel knows: the link's MTU, or what a
+/// router on the way has said.
+/// Errors: there is no way to the address.
+pub fn path_mtu(to: SocketAddr) -> io::Result<usize> {
+    let opened = UnderlaySocket::open(to, PathMtu::Known)?;
+    opened.socket.connect(&to.into())?;
+    let fd = opened.socket.as_fd();
+    let mtu = match to {
+        SocketAddr::V4(_) => sys::get(fd, libc::IPPROTO_IP, libc::IP_MTU),
+        SocketAddr::V6(_) => sys::get(fd, libc::IPPROTO_IPV6, libc::IPV6_MTU),
+    };
+    mtu.map(|mtu| usize::try_from(mtu).unwrap_or(0))
+}
+
 /// What one receive brought: datagrams of one sender, behind each other.
 #[derive(Debug)]
 pub struct Incoming<'a> {
@@ -257,3 +271,6 @@ impl Inbox {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -320,6 +320,26 @@ pub(super) fn set(fd: BorrowedFd<'_>, level: i32, option: i32, value: i32) -> io
     }
 }
 
+/// Reads a socket option whose value is a number. Errors: those of getsockopt(2).
+pub(super) fn get(fd: BorrowedFd<'_>, level: i32, option: i32) -> io::Result<i32> {
+    let (mut value, mut len) = (0_i32, socklen::<i32>());
+    // SAFETY: value and length live through the call, and the length is that of the value.
+    let done = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            level,
+            option,
+            (&raw mut value).cast(),
+            &raw mut len,
+        )
+    };
+    if done < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(value)
+    }
+}
+
 /// Has the kernel choose among the sockets of a port by the receiver's index of a sealed datagram, which is a number of
 /// four bytes, little end first, from byte 4: its rest by `workers` is the place of the socket in the order of binding.
 /// Errors: those of setsockopt(2). Source: linux/filter.h; Documentation/networking/filter.rst.

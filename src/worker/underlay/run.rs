@@ -34,8 +34,46 @@ pub(super) struct Whole<'a> {
     pub(super) frame: &'a [IoSlice<'a>],
 }
 
+/// Below so many bytes of payload a copy costs less than a piece of its own.
+const SMALL: usize = 512;
+
 /// Sends a super-frame in the clear. Each segment is led by `lead`, and is without its first `skip` bytes.
 pub(super) fn send_clear(
+    socket: &mut UnderlaySocket,
+    to: &Name,
+    (lead, skip): (&[u8], usize),
+    whole: &Whole<'_>,
+    (heads, arena): (&mut Heads, &mut [u8]),
+) -> Result<(), DropReason> {
+    if whole.cut.size() >= SMALL {
+        return send_pieces(socket, to, (lead, skip), whole, heads);
+    }
+    let cut = &whole.cut;
+    let inner = lead.len();
+    let headers = inner + cut.headers() - skip;
+    let mut walk = Walk::new(whole.frame);
+    walk.take(cut.headers(), |_| {});
+    let mut head = [0; MAX_HEADERS];
+    send_copied(socket, to, cut, (headers, 0), arena, |n, room| {
+        let (front, mut rest) = room.split_at_mut(headers);
+        let sum = walk.take_summed(cut.payload(n).len(), |part| {
+            let (here, behind) = std::mem::take(&mut rest).split_at_mut(part.len());
+            here.copy_from_slice(part);
+            rest = behind;
+        });
+        cut.write(
+            whole.head,
+            n,
+            Some(sum.ok_or(DropReason::Truncated)?),
+            &mut head,
+        )?;
+        front[..inner].copy_from_slice(lead);
+        front[inner..].copy_from_slice(&head[skip..cut.headers()]);
+        Ok(())
+    })
+}
+
+fn send_pieces(
     socket: &mut UnderlaySocket,
     to: &Name,
     (lead, skip): (&[u8], usize),
@@ -104,31 +142,45 @@ pub(super) fn send_sealed(
     let csum = (short(l4)?, short(l4 + field)?);
     let inner = HEADER_LEN + lead.len();
     let headers = inner + cut.headers();
-    let each = headers + cut.size() + TAG_LEN;
-    let most = (MAX_SEND / each).clamp(1, MAX_SEGMENTS);
+    let longest = headers + cut.size() + TAG_LEN;
     let mut walk = Walk::new(frame);
     walk.take(cut.headers(), |_| {});
+    let count = u16::try_from(cut.count()).map_err(|_| DropReason::BadOffload)?;
+    let mut numbers = key.reserve(count, longest).map_err(unsealed)?;
+    send_copied(socket, to, cut, (headers, TAG_LEN), arena, |n, room| {
+        room[HEADER_LEN..inner].copy_from_slice(&lead);
+        cut.write(head, n, None, &mut room[inner..])?;
+        let mut at = headers;
+        let all = walk.take(cut.payload(n).len(), |part| {
+            room[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
+        });
+        if !all {
+            return Err(DropReason::Truncated);
+        }
+        numbers.seal(PARTIAL, csum, room).map_err(unsealed)
+    })
+}
+
+/// Has each segment written to where it lies behind the one before, and sends them. A segment has so many bytes before
+/// and after its payload.
+fn send_copied(
+    socket: &mut UnderlaySocket,
+    to: &Name,
+    cut: &Cut,
+    (before, after): (usize, usize),
+    arena: &mut [u8],
+    mut write: impl FnMut(usize, &mut [u8]) -> Result<(), DropReason>,
+) -> Result<(), DropReason> {
+    let each = before + cut.size() + after;
+    let most = (MAX_SEND / each).clamp(1, MAX_SEGMENTS);
     let mut index = 0;
     while index < cut.count() {
         let upto = cut.count().min(index + most);
-        let count = u16::try_from(upto - index).map_err(|_| DropReason::BadOffload)?;
-        let mut numbers = key.reserve(count, each).map_err(unsealed)?;
         let mut end = 0;
         for n in index..upto {
-            let payload = cut.payload(n).len();
-            let len = headers + payload + TAG_LEN;
-            let room = arena.get_mut(end..end + len).ok_or(DropReason::TooBig)?;
-            room[HEADER_LEN..inner].copy_from_slice(&lead);
-            cut.write(head, n, None, &mut room[inner..])?;
-            let mut at = headers;
-            let all = walk.take(payload, |part| {
-                room[at..at + part.len()].copy_from_slice(part);
-                at += part.len();
-            });
-            if !all {
-                return Err(DropReason::Truncated);
-            }
-            numbers.seal(PARTIAL, csum, room).map_err(unsealed)?;
+            let len = before + cut.payload(n).len() + after;
+            write(n, arena.get_mut(end..end + len).ok_or(DropReason::TooBig)?)?;
             end += len;
         }
         send_equal(socket, to, ecn::outward(cut.tos()), each, &arena[..end])?;

@@ -85,10 +85,12 @@ pub struct UnderlayTx {
     peers: Vec<Option<Peer>>,
     lanes: Vec<Option<Box<Lane>>>,
     heads: Heads,
-    /// Where a run is sealed.
+    /// Where a run is put together that does not leave in pieces.
     arena: Vec<u8>,
     kept: Kept,
     drops: Drops,
+    /// Ports by which something was too large for the path; not all, where they are many.
+    refused: ArrayVec<PortId, 16>,
 }
 
 impl UnderlayTx {
@@ -123,6 +125,7 @@ impl UnderlayTx {
             arena: vec![0; MAX_SEND],
             kept: Kept::new(),
             drops: Drops::default(),
+            refused: ArrayVec::new(),
         }
     }
 
@@ -175,6 +178,12 @@ impl UnderlayTx {
         Some(lane.stats)
     }
 
+    /// A port by which something was too large for the path since it was asked last: the path's MTU is to be asked for
+    /// again, by [`path_mtu`](crate::endpoint::udp::path_mtu).
+    pub fn take_refused(&mut self) -> Option<PortId> {
+        self.refused.pop()
+    }
+
     /// Frames that did not go, by reason.
     #[must_use]
     pub fn drops(&self) -> &Drops {
@@ -203,6 +212,9 @@ impl UnderlayTx {
                 Err(reason) => {
                     lane.stats.failed += 1;
                     self.drops.count(reason);
+                    if reason == DropReason::TooBig && !self.refused.contains(&port) {
+                        let _known_later = self.refused.try_push(port);
+                    }
                 }
             }
         }
@@ -282,10 +294,12 @@ impl UnderlayTx {
             }
             Way::Vxlan { vni, .. } => {
                 let lead = vxlan::header(vni);
-                run::send_clear(socket, &route.name, (&lead, 0), whole, &mut self.heads)
+                let room = (&mut self.heads, &mut self.arena[..]);
+                run::send_clear(socket, &route.name, (&lead, 0), whole, room)
             }
             Way::Bare { .. } => {
-                run::send_clear(socket, &route.name, (&[], ETHERNET), whole, &mut self.heads)
+                let room = (&mut self.heads, &mut self.arena[..]);
+                run::send_clear(socket, &route.name, (&[], ETHERNET), whole, room)
             }
         }
     }
