@@ -1,0 +1,154 @@
+//! What the workers get: keys, addresses, endpoints of other hosts. They take it between two batches.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::time::{Duration, Instant};
+
+use switch_core::addr::{Mac, PeerId, PortId};
+use switch_core::respond::Guest;
+use switch_core::respond::directory::Owner;
+use switch_core::tunnel::control::record::Announced;
+use switch_core::tunnel::seal::{OpenKey, SendKey};
+
+use crate::worker::board::Board;
+use crate::worker::{Job, Signals};
+
+/// How long a worker may take: it looks between two batches.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// An endpoint of another host, for one network's switch.
+#[derive(Debug, Clone)]
+pub(super) enum Change {
+    /// It is there.
+    Up {
+        slot: u32,
+        port: PortId,
+        endpoint: Announced,
+    },
+    /// It is gone.
+    Down { slot: u32, port: PortId, mac: Mac },
+    /// The way to its host takes packets of this size.
+    Mtu { slot: u32, port: PortId, mtu: u16 },
+}
+
+/// The workers.
+#[derive(Debug)]
+pub(super) struct Workers(pub(super) Vec<Arc<Signals>>);
+
+impl Workers {
+    /// Has one worker do something and waits until it has.
+    fn on(&self, worker: usize, what: impl FnOnce(&mut Board) + Send + 'static) {
+        let Some(signals) = self.0.get(worker) else {
+            return;
+        };
+        let (done, waits) = sync_channel(1);
+        let mut job: Job = Box::new(move |board| {
+            what(board);
+            let _ = done.send(());
+        });
+        let since = Instant::now();
+        while let Err(back) = signals.ask(job) {
+            if since.elapsed() > PATIENCE {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+            job = back;
+        }
+        // A worker that has ended drops the job, and that is told elsewhere.
+        let _ = waits.recv_timeout(PATIENCE);
+    }
+
+    fn on_all(&self, what: impl Fn(&mut Board) + Send + Clone + 'static) {
+        (0..self.0.len()).for_each(|worker| self.on(worker, what.clone()));
+    }
+
+    /// The worker that datagrams with this index come to.
+    fn owner(&self, index: u32) -> usize {
+        index as usize % self.0.len().max(1)
+    }
+
+    pub(super) fn receive(&self, peer: PeerId, key: OpenKey, from: SocketAddr) {
+        let owner = self.owner(key.index());
+        self.on(owner, move |board| board.tunnels().rx.add_key(key, peer, from));
+    }
+
+    pub(super) fn close(&self, index: u32) {
+        self.on(self.owner(index), move |board| board.tunnels().rx.remove_key(index));
+    }
+
+    /// Has frames for a peer sealed with this key and sent there; or dropped.
+    pub(super) fn send(&self, peer: PeerId, key: Option<(Arc<SendKey>, SocketAddr)>) {
+        self.on_all(move |board| {
+            if let Some(underlay) = &mut board.io.underlay {
+                underlay.set_key(peer, key.clone());
+            }
+        });
+    }
+
+    /// Has frames for a peer sent to another place, with the key that there is.
+    pub(super) fn moved(&self, peer: PeerId, to: SocketAddr) {
+        self.on_all(move |board| {
+            if let Some(underlay) = &mut board.io.underlay {
+                underlay.move_peer(peer, to);
+            }
+        });
+    }
+
+    pub(super) fn change(&self, changes: Vec<Change>) {
+        if changes.is_empty() {
+            return;
+        }
+        let changes = Arc::new(changes);
+        self.on_all(move |board| changes.iter().for_each(|change| apply(board, change)));
+    }
+}
+
+fn apply(board: &mut Board, change: &Change) {
+    match change {
+        Change::Up {
+            slot,
+            port,
+            endpoint,
+        } => {
+            board.with(*slot, |switch, _| {
+                let addrs: Vec<IpAddr> = endpoint.addrs.iter().copied().collect();
+                let names: Vec<String> = endpoint.names.iter().map(|n| n.to_string()).collect();
+                switch.set_remote(*port, guest(endpoint));
+                switch.set_names(owner(endpoint.mac), &names, &addrs);
+            });
+        }
+        Change::Down { slot, port, mac } => {
+            board.with(*slot, |switch, _| {
+                switch.remove_remote(*port, *mac);
+                switch.remove_names(owner(*mac));
+            });
+        }
+        Change::Mtu { slot, port, mtu } => {
+            board.with(*slot, |switch, _| switch.set_remote_mtu(*port, *mtu));
+        }
+    }
+}
+
+fn guest(endpoint: &Announced) -> Guest {
+    let v4 = endpoint.addrs.iter().find_map(|a| match a {
+        IpAddr::V4(a) => Some(*a),
+        IpAddr::V6(_) => None,
+    });
+    let v6 = endpoint.addrs.iter().find_map(|a| match a {
+        IpAddr::V6(a) => Some(*a),
+        IpAddr::V4(_) => None,
+    });
+    Guest {
+        mac: endpoint.mac,
+        // Names come beside, with aliases.
+        name: String::new(),
+        v4,
+        v6,
+    }
+}
+
+/// The owner of the names of another host's endpoint: no number that anyone else gives out.
+fn owner(mac: Mac) -> Owner {
+    Owner((1 << 62) | mac.to_u64())
+}

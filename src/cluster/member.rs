@@ -1,0 +1,166 @@
+//! A peer, beside what the machines know of it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
+
+use switch_core::addr::Vni;
+use switch_core::time::Tick;
+use switch_core::tunnel::control::Ping;
+use switch_core::tunnel::pmtu::PathMtu;
+
+use super::command::{Asked, Lane};
+
+/// Between questions about the round trip.
+const EVERY: Duration = Duration::from_secs(10);
+/// A question that was not answered by then is lost.
+const LOST: Duration = Duration::from_secs(5);
+/// Questions that the loss is taken from.
+const LATELY: usize = 100;
+/// Questions of users that wait for their answers.
+const ASKED: usize = 64;
+/// Problems that are kept of one peer.
+const PROBLEMS: usize = 16;
+
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) asked: Asked,
+    pub(super) lanes: BTreeMap<Vni, Lane>,
+    pub(super) mtu: PathMtu,
+    /// There is a key to send with.
+    pub(super) up: bool,
+    /// The underlay of the session is IPv6.
+    pub(super) v6: bool,
+    pub(super) rtt: Option<Duration>,
+    next_ping: Tick,
+    pings: u32,
+    /// The question that is under way, and since when.
+    pending: Option<(u32, Tick)>,
+    /// Whether each of the last questions was answered.
+    answered: VecDeque<bool>,
+    waiting: Vec<(u32, SyncSender<Duration>)>,
+    problems: VecDeque<String>,
+}
+
+impl Member {
+    pub(super) fn new(now: Tick, asked: Asked, link_mtu: u16) -> Self {
+        Self {
+            lanes: asked.lanes.iter().copied().collect(),
+            asked,
+            mtu: PathMtu::new(now, link_mtu),
+            up: false,
+            v6: false,
+            rtt: None,
+            next_ping: Tick::NEVER,
+            pings: 0,
+            pending: None,
+            answered: VecDeque::new(),
+            waiting: Vec::new(),
+            problems: VecDeque::new(),
+        }
+    }
+
+    /// It can be reached, from now on or again.
+    pub(super) fn rises(&mut self, now: Tick) {
+        self.up = true;
+        self.next_ping = now;
+    }
+
+    /// It cannot be reached any more.
+    pub(super) fn falls(&mut self) {
+        self.up = false;
+        self.next_ping = Tick::NEVER;
+        self.pending = None;
+    }
+
+    /// When there is something to ask, or a question is lost.
+    pub(super) fn due(&self) -> Tick {
+        let lost = self.pending.map_or(Tick::NEVER, |(_, at)| at + LOST);
+        let probe = if self.up { self.mtu.poll_timeout() } else { Tick::NEVER };
+        self.next_ping.min(lost).min(probe)
+    }
+
+    /// The question to send now, if it is time for one.
+    pub(super) fn ping(&mut self, now: Tick) -> Option<Ping> {
+        if self.pending.is_some_and(|(_, at)| at + LOST <= now) {
+            self.pending = None;
+            self.note(false);
+        }
+        if now < self.next_ping || self.pending.is_some() {
+            return None;
+        }
+        self.next_ping = now + EVERY;
+        let ping = self.question(now);
+        self.pending = Some((ping.id, now));
+        Some(ping)
+    }
+
+    fn question(&mut self, now: Tick) -> Ping {
+        self.pings = self.pings.wrapping_add(1);
+        Ping {
+            id: self.pings,
+            time: now.as_nanos(),
+        }
+    }
+
+    /// A question that a user wants answered. `None` if too many wait.
+    pub(super) fn ask(&mut self, now: Tick, answer: SyncSender<Duration>) -> Option<Ping> {
+        if self.waiting.len() >= ASKED {
+            self.waiting.remove(0);
+        }
+        let ping = self.question(now);
+        self.waiting.push((ping.id, answer));
+        Some(ping)
+    }
+
+    /// An answer has come.
+    pub(super) fn pong(&mut self, now: Tick, pong: Ping) {
+        let took = now.since(Tick::from_nanos(pong.time));
+        if let Some(at) = self.waiting.iter().position(|(id, _)| *id == pong.id) {
+            let (_, answer) = self.waiting.swap_remove(at);
+            self.rtt = Some(took);
+            // Whoever asked may have lost patience.
+            let _ = answer.try_send(took);
+        }
+        if self.pending.is_some_and(|(id, _)| id == pong.id) {
+            self.pending = None;
+            self.rtt = Some(took);
+            self.note(true);
+        }
+    }
+
+    fn note(&mut self, answered: bool) {
+        if self.answered.len() >= LATELY {
+            self.answered.pop_front();
+        }
+        self.answered.push_back(answered);
+    }
+
+    /// Of a thousand questions those without an answer.
+    pub(super) fn loss(&self) -> u16 {
+        let lost = self.answered.iter().filter(|a| !**a).count();
+        let of = self.answered.len().max(1);
+        u16::try_from(lost * 1000 / of).unwrap_or(1000)
+    }
+
+    /// Takes note of something that is wrong. True if it was not known.
+    pub(super) fn complain(&mut self, problem: &str) -> bool {
+        if self.problems.iter().any(|p| p == problem) {
+            return false;
+        }
+        if self.problems.len() >= PROBLEMS {
+            self.problems.pop_front();
+        }
+        self.problems.push_back(problem.to_owned());
+        true
+    }
+
+    /// Something is over.
+    pub(super) fn settle(&mut self, is_over: impl Fn(&str) -> bool) {
+        self.problems.retain(|p| !is_over(p));
+    }
+
+    pub(super) fn problems(&self) -> Vec<String> {
+        self.problems.iter().cloned().collect()
+    }
+}

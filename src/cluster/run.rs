@@ -1,0 +1,525 @@
+//! The thread: what waits is taken, the machines are asked what is to be done, and it rests until the next deadline.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, TryRecvError};
+use std::time::{Duration, Instant, SystemTime};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::EventFd;
+use switch_core::addr::{PeerId, Vni};
+use switch_core::time::Tick;
+use switch_core::tunnel::announce::{Announcer, Limits};
+use switch_core::tunnel::control::{Message, Ping, Probe};
+use switch_core::tunnel::pmtu::{self, MtuEvent};
+use switch_core::tunnel::seal::{
+    Event, HostSecret, NetworkSecret, Node, NodeConfig, PeerConfig, PublicKey, Random, Suite,
+};
+
+use super::Start;
+use super::command::{Asked, Command, News, Overlay, View};
+use super::install::{Change, Workers};
+use super::member::Member;
+use crate::endpoint::udp::UnderlaySocket;
+use crate::worker::underlay::slow::{Slow, SlowMessage, What};
+
+/// Messages that are taken before others have their turn.
+const TURN: usize = 64;
+/// Bytes of a sealed datagram that are none of the inner IP packet, less IP and UDP: seal, VXLAN, Ethernet.
+const AROUND: u16 = 16 + 16 + 8 + 14;
+/// It rests no longer than this, so that a clock that leaps does no harm.
+const LONGEST: Duration = Duration::from_secs(60);
+
+struct Kernel;
+
+impl Random for Kernel {
+    fn fill(&mut self, bytes: &mut [u8]) {
+        if let Err(error) = getrandom::fill(bytes) {
+            // Keys that others could guess are worse than none.
+            tracing::error!(%error, "the kernel gives no random bytes");
+            std::process::abort();
+        }
+    }
+}
+
+pub(super) struct Run {
+    begun: Instant,
+    commands: Receiver<Command>,
+    wake: Arc<EventFd>,
+    news: Sender<News>,
+    told: Arc<EventFd>,
+    slow: Slow,
+    pub(super) node: Node,
+    pub(super) announcer: Announcer,
+    sockets: [Option<UnderlaySocket>; 2],
+    link_mtu: u16,
+    pub(super) members: BTreeMap<PeerId, Member>,
+    pub(super) overlays: BTreeMap<Vni, Overlay>,
+    workers: Workers,
+    pub(super) changes: Vec<Change>,
+    out: Vec<u8>,
+}
+
+impl Run {
+    pub(super) fn new(
+        start: Start,
+        commands: Receiver<Command>,
+        wake: Arc<EventFd>,
+        (news, told): (Sender<News>, Arc<EventFd>),
+    ) -> io::Result<Self> {
+        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let wall = u64::try_from(wall.unwrap_or_default().as_nanos()).unwrap_or(u64::MAX);
+        let config = NodeConfig {
+            secret: HostSecret::new(start.secret),
+            suite: Suite::fastest(),
+            wall,
+        };
+        let unusable = || io::Error::other("the host's key is of no use");
+        let now = tick(start.begun);
+        let node = Node::new(now, &config, Box::new(Kernel)).ok_or_else(unusable)?;
+        let mut run = [0; 8];
+        Kernel.fill(&mut run);
+        let run = u64::from_le_bytes(run);
+        let plain = host_name(&start.host);
+        let announcer = Announcer::new(&plain, run, Limits::default());
+        Ok(Self {
+            begun: start.begun,
+            commands,
+            wake,
+            news,
+            told,
+            slow: start.slow,
+            node,
+            announcer: announcer.map_err(io::Error::other)?,
+            sockets: [None, None],
+            link_mtu: start.link_mtu,
+            members: BTreeMap::new(),
+            overlays: BTreeMap::new(),
+            workers: Workers(start.workers),
+            changes: Vec::new(),
+            out: Vec::new(),
+        })
+    }
+
+    pub(super) fn run(mut self) {
+        loop {
+            self.slow.rest();
+            let _ = self.wake.read();
+            let now = tick(self.begun);
+            if !self.obey(now) {
+                return;
+            }
+            let mut more = false;
+            for at in 0..TURN {
+                let Some(message) = self.slow.pop() else { break };
+                self.hear(now, &message);
+                more = at + 1 == TURN;
+            }
+            self.act(now);
+            let due = if more { now } else { self.due() };
+            let rest = due.since(tick(self.begun)).min(LONGEST);
+            // Rounded up, or it would turn round and round until the moment has come.
+            let rest = u16::try_from(rest.as_micros().div_ceil(1000)).unwrap_or(u16::MAX);
+            let mut fds = [
+                PollFd::new(self.slow.fd(), PollFlags::POLLIN),
+                PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
+            ];
+            let _ = poll(&mut fds, PollTimeout::from(rest));
+        }
+    }
+
+    /// Does what the plane wants. False at the end.
+    fn obey(&mut self, now: Tick) -> bool {
+        loop {
+            let command = match self.commands.try_recv() {
+                Ok(command) => command,
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
+            };
+            match command {
+                Command::Stop => return false,
+                Command::Sockets(sockets) => self.sockets = sockets,
+                Command::SetNetwork(overlay) => {
+                    if let Err(e) = self.announcer.set_network(&overlay.network) {
+                        tracing::warn!("network '{}' is not announced: {e}", overlay.network.name);
+                    }
+                    self.overlays.insert(overlay.network.vni, overlay);
+                }
+                Command::RemoveNetwork(vni) => {
+                    self.announcer.remove_network(now, vni);
+                    self.overlays.remove(&vni);
+                }
+                Command::SetPeer(peer, asked) => self.set_peer(now, peer, *asked),
+                Command::RemovePeer(peer) => self.remove_peer(now, peer),
+                Command::Join(endpoint) => {
+                    if let Err(e) = self.announcer.join(now, &endpoint) {
+                        tracing::warn!("endpoint {} is not announced: {e}", endpoint.mac);
+                    }
+                }
+                Command::Leave(vni, mac) => self.announcer.leave(now, vni, mac),
+                Command::Views(answer) => {
+                    // Whoever asked may have lost patience.
+                    let _ = answer.try_send(self.views(now));
+                }
+                Command::Ping { peer, answer } => {
+                    let member = self.members.get_mut(&peer);
+                    if let Some(ping) = member.and_then(|m| m.ask(now, answer)) {
+                        self.say_ping(now, peer, ping);
+                    }
+                }
+            }
+        }
+    }
+
+    fn set_peer(&mut self, now: Tick, peer: PeerId, asked: Asked) {
+        self.announcer.set_peer(now, peer, asked.rules.clone());
+        // What it may no longer have goes while the ways there are known.
+        self.hear_announcer(now);
+        let known = self.members.get(&peer).map(|m| {
+            let (a, b) = (&m.asked, &asked);
+            (a.key, a.secret, a.keepalive) == (b.key, b.secret, b.keepalive)
+        });
+        let lanes = asked.lanes.iter().copied().collect();
+        match known {
+            Some(true) => {
+                if let Some(member) = self.members.get_mut(&peer) {
+                    if member.asked.endpoint != asked.endpoint {
+                        self.node.set_endpoint(now, peer, asked.endpoint);
+                    }
+                    member.lanes = lanes;
+                    member.asked = asked;
+                }
+                self.tell_all(peer);
+                self.spread_mtu(peer);
+                return;
+            }
+            Some(false) => self.forget(now, peer),
+            None => {}
+        }
+        let (key, endpoint, keepalive) = (asked.key, asked.endpoint, asked.keepalive);
+        let secret = NetworkSecret::new(asked.secret);
+        let member = Member::new(now, asked, self.link_mtu);
+        self.members.insert(peer, member);
+        let added = match key {
+            None => self.node.add_invite(peer.0, &secret),
+            Some(key) => self.node.add_peer(
+                now,
+                peer,
+                &PeerConfig {
+                    key: PublicKey(key),
+                    secrets: vec![secret],
+                    endpoint,
+                    keepalive,
+                },
+            ),
+        };
+        if let Err(e) = added {
+            self.complain(peer, format!("it cannot be used: {e}"));
+        }
+    }
+
+    fn remove_peer(&mut self, now: Tick, peer: PeerId) {
+        self.announcer.remove_peer(now, peer);
+        self.hear_announcer(now);
+        self.forget(now, peer);
+        self.members.remove(&peer);
+    }
+
+    /// Ends sessions with a peer.
+    fn forget(&mut self, now: Tick, peer: PeerId) {
+        self.node.remove_invite(peer.0);
+        self.node.remove_peer(peer);
+        self.hear_node(now);
+        self.announcer.lost(now, peer);
+        self.workers.send(peer, None);
+    }
+
+    fn hear(&mut self, now: Tick, message: &SlowMessage) {
+        let from = message.from;
+        match message.what {
+            What::Handshake => self.node.handle_datagram(now, from, &message.bytes),
+            What::Moved(peer, index) => self.node.heard(now, peer, index, from),
+            What::Control(peer, index) => {
+                let _ = index;
+                self.hear_control(now, peer, &message.bytes);
+            }
+        }
+    }
+
+    fn hear_control(&mut self, now: Tick, peer: PeerId, bytes: &[u8]) {
+        let Ok(message) = Message::parse(bytes) else {
+            return;
+        };
+        if self.announcer.handle_message(now, peer, &message) {
+            return;
+        }
+        match message {
+            Message::Ping(ping) => {
+                let mut out = core::mem::take(&mut self.out);
+                out.clear();
+                ping.write_pong(&mut out);
+                self.say(now, peer, &out);
+                self.out = out;
+            }
+            Message::Probe(probe) => {
+                let mut out = core::mem::take(&mut self.out);
+                out.clear();
+                probe.write_ack(&mut out);
+                self.say(now, peer, &out);
+                self.out = out;
+            }
+            Message::Pong(pong) => {
+                if let Some(member) = self.members.get_mut(&peer) {
+                    member.pong(now, pong);
+                }
+            }
+            Message::ProbeAck(probe) => {
+                if let Some(member) = self.members.get_mut(&peer) {
+                    member.mtu.handle_ack(now, probe);
+                }
+            }
+            Message::Announce(_) | Message::Ack(_) | Message::KeepAlive => {}
+        }
+    }
+
+    /// Has the machines do what is due, and does what they want.
+    fn act(&mut self, now: Tick) {
+        if self.node.poll_timeout().is_some_and(|due| due <= now) {
+            self.node.handle_timeout(now);
+        }
+        if self.announcer.poll_timeout().is_some_and(|due| due <= now) {
+            self.announcer.handle_timeout(now);
+        }
+        let due: Vec<PeerId> = self.members.iter().filter(|(_, m)| m.due() <= now).map(|(&p, _)| p).collect();
+        for peer in due {
+            self.ask_member(now, peer);
+        }
+        self.hear_node(now);
+        self.hear_announcer(now);
+        let mut out = core::mem::take(&mut self.out);
+        while let Some(peer) = self.announcer.poll_transmit(now, &mut out) {
+            self.say(now, peer, &out);
+        }
+        loop {
+            // A key is there before the datagram leaves that has it used.
+            self.hear_node(now);
+            let Some(to) = self.node.poll_transmit(&mut out) else {
+                break;
+            };
+            self.send(to, &out);
+        }
+        self.out = out;
+        self.workers.change(core::mem::take(&mut self.changes));
+    }
+
+    /// Questions and probes that are due.
+    fn ask_member(&mut self, now: Tick, peer: PeerId) {
+        let Some(member) = self.members.get_mut(&peer) else {
+            return;
+        };
+        let ping = member.ping(now);
+        let mut probes: Vec<Probe> = Vec::new();
+        let mut events: Vec<MtuEvent> = Vec::new();
+        if member.up {
+            member.mtu.handle_timeout(now);
+            probes.extend(std::iter::from_fn(|| member.mtu.poll_transmit()));
+            events.extend(std::iter::from_fn(|| member.mtu.poll_event()));
+        }
+        let v6 = member.v6;
+        if let Some(ping) = ping {
+            self.say_ping(now, peer, ping);
+        }
+        for probe in probes {
+            let mut out = core::mem::take(&mut self.out);
+            out.clear();
+            probe.write(&mut out, pmtu::message_len(probe.size, v6));
+            self.say(now, peer, &out);
+            self.out = out;
+        }
+        for event in events {
+            match event {
+                MtuEvent::Changed(mtu) => {
+                    tracing::debug!("peer {}: the way takes {mtu} bytes", peer.0);
+                    if let Some(member) = self.members.get_mut(&peer) {
+                        member.settle(|p| p.starts_with("the way there takes"));
+                    }
+                    self.spread_mtu(peer);
+                }
+                MtuEvent::BlackHole(mtu) => {
+                    self.complain(peer, format!("packets of {mtu} bytes are lost on the way there without a word"));
+                }
+                MtuEvent::TooSmall(mtu) => {
+                    self.complain(peer, format!("the way there takes no more than {mtu} bytes: too little for all of its announcements"));
+                }
+            }
+        }
+    }
+
+    fn say_ping(&mut self, now: Tick, peer: PeerId, ping: Ping) {
+        let mut out = core::mem::take(&mut self.out);
+        out.clear();
+        ping.write(&mut out);
+        self.say(now, peer, &out);
+        self.out = out;
+    }
+
+    fn say(&mut self, now: Tick, peer: PeerId, message: &[u8]) {
+        if let Err(e) = self.node.send(now, peer, message) {
+            tracing::trace!("peer {}: {e}", peer.0);
+        }
+    }
+
+    fn send(&mut self, to: SocketAddr, bytes: &[u8]) {
+        let socket = self.sockets[usize::from(to.is_ipv6())].as_mut();
+        let sent = socket.map(|s| s.send_one(to, bytes));
+        if let Some(Err(e)) = sent {
+            // What was lost is said again, as if the network had lost it.
+            tracing::trace!("to {to}: {e}");
+        }
+    }
+
+    fn hear_node(&mut self, now: Tick) {
+        while let Some(event) = self.node.poll_event() {
+            match event {
+                Event::Receive { peer, key } => {
+                    let at = self.node.status(peer).and_then(|s| s.endpoint);
+                    let at = at.unwrap_or_else(|| SocketAddr::from(([0; 4], 0)));
+                    self.workers.receive(peer, *key, at);
+                }
+                Event::Send { peer, key, to } => {
+                    self.workers.send(peer, Some((key, to)));
+                    self.rises(now, peer, to);
+                }
+                Event::Roamed { peer, to } => {
+                    self.workers.moved(peer, to);
+                    if let Some(member) = self.members.get_mut(&peer) {
+                        member.v6 = to.is_ipv6();
+                        member.mtu.restart(now, self.link_mtu);
+                    }
+                }
+                Event::Closed { index, .. } => self.workers.close(index),
+                Event::Mute { peer } => {
+                    self.workers.send(peer, None);
+                    self.falls(now, peer);
+                }
+                Event::Introduced { invite, key, from } => self.introduced(now, PeerId(invite), key, from),
+                Event::Unreachable { peer } => {
+                    self.falls(now, peer);
+                    self.complain(peer, "it does not answer".to_owned());
+                }
+            }
+        }
+    }
+
+    fn rises(&mut self, now: Tick, peer: PeerId, to: SocketAddr) {
+        let Some(member) = self.members.get_mut(&peer) else {
+            return;
+        };
+        member.v6 = to.is_ipv6();
+        member.settle(|p| p == "it does not answer");
+        if !member.up {
+            member.rises(now);
+            member.mtu.restart(now, self.link_mtu);
+            self.announcer.connected(now, peer);
+        }
+    }
+
+    fn falls(&mut self, now: Tick, peer: PeerId) {
+        if let Some(member) = self.members.get_mut(&peer) {
+            member.falls();
+        }
+        self.announcer.lost(now, peer);
+    }
+
+    /// Somebody has shown the secret of an invite: it is the peer from now on, and no other.
+    fn introduced(&mut self, now: Tick, peer: PeerId, key: PublicKey, from: SocketAddr) {
+        let Some(member) = self.members.get_mut(&peer) else {
+            return;
+        };
+        member.asked.key = Some(key.0);
+        let config = PeerConfig {
+            key,
+            secrets: vec![NetworkSecret::new(member.asked.secret)],
+            endpoint: member.asked.endpoint.or(Some(from)),
+            keepalive: member.asked.keepalive,
+        };
+        self.node.remove_invite(peer.0);
+        match self.node.add_peer(now, peer, &config) {
+            Ok(()) => self.tell(News::Joined(peer, key.0)),
+            Err(e) => self.complain(peer, format!("who shows its invite cannot be used: {e}")),
+        }
+    }
+
+    pub(super) fn complain(&mut self, peer: PeerId, problem: String) {
+        let Some(member) = self.members.get_mut(&peer) else {
+            return;
+        };
+        if member.complain(&problem) {
+            self.tell(News::Problem(peer, problem));
+        }
+    }
+
+    fn tell(&self, news: News) {
+        // Nobody listens any more at the end.
+        let _ = self.news.send(news);
+        let _ = self.told.write(1);
+    }
+
+    /// Tells the switches how large packets to a peer may be.
+    pub(super) fn spread_mtu(&mut self, peer: PeerId) {
+        let Some(member) = self.members.get(&peer) else {
+            return;
+        };
+        let ip = if member.v6 { 48 } else { 28 };
+        let inner = member.mtu.mtu().saturating_sub(ip + AROUND);
+        for lane in member.lanes.values() {
+            self.changes.push(Change::Mtu {
+                slot: lane.slot,
+                port: lane.port,
+                mtu: inner.min(lane.mtu),
+            });
+        }
+    }
+
+    fn views(&self, now: Tick) -> Vec<View> {
+        let each = self.members.iter().map(|(&peer, member)| {
+            let status = self.node.status(peer);
+            let stats = self.announcer.stats(peer);
+            View {
+                peer,
+                invited: member.asked.key.is_none(),
+                status,
+                rtt: member.rtt.or_else(|| status.and_then(|s| s.rtt)),
+                mtu: member.mtu.mtu(),
+                loss: member.loss(),
+                handshake: status.and_then(|s| s.handshake).map(|at| now.since(at)),
+                refused: stats.iter().flat_map(|s| s.refused()).map(|(r, n)| (r.name(), n)).collect(),
+                problems: member.problems(),
+            }
+        });
+        each.collect()
+    }
+
+    fn due(&self) -> Tick {
+        let machines = [self.node.poll_timeout(), self.announcer.poll_timeout()];
+        let machines = machines.into_iter().flatten();
+        machines.chain(self.members.values().map(Member::due)).min().unwrap_or(Tick::NEVER)
+    }
+}
+
+fn tick(begun: Instant) -> Tick {
+    Tick::from_nanos(u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// A host's name as it can be announced.
+fn host_name(name: &str) -> String {
+    let plain = name.to_ascii_lowercase();
+    if switch_core::tunnel::control::record::is_name(&plain) {
+        plain
+    } else {
+        "host".to_owned()
+    }
+}
