@@ -7,7 +7,7 @@
 //! | kind | message | bytes after the first four |
 //! |---|---|---|
 //! | 1 | announce | stream 12, number u32, records to the end ([`record`]). Flag bit 0: what there was when the stream began is told |
-//! | 2 | ack | stream 12, next u32, mask u32. Flag bit 0: the stream is not known, begin another |
+//! | 2 | ack | stream 12, next u32, mask u32. Flag bit 0: message 0 of the stream is not there; bit 1: begin another |
 //! | 3 | probe | id u32, size u16, zero u16, zeros to the end |
 //! | 4 | probe ack | id u32, size u16, zero u16 |
 //! | 5 | ping | id u32, time u64 |
@@ -45,6 +45,7 @@ const KEEP_ALIVE: u8 = 7;
 
 const COMPLETE: u8 = 1;
 const UNKNOWN: u8 = 1;
+const AGAIN: u8 = 2;
 
 /// Why a message is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -94,8 +95,10 @@ pub struct Ack {
     pub next: u32,
     /// Bit n: message `next + 1 + n` is there too.
     pub mask: u32,
-    /// The stream is not known: another is asked for.
+    /// The stream is not known: its message 0 is not there.
     pub unknown: bool,
+    /// Another stream is asked for.
+    pub again: bool,
 }
 
 /// A packet of a size that the path may not carry, or the answer that it did.
@@ -149,6 +152,7 @@ impl<'a> Message<'a> {
             ACK => exact(body, ack).map(|ack| {
                 Message::Ack(Ack {
                     unknown: flags & UNKNOWN != 0,
+                    again: flags & AGAIN != 0,
                     ..ack
                 })
             }),
@@ -200,6 +204,7 @@ fn ack(r: &mut Reader<'_>) -> Option<Ack> {
         next: r.u32()?,
         mask: r.u32()?,
         unknown: false,
+        again: false,
     })
 }
 
@@ -229,7 +234,8 @@ impl Stream {
 impl Ack {
     /// Appends the message.
     pub fn write(&self, out: &mut Vec<u8>) {
-        let flags = if self.unknown { UNKNOWN } else { 0 };
+        let unknown = if self.unknown { UNKNOWN } else { 0 };
+        let flags = unknown | if self.again { AGAIN } else { 0 };
         out.extend_from_slice(&[VERSION, ACK, flags, 0]);
         self.stream.write(out);
         out.extend_from_slice(&self.next.to_le_bytes());

@@ -1,4 +1,4 @@
-//! [7] Blocks of addresses: what a peer may announce, and what a host hands out from.
+//! [7] Blocks and ranges of addresses: what a peer may announce, and what a host hands out from.
 
 use core::fmt;
 use core::net::IpAddr;
@@ -43,10 +43,10 @@ impl Prefix {
         addr.is_ipv4() == self.addr.is_ipv4() && self.masked(addr) == self.addr
     }
 
-    /// True if an address is in both.
+    /// True if every address of the range is in the block.
     #[must_use]
-    pub fn overlaps(self, other: Self) -> bool {
-        self.contains(other.addr) || other.contains(self.addr)
+    pub fn covers(self, range: Range) -> bool {
+        self.contains(range.first) && self.contains(range.last)
     }
 
     fn masked(self, addr: IpAddr) -> IpAddr {
@@ -67,5 +67,51 @@ impl Prefix {
 impl fmt::Display for Prefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.addr, self.bits)
+    }
+}
+
+/// Addresses from a first to a last one, both counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Range {
+    first: IpAddr,
+    last: IpAddr,
+}
+
+impl Range {
+    /// Checks that both are of one family and in order.
+    #[must_use]
+    pub fn new(first: IpAddr, last: IpAddr) -> Option<Self> {
+        let one = first.is_ipv4() == last.is_ipv4();
+        (one && first <= last).then_some(Self { first, last })
+    }
+
+    /// The first address.
+    #[must_use]
+    pub const fn first(self) -> IpAddr {
+        self.first
+    }
+
+    /// The last address.
+    #[must_use]
+    pub const fn last(self) -> IpAddr {
+        self.last
+    }
+
+    /// True for an address of the range. IPv4 sorts before IPv6, so families do not mix.
+    #[must_use]
+    pub fn contains(self, addr: IpAddr) -> bool {
+        self.first <= addr && addr <= self.last
+    }
+
+    /// True if an address is in both.
+    #[must_use]
+    pub fn overlaps(self, other: Self) -> bool {
+        self.first <= other.last && other.first <= self.last
+    }
+}
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
     }
 }

@@ -11,14 +11,14 @@
 //! | 5 | host | name |
 //!
 //! A name is its length (u8) and so many bytes of lower-case ASCII; the first of an endpoint's is its own, the others
-//! are aliases. A range is an address and the length of its prefix (u8), no bit set behind it.
+//! are aliases. A range is its first and its last address.
 
 use core::net::IpAddr;
 
 use arrayvec::ArrayVec;
 
 use super::Reader;
-use super::prefix::Prefix;
+use super::prefix::Range;
 use crate::addr::{Mac, Vni};
 
 /// Addresses of one endpoint.
@@ -60,7 +60,7 @@ pub struct Network {
     /// What the host calls it.
     pub name: Box<str>,
     /// Where the host hands out addresses from.
-    pub ranges: ArrayVec<Prefix, MAX_RANGES>,
+    pub ranges: ArrayVec<Range, MAX_RANGES>,
 }
 
 /// Why something cannot be announced.
@@ -198,17 +198,17 @@ impl Network {
         if !is_name(&self.name) {
             return Err(RecordError::Name);
         }
-        let v6s = self.ranges.iter().filter(|p| p.addr().is_ipv6());
-        let v4s = self.ranges.iter().filter(|p| p.addr().is_ipv4());
-        let len = 6 + self.name.len() + 5 * v4s.clone().count() + 17 * v6s.clone().count();
+        let v6s = self.ranges.iter().filter(|r| r.first().is_ipv6());
+        let v4s = self.ranges.iter().filter(|r| r.first().is_ipv4());
+        let len = 6 + self.name.len() + 8 * v4s.clone().count() + 32 * v6s.clone().count();
         let mut out = Vec::with_capacity(3 + len);
         head(&mut out, NETWORK, len);
         out.extend_from_slice(&self.vni.get().to_le_bytes());
-        out.push(halves(self.ranges.iter().map(|p| p.addr())));
+        out.push(halves(self.ranges.iter().map(|r| r.first())));
         put_name(&mut out, &self.name);
-        for prefix in v4s.chain(v6s) {
-            put_addr(&mut out, prefix.addr());
-            out.push(prefix.bits());
+        for range in v4s.chain(v6s) {
+            put_addr(&mut out, range.first());
+            put_addr(&mut out, range.last());
         }
         Ok(out.into())
     }
@@ -258,6 +258,11 @@ impl<'a> EndpointView<'a> {
         }
         let whole = reader.0.is_empty() && bad_addr(view.addrs()).is_none();
         whole.then_some(view)
+    }
+
+    /// A body that was checked before.
+    pub(in crate::tunnel) const fn checked(body: &'a [u8]) -> Self {
+        Self(body)
     }
 
     /// The bytes, as they are kept.
@@ -374,12 +379,16 @@ fn network(reader: &mut Reader<'_>) -> Option<Network> {
     let name = read_name(reader)?.into();
     let mut ranges = ArrayVec::new();
     for _ in 0..halves & 15 {
-        let addr = IpAddr::from(reader.array::<4>()?);
-        ranges.try_push(Prefix::new(addr, reader.u8()?)?).ok()?;
+        let (first, last) = (reader.array::<4>()?, reader.array::<4>()?);
+        ranges
+            .try_push(Range::new(first.into(), last.into())?)
+            .ok()?;
     }
     for _ in 0..halves >> 4 {
-        let addr = IpAddr::from(reader.array::<16>()?);
-        ranges.try_push(Prefix::new(addr, reader.u8()?)?).ok()?;
+        let (first, last) = (reader.array::<16>()?, reader.array::<16>()?);
+        ranges
+            .try_push(Range::new(first.into(), last.into())?)
+            .ok()?;
     }
     Some(Network { vni, name, ranges })
 }

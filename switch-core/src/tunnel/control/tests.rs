@@ -3,7 +3,7 @@ use core::net::IpAddr;
 use arrayvec::ArrayVec;
 use proptest::prelude::*;
 
-use super::prefix::Prefix;
+use super::prefix::{Prefix, Range};
 use super::record::{
     Announced, EndpointView, MAX_NAME_BYTES, MAX_NAMES, Network, Record, RecordError, gone, host,
     network_gone,
@@ -80,6 +80,7 @@ fn the_other_messages_byte_by_byte() {
         next: 7,
         mask: 5,
         unknown: true,
+        again: false,
     };
     ack.write(&mut out);
     #[rustfmt::skip]
@@ -264,10 +265,17 @@ fn prefixes() {
     assert!(net.contains("10.1.255.255".parse().unwrap()));
     assert!(!net.contains("10.2.0.0".parse().unwrap()));
     assert!(!net.contains("::ffff:10.1.0.1".parse().unwrap()));
-    assert!(prefix("0.0.0.0/0").unwrap().overlaps(net));
-    assert!(net.overlaps(prefix("10.1.3.0/24").unwrap()));
-    assert!(!net.overlaps(prefix("10.2.0.0/24").unwrap()));
-    assert!(!prefix("::/0").unwrap().overlaps(net));
+    let range = |first: &str, last: &str| Range::new(first.parse().unwrap(), last.parse().unwrap());
+    assert_eq!(range("10.0.0.2", "10.0.0.1"), None);
+    assert_eq!(range("10.0.0.1", "fd00::1"), None);
+    let some = range("10.1.0.1", "10.1.0.100").unwrap();
+    assert_eq!(some.to_string(), "10.1.0.1-10.1.0.100");
+    assert!(net.covers(some) && !net.covers(range("10.1.0.1", "10.2.0.0").unwrap()));
+    assert!(some.contains("10.1.0.100".parse().unwrap()));
+    assert!(!some.contains("10.1.0.101".parse().unwrap()));
+    assert!(some.overlaps(range("10.1.0.100", "10.1.0.120").unwrap()));
+    assert!(!some.overlaps(range("10.1.0.101", "10.1.0.120").unwrap()));
+    assert!(!some.overlaps(range("fd00::1", "fd00::2").unwrap()));
     assert!(prefix("::/0").unwrap().contains("fd00::1".parse().unwrap()));
     assert_eq!(Prefix::around("10.1.2.3".parse().unwrap(), 16), Some(net));
 }
@@ -302,10 +310,10 @@ prop_compose! {
     fn any_network()(
         n in 0..=Vni::MAX,
         name in any_name(),
-        ranges in prop::collection::vec((any_addr(), 0u8..=32), 0..=4),
+        ranges in prop::collection::vec((any_addr(), any_addr()), 0..=4),
     ) -> Network {
-        let mut ranges: ArrayVec<Prefix, 4> =
-            ranges.into_iter().map(|(a, bits)| Prefix::around(a, bits).unwrap()).collect();
+        let range = |(a, b): (IpAddr, IpAddr)| Range::new(a.min(b), a.max(b));
+        let mut ranges: ArrayVec<Range, 4> = ranges.into_iter().filter_map(range).collect();
         ranges.sort();
         Network { vni: vni(n), name, ranges }
     }
@@ -358,7 +366,7 @@ proptest! {
     #[test]
     fn small_messages_survive_the_wire(id in any::<u32>(), time in any::<u64>(), size in any::<u16>(), mask in any::<u32>(), unknown in any::<bool>()) {
         let mut out = Vec::new();
-        let ack = Ack { stream: STREAM, next: id, mask, unknown };
+        let ack = Ack { stream: STREAM, next: id, mask, unknown, again: !unknown };
         ack.write(&mut out);
         prop_assert_eq!(Message::parse(&out), Ok(Message::Ack(ack)));
         out.clear();

@@ -1,0 +1,259 @@
+//! [7] What a peer announces: put in order, checked against its rules, entered, and told.
+
+use super::Announcer;
+use super::event::{Event, Refusal};
+use super::inbound::Arrival;
+use super::table::{Change, Holder};
+use crate::addr::{Mac, PeerId, Vni};
+use crate::time::Tick;
+use crate::tunnel::control::Announce;
+use crate::tunnel::control::record::{EndpointView, Network, Record, Records};
+
+/// Records that a network costs, which is compared with those of every peer.
+const NETWORK_COST: u32 = 64;
+/// Of a table that was full, so many hundredths are in use when those are asked who had to be left out.
+const ROOM_AGAIN: usize = 90;
+
+impl Announcer {
+    /// Takes an announcement. One beyond the peer's rate is as if it were lost.
+    pub(super) fn hear(&mut self, now: Tick, id: PeerId, message: &Announce<'_>) {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        let arrival = peer.inb.classify(message);
+        if arrival == Arrival::Over {
+            return self.refuse(id, Refusal::Over, None);
+        }
+        // Every message costs, so that those which say nothing new are no way around.
+        let cost = match arrival {
+            Arrival::Known | Arrival::Over => 1,
+            Arrival::Begins | Arrival::Next | Arrival::Early => cost(message.records),
+        };
+        if !peer.records.take(now, cost) {
+            return self.refuse(id, Refusal::Flood, None);
+        }
+        match arrival {
+            Arrival::Begins => {
+                self.early -= peer.inb.begin(message.stream);
+                peer.round = peer.round.wrapping_add(1);
+                self.table.begin_round(Holder::Peer(id));
+                self.take_in_order(now, id, message.records, message.complete);
+            }
+            Arrival::Next => self.take_in_order(now, id, message.records, message.complete),
+            Arrival::Early if self.early < self.limits.early => {
+                peer.inb.keep(message);
+                self.early += 1;
+            }
+            Arrival::Early | Arrival::Known | Arrival::Over => {}
+        }
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.inb.answer(message.stream);
+        }
+        self.touch(id);
+    }
+
+    /// Takes the next message of a stream, and those behind it that came early.
+    fn take_in_order(&mut self, now: Tick, id: PeerId, records: Records<'_>, complete: bool) {
+        self.take(now, id, records, complete);
+        loop {
+            let kept = self.peers.get_mut(&id).and_then(|peer| {
+                peer.inb.advance();
+                peer.inb.take_kept()
+            });
+            let Some(kept) = kept else { return };
+            self.early -= 1;
+            if let Some(records) = Records::check(&kept.records) {
+                self.take(now, id, records, kept.complete);
+            }
+        }
+    }
+
+    fn take(&mut self, now: Tick, id: PeerId, records: Records<'_>, complete: bool) {
+        let mut changes = Vec::new();
+        for record in records {
+            match record {
+                Record::Endpoint(view) => self.take_endpoint(id, view, &mut changes),
+                Record::Gone(vni, mac) => {
+                    self.table.remove(Holder::Peer(id), vni, mac, &mut changes);
+                }
+                Record::Network(network) => self.take_network(id, network),
+                Record::NetworkGone(vni) => self.networks.remove(id, vni, &mut self.events),
+                Record::Host(name) => self.take_host(id, name),
+            }
+            // At once: a later record may take the row out again.
+            self.tell(now, core::mem::take(&mut changes));
+        }
+        if complete {
+            self.table.end_round(Holder::Peer(id), &mut changes);
+            self.tell(now, changes);
+            let round = self.peers.get(&id).map_or(0, |p| p.round);
+            self.networks.end_round(id, round, &mut self.events);
+            self.events.push_back(Event::Complete { peer: id });
+        }
+    }
+
+    fn take_endpoint(&mut self, id: PeerId, view: EndpointView<'_>, changes: &mut Vec<Change>) {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        let (vni, mac) = (view.vni(), view.mac());
+        let holder = Holder::Peer(id);
+        if let Err(why) = peer.rules.allow(view) {
+            // It may have been another before, and that it is no longer.
+            self.table.remove(holder, vni, mac, changes);
+            return self.refuse(id, why, Some((vni, mac)));
+        }
+        let full = if self.table.count(holder) >= peer.rules.endpoints {
+            Some(Refusal::TooMany)
+        } else if self.table.len() >= self.limits.endpoints {
+            Some(Refusal::Full)
+        } else {
+            None
+        };
+        if let Some(why) = full.filter(|_| !self.table.has(holder, vni, mac)) {
+            peer.missed = true;
+            return self.refuse(id, why, Some((vni, mac)));
+        }
+        self.table.put(holder, view, changes);
+    }
+
+    fn take_network(&mut self, id: PeerId, network: Network) {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        let Some(allowed) = peer.rules.on(network.vni) else {
+            return self.refuse(id, Refusal::Network, None);
+        };
+        let within = |range: &_| allowed.prefixes.iter().any(|p| p.covers(*range));
+        if !network.ranges.iter().all(within) {
+            return self.refuse(id, Refusal::Range, None);
+        }
+        self.networks.set(id, network, peer.round, &mut self.events);
+    }
+
+    fn take_host(&mut self, id: PeerId, name: &str) {
+        if let Some(peer) = self.peers.get_mut(&id)
+            && peer.host.as_deref() != Some(name)
+        {
+            let name: Box<str> = name.into();
+            peer.host = Some(name.clone());
+            self.events.push_back(Event::Host { peer: id, name });
+        }
+    }
+
+    /// Counts a refusal, and tells it the first time.
+    pub(super) fn refuse(&mut self, id: PeerId, why: Refusal, endpoint: Option<(Vni, Mac)>) {
+        if self.peers.get_mut(&id).is_some_and(|peer| peer.refuse(why)) {
+            self.events.push_back(Event::Refused {
+                peer: id,
+                why,
+                endpoint,
+            });
+        }
+    }
+
+    /// Tells what became of endpoints.
+    pub(super) fn tell(&mut self, now: Tick, changes: Vec<Change>) {
+        let mut room = false;
+        for change in changes {
+            let owned = |at| self.table.view(at).map(EndpointView::to_owned);
+            let event = match change {
+                Change::Up(peer, at) => owned(at).map(|endpoint| Event::Up { peer, endpoint }),
+                Change::Changed(peer, at) => {
+                    owned(at).map(|endpoint| Event::Changed { peer, endpoint })
+                }
+                Change::Down(peer, vni, mac) => {
+                    room = true;
+                    Some(Event::Down { peer, vni, mac })
+                }
+                Change::Waits(peer, at, over, holder) => {
+                    let view = self.table.view(at).map(|v| (v.vni(), v.mac()));
+                    view.filter(|_| self.names(now, peer))
+                        .map(|(vni, mac)| Event::Conflict {
+                            peer,
+                            vni,
+                            mac,
+                            over,
+                            holder,
+                        })
+                }
+                Change::Crowded(peer) => {
+                    self.refuse(peer, Refusal::Crowded, None);
+                    None
+                }
+                Change::SameName(holder, at, other) => self.same_name(now, holder, at, other),
+            };
+            self.events.extend(event);
+        }
+        if room {
+            self.ask_again(now);
+        }
+    }
+
+    /// Counts a conflict of a peer. True if it is to be told.
+    fn names(&mut self, now: Tick, id: PeerId) -> bool {
+        self.peers.get_mut(&id).is_some_and(|peer| {
+            peer.conflicts += 1;
+            peer.named.take(now, 1)
+        })
+    }
+
+    fn same_name(&mut self, now: Tick, holder: Holder, at: u32, other: Holder) -> Option<Event> {
+        // A peer that has one name over and over is told of as often as others are.
+        let ((Holder::Peer(peer), _) | (Holder::Local, Holder::Peer(peer))) = (holder, other)
+        else {
+            return None;
+        };
+        if !self.peers.get_mut(&peer)?.named.take(now, 1) {
+            return None;
+        }
+        let view = self.table.view(at)?;
+        Some(Event::SameName {
+            holder,
+            vni: view.vni(),
+            mac: view.mac(),
+            name: view.names().next()?.into(),
+            other,
+        })
+    }
+
+    /// Forgets what a peer has announced.
+    pub(super) fn forget(&mut self, now: Tick, id: PeerId) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            self.early -= peer.inb.reset();
+            peer.missed = false;
+        }
+        let mut changes = Vec::new();
+        self.table.remove_all(Holder::Peer(id), &mut changes);
+        self.tell(now, changes);
+        self.networks.keep(id, &mut self.events, |_, _| false);
+    }
+
+    /// There is room again: asks those who had to be left out.
+    fn ask_again(&mut self, now: Tick) {
+        let room =
+            |used: usize, of: usize| used.saturating_mul(100) <= of.saturating_mul(ROOM_AGAIN);
+        if !room(self.table.len(), self.limits.endpoints) {
+            return;
+        }
+        let mut asked = Vec::new();
+        for (&id, peer) in self.peers.iter_mut().filter(|(_, peer)| peer.missed) {
+            if room(self.table.count(Holder::Peer(id)), peer.rules.endpoints) {
+                peer.missed = false;
+                peer.inb.ask(now);
+                asked.push(id);
+            }
+        }
+        for id in asked {
+            self.touch(id);
+        }
+    }
+}
+
+fn cost(records: Records<'_>) -> u32 {
+    let each = |record| match record {
+        Record::Network(_) => NETWORK_COST,
+        Record::Endpoint(_) | Record::Gone(..) | Record::NetworkGone(_) | Record::Host(_) => 1,
+    };
+    records.map(each).sum::<u32>().max(1)
+}
