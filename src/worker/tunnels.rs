@@ -20,12 +20,13 @@ pub const FIRST: usize = FIRST_TOKEN - 1 - SOCKETS;
 #[derive(Debug)]
 struct Listening {
     socket: UnderlaySocket,
+    carrier: Carrier,
     /// It stands in the line of those that may have a frame.
     ready: bool,
 }
 
 /// The receiving side of tunnels.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Tunnels {
     /// Where frames go.
     pub rx: UnderlayRx,
@@ -44,13 +45,30 @@ fn at(place: PortId) -> Option<usize> {
 }
 
 impl Tunnels {
+    /// Without sockets yet. What is no frame goes to `slow`.
+    pub(super) fn new(slow: Option<Slow>) -> Self {
+        Self {
+            rx: UnderlayRx::new(slow),
+            sockets: Vec::new(),
+            dropped: BTreeMap::new(),
+        }
+    }
+
     /// Takes a socket in, in a place below [`SOCKETS`]. One that was there is given back.
-    pub(super) fn listen(&mut self, at: usize, socket: UnderlaySocket) -> Option<UnderlaySocket> {
+    pub(super) fn listen(
+        &mut self,
+        at: usize,
+        socket: UnderlaySocket,
+        carrier: Carrier,
+    ) -> Option<UnderlaySocket> {
         if self.sockets.len() <= at {
             self.sockets.resize_with(at + 1, || None);
         }
-        let ready = false;
-        let before = self.sockets[at].replace(Listening { socket, ready });
+        let before = self.sockets[at].replace(Listening {
+            socket,
+            carrier,
+            ready: false,
+        });
         before.map(|l| l.socket)
     }
 

@@ -110,6 +110,7 @@ impl LivePlane {
         self.enact(spec.id)?;
         self.put_on_boards(spec.id, made)?;
         self.joins_kin(spec.id)?;
+        self.announce(spec.id);
         self.backend_changed(spec.network, spec.id)?;
         self.announce(spec.id)
     }

@@ -28,6 +28,7 @@ impl LivePlane {
         while let Some(event) = self.broker.next_event() {
             self.take(event);
         }
+        self.hear_cluster();
         self.restock();
         let changed = self.watch.as_mut().map(|w| w.update().unwrap_or(false));
         if changed == Some(true) {

@@ -11,6 +11,7 @@
 //!
 //! [`Job`]: crate::worker::Job
 
+mod announce;
 mod endpoint;
 mod events;
 mod kin;
@@ -60,11 +61,13 @@ use super::spec::{
     EndpointSpec, Interface, NameOwner, NameRecord, NetworkSpec, PeerSpec, PublishSpec, Published,
     Sandbox, SandboxRef, ServiceSpec, Underlay,
 };
+use crate::cluster::Cluster;
 use crate::host::broker::Broker;
 use crate::host::fleet::{FleetError, SandboxId, is_another_process};
 use crate::host::netwatch::NetWatch;
 use crate::host::sockets::HostView;
 use crate::worker::board::Board;
+use crate::worker::underlay::slow::Slow;
 use crate::worker::{Lost, Signals};
 
 /// How long a worker may take to answer: it does so between two batches.
@@ -144,6 +147,14 @@ pub struct LivePlane {
     kin: BTreeMap<(u64, u64), Vec<EndpointId>>,
     stocks: Stocks,
     peers: BTreeMap<PeerId, Peer>,
+    /// Numbers of peers in the workers' tables.
+    peer_numbers: Numbers,
+    /// The host's private key.
+    secret: Option<[u8; 32]>,
+    /// What the workers hear of other hosts that is no frame.
+    slow: Slow,
+    /// The thread that keeps sessions, once there are any to keep.
+    cluster: Option<Cluster>,
     underlays: Underlays,
     slots: Numbers,
     /// Numbers of VLANs, from [`vlan::FIRST`] on.
@@ -301,8 +312,9 @@ impl Plane for LivePlane {
         crate::config::facts::underlay()
     }
 
-    fn set_key(&mut self, _: &StaticKey) -> Result<(), PlaneError> {
-        Err(PlaneError::Unsupported("peers"))
+    fn set_key(&mut self, key: &StaticKey) -> Result<(), PlaneError> {
+        self.secret = Some(*key.private());
+        Ok(())
     }
 
     fn set_peer(&mut self, spec: &PeerSpec) -> Result<(), PlaneError> {
@@ -317,8 +329,12 @@ impl Plane for LivePlane {
         self.peer_rows()
     }
 
-    fn ping_peer(&mut self, id: PeerId, _: Duration) -> Result<Option<Duration>, PlaneError> {
-        Err(PlaneError::NoPeer(id))
+    fn ping_peer(
+        &mut self,
+        id: PeerId,
+        patience: Duration,
+    ) -> Result<Option<Duration>, PlaneError> {
+        self.ask_peer(id, patience)
     }
 
     fn settle(&mut self) -> Result<(), PlaneError> {

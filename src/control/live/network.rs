@@ -30,7 +30,7 @@ impl LivePlane {
         let made = self.make_switches(spec);
         if let (Err(_), Some(overlay)) = (&made, overlay(spec)) {
             // The error that is told is the first one.
-            let _ = self.close_underlay(overlay.port);
+            let _ = self.close_underlay(overlay.carrier, overlay.port);
         }
         made
     }
@@ -69,6 +69,7 @@ impl LivePlane {
             left: Left::default(),
         };
         self.nets.insert(spec.id, net);
+        self.announce_network(spec);
         Ok(())
     }
 
@@ -131,11 +132,12 @@ impl LivePlane {
             board.io.set_resolvers(slot, Vec::new());
         })?;
         self.nets.remove(&id);
+        self.retract_network(overlay);
         self.services.retain(|_, s| s.network != id);
         self.names.remove(&id);
         self.slots.give_back(slot);
         match overlay {
-            Some(overlay) => self.close_underlay(overlay.port),
+            Some(overlay) => self.close_underlay(overlay.carrier, overlay.port),
             None => Ok(()),
         }
     }
@@ -181,6 +183,9 @@ impl LivePlane {
         })?;
         let names = self.names.entry(record.network).or_default();
         names.insert(record.owner, record.clone());
+        if let NameOwner::Endpoint(id) = record.owner {
+            self.announce(id);
+        }
         self.tell_kin(record)
     }
 
@@ -195,6 +200,9 @@ impl LivePlane {
         })?;
         if let Some(names) = self.names.get_mut(&network) {
             names.remove(&of);
+        }
+        if let NameOwner::Endpoint(id) = of {
+            self.announce(id);
         }
         self.untell_kin(network, of)
     }
@@ -275,7 +283,7 @@ fn supported(spec: &NetworkSpec) -> Result<(), PlaneError> {
         }
         (Driver::Bridge, _) => Ok(()),
         (Driver::Overlay, _) => match overlay(spec).map(|o| o.carrier) {
-            Some(Carrier::Vxlan) => Ok(()),
+            Some(Carrier::Vxlan | Carrier::Sealed) => Ok(()),
             Some(_) => Err(PlaneError::Unsupported("this carrier")),
             None => Err(PlaneError::Unsupported("an overlay without a number")),
         },

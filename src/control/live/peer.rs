@@ -1,30 +1,44 @@
 //! Other hosts: on each network that one is on it is behind a port of that network's switch, and there is a way to it.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
-use switch_core::addr::{self, Mac, PortId, Vni};
+use switch_core::addr::{self, Mac, PeerId as Number, PortId, Vni};
 use switch_core::pipeline::{Port, Remote, Untagged, Vlan as Segment, Vlans};
 use switch_core::policy::guard::{Guard, Trust};
 use switch_core::policy::limit::{Limits, Rates};
+use switch_core::tunnel::announce::{Allowed, Rules};
+use switch_core::tunnel::control::{self, prefix::Range};
+use switch_core::tunnel::seal::State;
 
 use super::LivePlane;
+use super::announce::own_ranges;
+use crate::cluster::{self, Asked, Command, View};
 use crate::control::ids::{NetworkId, PeerId};
 use crate::control::plane::PlaneError;
 use crate::control::show::{DropRow, PeerRow, PeerState};
-use crate::control::spec::{Carrier, Driver, NetworkSpec, OverlaySpec, PeerCarrier, PeerSpec};
+use crate::control::spec::{
+    Carrier, Driver, NetworkSpec, OverlaySpec, PeerCarrier, PeerSpec, Prefix,
+};
 use crate::worker::board::Board;
 use crate::worker::underlay::rx::Target;
 use crate::worker::underlay::{Origin, Way};
 
 /// Ports to other hosts: one for each peer and network.
 pub(super) const REMOTES: u32 = 1 << 14;
+/// Peers at most.
+pub(super) const PEERS: u32 = 1 << 13;
+/// Endpoints that one peer may announce.
+const ENDPOINTS: usize = 100_000;
 
 /// A peer, and the ports that lead to it.
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) spec: PeerSpec,
+    /// Its number in the workers' tables.
+    pub(super) number: Number,
     /// Where it is, as far as that is known.
     pub(super) to: Option<SocketAddr>,
     lanes: BTreeMap<NetworkId, Lane>,
@@ -52,7 +66,7 @@ impl LivePlane {
         for &network in &spec.networks {
             self.net(network)?;
         }
-        if spec.carrier.kind() != Carrier::Vxlan {
+        if spec.carrier.kind() == Carrier::FlannelUdp {
             return Err(PlaneError::Unsupported("a peer of this carrier"));
         }
         let to = spec.carrier.endpoint().and_then(|at| at.addr());
@@ -60,6 +74,7 @@ impl LivePlane {
             Some(known) => known,
             None => Peer {
                 spec: spec.clone(),
+                number: Number(self.peer_numbers.take("peers")?),
                 to: None,
                 lanes: BTreeMap::new(),
                 limits: Arc::new(Limits::new(Rates::DEFAULT)),
@@ -79,18 +94,86 @@ impl LivePlane {
         for &network in &spec.networks {
             result = result.and_then(|()| self.open_lane(&mut peer, network));
         }
+        let asked = self.asked(&peer);
+        let number = peer.number;
         self.peers.insert(spec.id, peer);
-        result
+        result?;
+        if let Some(asked) = asked {
+            let asked = Box::new(asked);
+            self.cluster()?.tell(Command::SetPeer(number, asked));
+        }
+        Ok(())
+    }
+
+    /// What the thread that keeps sessions is to know of a peer; none for one that there are no sessions with.
+    fn asked(&self, peer: &Peer) -> Option<Asked> {
+        let PeerCarrier::Sealed {
+            key,
+            secret,
+            keepalive,
+            ..
+        } = &peer.spec.carrier
+        else {
+            return None;
+        };
+        let mut lanes = Vec::new();
+        let mut networks = Vec::new();
+        for (network, lane) in &peer.lanes {
+            let Some(net) = self.nets.get(network) else {
+                continue;
+            };
+            lanes.push((
+                lane.vni,
+                cluster::Lane {
+                    port: lane.port,
+                    slot: net.slot,
+                    mtu: net.spec.mtu,
+                },
+            ));
+            networks.push(allowed(&net.spec, lane.vni, &peer.spec.prefixes));
+        }
+        Some(Asked {
+            key: key.as_ref().map(|k| *k.bytes()),
+            secret: *secret.bytes(),
+            endpoint: peer.to,
+            keepalive: (*keepalive > 0).then(|| Duration::from_secs(u64::from(*keepalive))),
+            rules: Rules {
+                networks,
+                endpoints: ENDPOINTS,
+            },
+            lanes,
+        })
     }
 
     pub(super) fn drop_peer(&mut self, id: PeerId) -> Result<(), PlaneError> {
         let peer = self.peers.remove(&id).ok_or(PlaneError::NoPeer(id))?;
+        if let Some(cluster) = self.cluster.as_ref().filter(|_| peer.is_sealed()) {
+            cluster.tell(Command::RemovePeer(peer.number));
+        }
         let mut result = Ok(());
         for (network, lane) in peer.lanes {
             let closed = self.close_lane(network, lane);
             result = result.and(closed);
         }
+        self.peer_numbers.give_back(peer.number.0);
         result
+    }
+
+    /// Sends a peer a question. Errors: `NoPeer`; `Unsupported` for one that answers none.
+    pub(super) fn ask_peer(
+        &mut self,
+        id: PeerId,
+        patience: Duration,
+    ) -> Result<Option<Duration>, PlaneError> {
+        let peer = self.peers.get(&id).ok_or(PlaneError::NoPeer(id))?;
+        if !peer.is_sealed() {
+            return Err(PlaneError::Unsupported(
+                "a question to a peer of this carrier",
+            ));
+        }
+        let number = peer.number;
+        let answered = self.cluster()?.ping(number);
+        Ok(answered.recv_timeout(patience).ok())
     }
 
     /// Joins a peer to a network, or brings that up to date. Errors: `Full`, `NoNetwork`, `Ended`.
@@ -110,7 +193,14 @@ impl LivePlane {
             (PeerCarrier::Vxlan { .. }, Some(to)) => {
                 (Some(Way::Vxlan { to, vni }), Some(Origin::Vxlan(to.ip())))
             }
-            _ => (None, None),
+            (PeerCarrier::Sealed { .. }, _) => {
+                let peer = peer.number;
+                (
+                    Some(Way::Sealed { peer, vni }),
+                    Some(Origin::Sealed(peer)),
+                )
+            }
+            (PeerCarrier::Vxlan { .. } | PeerCarrier::FlannelUdp { .. }, _) => (None, None),
         };
         peer.lanes.insert(network, Lane { port, vni, origin });
         let member = self.remote_port(network, port, &peer.spec, &peer.limits)?;
@@ -206,6 +296,12 @@ impl LivePlane {
     }
 
     pub(super) fn peer_rows(&self) -> Result<Vec<PeerRow>, PlaneError> {
+        let views = self.cluster.as_ref().and_then(|c| c.ask(Command::Views));
+        let mut views: BTreeMap<Number, View> = views
+            .into_iter()
+            .flatten()
+            .map(|view| (view.peer, view))
+            .collect();
         let mut rows = Vec::new();
         for (&id, peer) in &self.peers {
             let lanes: Vec<Lane> = peer.lanes.values().copied().collect();
@@ -214,19 +310,92 @@ impl LivePlane {
                 each.reduce(Passed::and).unwrap_or_default()
             })?;
             let passed = passed.into_iter().reduce(Passed::and).unwrap_or_default();
-            let row = PeerRow::new(id, PeerState::Open);
+            let view = views.remove(&peer.number);
+            let mut drops = passed.drops;
+            for (reason, count) in view.iter().flat_map(|v| &v.refused) {
+                *drops.entry(reason).or_default() += count;
+            }
+            let row = view.map_or_else(
+                || PeerRow {
+                    endpoint: peer.to,
+                    problems: problems(peer),
+                    ..PeerRow::new(id, PeerState::Open)
+                },
+                |view| seen(id, peer, view),
+            );
             rows.push(PeerRow {
-                endpoint: peer.to,
                 tx_frames: passed.tx.0,
                 tx_bytes: passed.tx.1,
                 rx_frames: passed.rx.0,
                 rx_bytes: passed.rx.1,
-                drops: drop_rows(&passed.drops),
-                problems: problems(peer),
+                drops: drop_rows(&drops),
                 ..row
             });
         }
         Ok(rows)
+    }
+}
+
+impl Peer {
+    fn is_sealed(&self) -> bool {
+        self.spec.carrier.kind() == Carrier::Sealed
+    }
+}
+
+/// A peer with sessions, as the thread that keeps them sees it.
+fn seen(id: PeerId, peer: &Peer, view: View) -> PeerRow {
+    let state = match view.status.map(|s| s.state) {
+        _ if view.invited => PeerState::Invited,
+        None | Some(State::Idle | State::Connecting) => PeerState::Waiting,
+        Some(State::Up) => PeerState::Up,
+        Some(State::Unreachable) => PeerState::Silent,
+    };
+    let micros = |took: Duration| u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+    let endpoint = view.status.and_then(|s| s.endpoint).or(peer.to);
+    let overhead = Carrier::Sealed.overhead(endpoint.is_some_and(|at| at.is_ipv6()));
+    let mut problems = problems(peer);
+    problems.extend(view.problems);
+    PeerRow {
+        endpoint,
+        rtt: view.rtt.map(micros),
+        mtu: (state == PeerState::Up).then(|| view.mtu.saturating_sub(overhead)),
+        loss: (state == PeerState::Up).then_some(view.loss),
+        handshake: view.handshake.map(|ago| ago.as_secs()),
+        problems,
+        ..PeerRow::new(id, state)
+    }
+}
+
+/// What a peer may announce on a network: addresses that it was given, or all that this host does not hand out, and
+/// never the gateway's.
+fn allowed(spec: &NetworkSpec, vni: Vni, prefixes: &[Prefix]) -> Allowed {
+    let whole = [
+        spec.v4.map(|s| (IpAddr::V4(s.network), s.prefix)),
+        spec.v6.map(|s| (IpAddr::V6(s.network), s.prefix)),
+    ];
+    let given = prefixes.iter().map(|p| (p.addr, p.len));
+    let given: Vec<(IpAddr, u8)> = given.collect();
+    let chosen = if given.is_empty() {
+        whole.into_iter().flatten().collect()
+    } else {
+        given
+    };
+    let gateways = [
+        spec.v4.map(|s| IpAddr::V4(s.gateway)),
+        spec.v6.map(|s| IpAddr::V6(s.gateway)),
+    ];
+    let gateways = gateways.into_iter().flatten();
+    let own = overlay(spec).map(|o| own_ranges::<2>(spec, o));
+    Allowed {
+        vni,
+        prefixes: chosen
+            .into_iter()
+            .filter_map(|(addr, len)| control::prefix::Prefix::new(addr, len))
+            .collect(),
+        except: gateways
+            .filter_map(|a| Range::new(a, a))
+            .chain(own.into_iter().flatten())
+            .collect(),
     }
 }
 

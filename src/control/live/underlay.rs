@@ -5,10 +5,12 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::LivePlane;
+use crate::cluster::Command;
 use crate::control::plane::PlaneError;
 use crate::control::spec::Carrier;
 use crate::endpoint::udp::{PathMtu, UnderlaySocket};
 use crate::worker::tunnels;
+use crate::worker::underlay::rx;
 use crate::worker::underlay::tx::{Sockets, UnderlayTx};
 
 /// Ports to send VXLAN from, of each family.
@@ -83,12 +85,17 @@ impl LivePlane {
     }
 
     /// One network less wants to know what peers send to a port.
-    pub(super) fn close_underlay(&mut self, port: u16) -> Result<(), PlaneError> {
+    pub(super) fn close_underlay(
+        &mut self,
+        carrier: Carrier,
+        port: u16,
+    ) -> Result<(), PlaneError> {
         let Some(used) = self.underlays.ports.get_mut(&port) else {
             return Ok(());
         };
-        used.networks -= 1;
-        if used.networks > 0 {
+        used.networks = used.networks.saturating_sub(1);
+        // What is sent from it, too, stays open: a peer behind a NAT knows this port.
+        if used.networks > 0 || carrier != Carrier::Vxlan {
             return Ok(());
         }
         let place = used.place;
@@ -147,4 +154,14 @@ fn alone(at: SocketAddr) -> io::Result<()> {
         socket.set_only_v6(true)?;
     }
     socket.bind(&at.into())
+}
+
+impl From<Carrier> for rx::Carrier {
+    fn from(carrier: Carrier) -> Self {
+        match carrier {
+            Carrier::Vxlan => Self::Vxlan,
+            Carrier::Sealed => Self::Sealed,
+            Carrier::FlannelUdp => Self::Bare,
+        }
+    }
 }

@@ -174,6 +174,16 @@ impl UnderlaySocket {
         self.note(sent, out.segment != 0)
     }
 
+    /// Sends one datagram. Errors: those of sendmsg(2).
+    pub fn send_one(&mut self, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
+        self.send(&Outgoing {
+            to: &Name::from(to),
+            tos: 0,
+            segment: 0,
+            pieces: &[io::IoSlice::new(bytes)],
+        })
+    }
+
     /// Sends messages, [`BATCH`] at most; returns how many went.
     /// Errors: that of the first, if none did: as for [`Self::send`].
     pub fn send_many(&mut self, out: &[Outgoing<'_>]) -> io::Result<usize> {

@@ -10,19 +10,32 @@ use super::{Board, Net};
 use crate::endpoint::udp::UnderlaySocket;
 use crate::host::sockets::HostIo;
 use crate::worker::tunnels::{self, Tunnels};
+use crate::worker::underlay::rx::Carrier;
+use crate::worker::underlay::slow::Slow;
 
 impl Board {
     /// What comes from other hosts.
     pub fn tunnels(&mut self) -> &mut Tunnels {
-        self.tunnels.get_or_insert_default()
+        let without = || Box::new(Tunnels::new(None));
+        self.tunnels.get_or_insert_with(without)
+    }
+
+    /// Gets ready for what comes from other hosts. What is no frame goes to `slow`.
+    pub fn open_tunnels(&mut self, slow: Slow) {
+        self.tunnels = Some(Box::new(Tunnels::new(Some(slow))));
     }
 
     /// Takes a socket in that other hosts send to, in a place below [`tunnels::SOCKETS`].
     /// Errors: it cannot be polled.
-    pub fn listen(&mut self, at: usize, socket: UnderlaySocket) -> io::Result<()> {
+    pub fn listen(
+        &mut self,
+        at: usize,
+        socket: UnderlaySocket,
+        carrier: Carrier,
+    ) -> io::Result<()> {
         let place = tunnels::place(at);
         self.io.poll_underlay(&socket, place)?;
-        drop(self.tunnels().listen(at, socket));
+        drop(self.tunnels().listen(at, socket, carrier));
         self.wake(place);
         Ok(())
     }

@@ -171,6 +171,27 @@ impl UnderlayTx {
         });
     }
 
+    /// A peer is somewhere else from now on.
+    pub fn move_peer(&mut self, peer: PeerId, to: SocketAddr) {
+        if let Some(Some(peer)) = self.peers.get_mut(peer.0 as usize) {
+            peer.name = Name::from(to);
+        }
+    }
+
+    /// Sends sealed datagrams by these sockets from now on, of IPv4 and IPv6: those that peers send to.
+    pub fn set_sealed(&mut self, sockets: [Option<UnderlaySocket>; 2]) {
+        for (place, socket) in self.sealed.iter_mut().zip(sockets) {
+            let Some(socket) = socket else { continue };
+            match place.and_then(|at| self.sockets.get_mut(usize::from(at))) {
+                Some(old) => *old = socket,
+                None => {
+                    *place = u8::try_from(self.sockets.len()).ok();
+                    self.sockets.push(socket);
+                }
+            }
+        }
+    }
+
     /// What went by a port.
     #[must_use]
     pub fn stats(&self, port: PortId) -> Option<LaneStats> {

@@ -61,6 +61,17 @@ impl Switch {
         self.change_groups();
     }
 
+    /// Says how large packets to another host may be.
+    pub fn set_remote_mtu(&mut self, id: PortId, mtu: u16) {
+        if let Some(port) = self.ports.get(id).filter(|p| p.mtu != mtu) {
+            let port = Port {
+                mtu,
+                ..port.clone()
+            };
+            self.ports.insert(port);
+        }
+    }
+
     /// Takes a port to another host out, with every endpoint that is behind it.
     pub fn remove_remote_port(&mut self, id: PortId) {
         self.rules.forget(id);

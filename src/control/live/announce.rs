@@ -1,0 +1,168 @@
+//! What this host tells its peers of networks and endpoints, by way of the thread that keeps sessions; and its news.
+
+use std::net::IpAddr;
+
+use arrayvec::ArrayVec;
+use nix::sys::epoll::{EpollEvent, EpollFlags};
+use switch_core::addr::{PeerId as PeerNumber, Vni};
+use switch_core::tunnel::control::prefix::Range;
+use switch_core::tunnel::control::record::{Announced, Network};
+
+use super::peer::overlay;
+use super::LivePlane;
+use crate::cluster::{Cluster, Command, News, Overlay, Start};
+use crate::config::facts;
+use crate::control::ids::{EndpointId, PeerId};
+use crate::control::key::PublicKey;
+use crate::control::plane::{PlaneError, PlaneEvent};
+use crate::control::spec::{Carrier, EndpointSpec, NameOwner, NetworkSpec, OverlaySpec, Prefix};
+
+impl LivePlane {
+    /// The thread that keeps sessions, started where it is not there yet.
+    /// Errors: `Refused` without a key, or without descriptors.
+    pub(super) fn cluster(&mut self) -> Result<&Cluster, PlaneError> {
+        if self.cluster.is_none() {
+            let refused = |message: String| PlaneError::Refused {
+                message,
+                errno: None,
+            };
+            let secret = self.secret;
+            let secret = secret.ok_or_else(|| refused("the host has no key".to_owned()))?;
+            let host = nix::unistd::gethostname().unwrap_or_default();
+            let cluster = Cluster::start(Start {
+                begun: self.start,
+                workers: self.hands.iter().map(|h| h.signals.clone()).collect(),
+                slow: self.slow.clone(),
+                secret,
+                host: host.to_string_lossy().into_owned(),
+                link_mtu: facts::underlay().mtu,
+            });
+            let cluster = cluster.map_err(|e| refused(format!("the thread for peers: {e}")))?;
+            let readable = EpollEvent::new(EpollFlags::EPOLLIN, 0);
+            let polled = self.sources.add(cluster.fd(), readable);
+            polled.map_err(|e| refused(format!("watching the thread for peers: {e}")))?;
+            self.cluster = Some(cluster);
+        }
+        let gone = || PlaneError::Ended("the thread for peers".to_owned());
+        self.cluster.as_ref().ok_or_else(gone)
+    }
+
+    /// Tells of a network that is sealed.
+    pub(super) fn announce_network(&self, spec: &NetworkSpec) {
+        let (Some(cluster), Some((overlay, vni))) = (&self.cluster, sealed(spec)) else {
+            return;
+        };
+        let Some(net) = self.nets.get(&spec.id) else {
+            return;
+        };
+        let network = Network {
+            vni,
+            name: spec.name.to_ascii_lowercase().into(),
+            ranges: own_ranges(spec, overlay),
+        };
+        cluster.tell(Command::SetNetwork(Overlay {
+            slot: net.slot,
+            mtu: spec.mtu,
+            network,
+        }));
+    }
+
+    pub(super) fn retract_network(&self, overlay: Option<OverlaySpec>) {
+        let vni = overlay.filter(|o| o.carrier == Carrier::Sealed);
+        if let (Some(cluster), Some(vni)) = (&self.cluster, vni.and_then(|o| Vni::new(o.vni))) {
+            cluster.tell(Command::RemoveNetwork(vni));
+        }
+    }
+
+    /// Tells of an endpoint that is on a sealed network, as it is now.
+    pub(super) fn announce(&self, id: EndpointId) {
+        let (Some(cluster), Some(end)) = (&self.cluster, self.ends.get(&id)) else {
+            return;
+        };
+        let Some(net) = self.nets.get(&end.spec.network) else {
+            return;
+        };
+        let Some((_, vni)) = sealed(&net.spec) else {
+            return;
+        };
+        let record = self.names.get(&end.spec.network);
+        let record = record.and_then(|names| names.get(&NameOwner::Endpoint(id)));
+        let names = record.map_or(&[][..], |r| r.names.as_slice());
+        let addrs = end.spec.v4.map(IpAddr::V4).into_iter();
+        cluster.tell(Command::Join(Announced {
+            vni,
+            mac: end.spec.mac,
+            addrs: addrs.chain(end.spec.v6.map(IpAddr::V6)).collect(),
+            names: names.iter().map(|n| n.to_ascii_lowercase().into()).collect(),
+        }));
+    }
+
+    /// Takes an endpoint back.
+    pub(super) fn retract(&self, spec: &EndpointSpec) {
+        let net = self.nets.get(&spec.network);
+        let vni = net.and_then(|net| sealed(&net.spec));
+        if let (Some(cluster), Some((_, vni))) = (&self.cluster, vni) {
+            cluster.tell(Command::Leave(vni, spec.mac));
+        }
+    }
+
+    /// Takes what the thread tells.
+    pub(super) fn hear_cluster(&mut self) {
+        let Some(cluster) = &self.cluster else { return };
+        let mut told = Vec::new();
+        while let Some(news) = cluster.next() {
+            match news {
+                News::Joined(number, key) => {
+                    if let (Some(peer), Some(key)) = (self.peer_of(number), PublicKey::new(key)) {
+                        told.push(PlaneEvent::PeerJoined { peer, key });
+                    }
+                }
+                News::Problem(number, problem) => {
+                    if let Some(peer) = self.peer_of(number) {
+                        told.push(PlaneEvent::PeerProblem { peer, problem });
+                    }
+                }
+            }
+        }
+        self.told.extend(told);
+    }
+
+    fn peer_of(&self, number: PeerNumber) -> Option<PeerId> {
+        let mut peers = self.peers.iter();
+        peers.find(|(_, p)| p.number == number).map(|(&id, _)| id)
+    }
+}
+
+/// A network's number, where its frames are sealed.
+pub(super) fn sealed(spec: &NetworkSpec) -> Option<(&OverlaySpec, Vni)> {
+    let overlay = overlay(spec).filter(|o| o.carrier == Carrier::Sealed)?;
+    Some((overlay, Vni::new(overlay.vni)?))
+}
+
+/// What this host hands out on a network: of both families alike.
+pub(super) fn own_ranges<const N: usize>(
+    spec: &NetworkSpec,
+    overlay: &OverlaySpec,
+) -> ArrayVec<Range, N> {
+    let mut ranges = ArrayVec::new();
+    let (first, last) = (overlay.range.first, overlay.range.last);
+    if let Some(range) = Range::new(first.into(), last.into()) {
+        let _ = ranges.try_push(range);
+    }
+    if let (Some(v4), Some(v6)) = (spec.v4, spec.v6) {
+        // Addresses of both families end in the same number.
+        let twin = |addr: std::net::Ipv4Addr| {
+            let host = Prefix {
+                addr: addr.into(),
+                len: 32,
+            };
+            host.twin(&v4, &v6).map(|p| p.addr)
+        };
+        if let (Some(first), Some(last)) = (twin(first), twin(last))
+            && let Some(range) = Range::new(first, last)
+        {
+            let _ = ranges.try_push(range);
+        }
+    }
+    ranges
+}
