@@ -76,7 +76,11 @@ impl Member {
     /// When there is something to ask, or a question is lost.
     pub(super) fn due(&self) -> Tick {
         let lost = self.pending.map_or(Tick::NEVER, |(_, at)| at + LOST);
-        let probe = if self.up { self.mtu.poll_timeout() } else { Tick::NEVER };
+        let probe = if self.up {
+            self.mtu.poll_timeout()
+        } else {
+            Tick::NEVER
+        };
         self.next_ping.min(lost).min(probe)
     }
 

@@ -114,7 +114,9 @@ impl Run {
             }
             let mut more = false;
             for at in 0..TURN {
-                let Some(message) = self.slow.pop() else { break };
+                let Some(message) = self.slow.pop() else {
+                    break;
+                };
                 self.hear(now, &message);
                 more = at + 1 == TURN;
             }
@@ -293,7 +295,12 @@ impl Run {
         if self.announcer.poll_timeout().is_some_and(|due| due <= now) {
             self.announcer.handle_timeout(now);
         }
-        let due: Vec<PeerId> = self.members.iter().filter(|(_, m)| m.due() <= now).map(|(&p, _)| p).collect();
+        let due: Vec<PeerId> = self
+            .members
+            .iter()
+            .filter(|(_, m)| m.due() <= now)
+            .map(|(&p, _)| p)
+            .collect();
         for peer in due {
             self.ask_member(now, peer);
         }
@@ -349,7 +356,10 @@ impl Run {
                     self.spread_mtu(peer);
                 }
                 MtuEvent::BlackHole(mtu) => {
-                    self.complain(peer, format!("packets of {mtu} bytes are lost on the way there without a word"));
+                    self.complain(
+                        peer,
+                        format!("packets of {mtu} bytes are lost on the way there without a word"),
+                    );
                 }
                 MtuEvent::TooSmall(mtu) => {
                     self.complain(peer, format!("the way there takes no more than {mtu} bytes: too little for all of its announcements"));
@@ -405,7 +415,9 @@ impl Run {
                     self.workers.send(peer, None);
                     self.falls(now, peer);
                 }
-                Event::Introduced { invite, key, from } => self.introduced(now, PeerId(invite), key, from),
+                Event::Introduced { invite, key, from } => {
+                    self.introduced(now, PeerId(invite), key, from)
+                }
                 Event::Unreachable { peer } => {
                     self.falls(now, peer);
                     self.complain(peer, "it does not answer".to_owned());
@@ -496,7 +508,11 @@ impl Run {
                 mtu: member.mtu.mtu(),
                 loss: member.loss(),
                 handshake: status.and_then(|s| s.handshake).map(|at| now.since(at)),
-                refused: stats.iter().flat_map(|s| s.refused()).map(|(r, n)| (r.name(), n)).collect(),
+                refused: stats
+                    .iter()
+                    .flat_map(|s| s.refused())
+                    .map(|(r, n)| (r.name(), n))
+                    .collect(),
                 problems: member.problems(),
             }
         });
@@ -506,7 +522,10 @@ impl Run {
     fn due(&self) -> Tick {
         let machines = [self.node.poll_timeout(), self.announcer.poll_timeout()];
         let machines = machines.into_iter().flatten();
-        machines.chain(self.members.values().map(Member::due)).min().unwrap_or(Tick::NEVER)
+        machines
+            .chain(self.members.values().map(Member::due))
+            .min()
+            .unwrap_or(Tick::NEVER)
     }
 }
 

@@ -13,7 +13,10 @@ impl Run {
         while let Some(event) = self.announcer.poll_event() {
             match event {
                 Event::Up { peer, endpoint } | Event::Changed { peer, endpoint } => {
-                    let lane = self.members.get(&peer).and_then(|m| m.lanes.get(&endpoint.vni));
+                    let lane = self
+                        .members
+                        .get(&peer)
+                        .and_then(|m| m.lanes.get(&endpoint.vni));
                     if let Some(lane) = lane {
                         self.changes.push(Change::Up {
                             slot: lane.slot,
@@ -37,14 +40,26 @@ impl Run {
                     holder,
                 } => {
                     let whose = self.whose(holder);
-                    self.complain(peer, format!("its endpoint {mac} on network {vni} asks for {over}, which is {whose}"));
+                    self.complain(
+                        peer,
+                        format!(
+                            "its endpoint {mac} on network {vni} asks for {over}, which is {whose}"
+                        ),
+                    );
                 }
-                Event::Refused { peer, why, endpoint } => {
+                Event::Refused {
+                    peer,
+                    why,
+                    endpoint,
+                } => {
                     let what = endpoint.map_or_else(
                         || "a network".to_owned(),
                         |(vni, mac)| format!("endpoint {mac} on network {vni}"),
                     );
-                    self.complain(peer, format!("it announces {what}, which is refused: {}", why.name()));
+                    self.complain(
+                        peer,
+                        format!("it announces {what}, which is refused: {}", why.name()),
+                    );
                 }
                 Event::Overlap {
                     peer,
@@ -54,7 +69,10 @@ impl Run {
                     other,
                 } => {
                     let whose = self.whose(with);
-                    self.complain(peer, format!("it hands out {range} on network {vni}, and {other} is {whose}"));
+                    self.complain(
+                        peer,
+                        format!("it hands out {range} on network {vni}, and {other} is {whose}"),
+                    );
                 }
                 Event::OtherNetwork { peer, theirs, ours } => {
                     self.complain(
@@ -74,7 +92,10 @@ impl Run {
                 } => {
                     let whose = self.whose(other);
                     if let Holder::Peer(peer) = holder {
-                        self.complain(peer, format!("its name '{name}' on network {vni} is also {whose}"));
+                        self.complain(
+                            peer,
+                            format!("its name '{name}' on network {vni} is also {whose}"),
+                        );
                     }
                 }
                 Event::NetworkUp { .. }

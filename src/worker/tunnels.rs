@@ -8,6 +8,7 @@ use switch_core::verdict::{DropReason, Drops};
 use switch_core::wire::vnet_hdr::VnetHdr;
 
 use super::underlay::rx::{Carrier, UnderlayRx};
+use super::underlay::slow::Slow;
 use crate::endpoint::udp::UnderlaySocket;
 use crate::host::sockets::FIRST_TOKEN;
 
@@ -101,7 +102,7 @@ impl Tunnels {
         };
         let more = rx.turn(
             &listening.socket,
-            Carrier::Vxlan,
+            listening.carrier,
             &mut |net, port, vnet, frame| {
                 if let Some(reason) = each(net, port, vnet, frame) {
                     dropped.entry(port).or_default().count(reason);

@@ -8,8 +8,8 @@ use switch_core::addr::{PeerId as PeerNumber, Vni};
 use switch_core::tunnel::control::prefix::Range;
 use switch_core::tunnel::control::record::{Announced, Network};
 
-use super::peer::overlay;
 use super::LivePlane;
+use super::peer::overlay;
 use crate::cluster::{Cluster, Command, News, Overlay, Start};
 use crate::config::facts;
 use crate::control::ids::{EndpointId, PeerId};
@@ -75,7 +75,7 @@ impl LivePlane {
     }
 
     /// Tells of an endpoint that is on a sealed network, as it is now.
-    pub(super) fn announce(&self, id: EndpointId) {
+    pub(super) fn tell_peers(&self, id: EndpointId) {
         let (Some(cluster), Some(end)) = (&self.cluster, self.ends.get(&id)) else {
             return;
         };
@@ -93,7 +93,10 @@ impl LivePlane {
             vni,
             mac: end.spec.mac,
             addrs: addrs.chain(end.spec.v6.map(IpAddr::V6)).collect(),
-            names: names.iter().map(|n| n.to_ascii_lowercase().into()).collect(),
+            names: names
+                .iter()
+                .map(|n| n.to_ascii_lowercase().into())
+                .collect(),
         }));
     }
 

@@ -110,7 +110,7 @@ impl LivePlane {
         self.enact(spec.id)?;
         self.put_on_boards(spec.id, made)?;
         self.joins_kin(spec.id)?;
-        self.announce(spec.id);
+        self.tell_peers(spec.id);
         self.backend_changed(spec.network, spec.id)?;
         self.announce(spec.id)
     }
@@ -144,6 +144,7 @@ impl LivePlane {
         // The descriptors come back, and are closed here.
         drop(self.on_all(move |board| board.detach(port))?);
         self.forget(port);
+        self.retract(&end.spec);
         self.leaves_kin(spec.id, &end)
     }
 
@@ -240,6 +241,7 @@ impl LivePlane {
             links.iter().flatten().for_each(|l| l.endpoint.let_end());
         }
         drop(links);
+        self.retract(&end.spec);
         self.forget(port);
         self.ports.give_back(port.0);
         self.give_vlans_back(end.spec.network);

@@ -69,7 +69,7 @@ impl LivePlane {
             left: Left::default(),
         };
         self.nets.insert(spec.id, net);
-        self.announce_network(spec);
+        self.announce_network(&spec);
         Ok(())
     }
 
@@ -184,7 +184,7 @@ impl LivePlane {
         let names = self.names.entry(record.network).or_default();
         names.insert(record.owner, record.clone());
         if let NameOwner::Endpoint(id) = record.owner {
-            self.announce(id);
+            self.tell_peers(id);
         }
         self.tell_kin(record)
     }
@@ -202,7 +202,7 @@ impl LivePlane {
             names.remove(&of);
         }
         if let NameOwner::Endpoint(id) = of {
-            self.announce(id);
+            self.tell_peers(id);
         }
         self.untell_kin(network, of)
     }

@@ -195,10 +195,7 @@ impl LivePlane {
             }
             (PeerCarrier::Sealed { .. }, _) => {
                 let peer = peer.number;
-                (
-                    Some(Way::Sealed { peer, vni }),
-                    Some(Origin::Sealed(peer)),
-                )
+                (Some(Way::Sealed { peer, vni }), Some(Origin::Sealed(peer)))
             }
             (PeerCarrier::Vxlan { .. } | PeerCarrier::FlannelUdp { .. }, _) => (None, None),
         };

@@ -26,6 +26,7 @@ use crate::host::broker::Broker;
 use crate::host::netwatch::NetWatch;
 use crate::host::sockets::{HostIo, HostView};
 use crate::host::{privileges, start};
+use crate::worker::underlay::slow::Slow;
 use crate::worker::{Lost, Worker, tunnels};
 
 /// Stations behind endpoints that the table has room for.

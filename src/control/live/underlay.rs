@@ -74,22 +74,49 @@ impl LivePlane {
             networks: 1,
         };
         self.underlays.ports.insert(port, used);
+        if carrier == Carrier::Sealed {
+            self.send_sealed(&families).map_err(|e| all(&e))?;
+        }
         for (v6, sockets) in families {
             let at = 2 * place + usize::from(v6);
             for (worker, socket) in sockets.into_iter().enumerate() {
-                let heard = self.on(worker, move |board| board.listen(at, socket))?;
+                let heard = self.on(worker, move |board| {
+                    board.listen(at, socket, carrier.into())
+                })?;
                 heard.map_err(|e| all(&e))?;
             }
         }
         Ok(())
     }
 
+    /// Has what is sealed leave by the sockets that peers send to.
+    fn send_sealed(&mut self, families: &[(bool, Vec<UnderlaySocket>)]) -> io::Result<()> {
+        let of = |worker: usize| -> io::Result<[Option<UnderlaySocket>; 2]> {
+            let mut both = [None, None];
+            for (v6, sockets) in families {
+                let socket = sockets.get(worker).map(UnderlaySocket::try_clone);
+                both[usize::from(*v6)] = socket.transpose()?;
+            }
+            Ok(both)
+        };
+        let ended = |e: PlaneError| io::Error::other(e.to_string());
+        for worker in 0..self.hands.len() {
+            let sockets = of(worker)?;
+            self.on(worker, move |board| {
+                if let Some(underlay) = &mut board.io.underlay {
+                    underlay.set_sealed(sockets);
+                }
+            })
+            .map_err(ended)?;
+        }
+        let sockets = of(0)?;
+        let cluster = self.cluster().map_err(ended)?;
+        cluster.tell(Command::Sockets(sockets));
+        Ok(())
+    }
+
     /// One network less wants to know what peers send to a port.
-    pub(super) fn close_underlay(
-        &mut self,
-        carrier: Carrier,
-        port: u16,
-    ) -> Result<(), PlaneError> {
+    pub(super) fn close_underlay(&mut self, carrier: Carrier, port: u16) -> Result<(), PlaneError> {
         let Some(used) = self.underlays.ports.get_mut(&port) else {
             return Ok(());
         };
@@ -142,9 +169,13 @@ fn services(at: SocketAddr, carrier: Carrier, workers: usize) -> io::Result<Vec<
         Carrier::Sealed => PathMtu::Probed,
         Carrier::Vxlan | Carrier::FlannelUdp => PathMtu::Known,
     };
-    (0..workers)
-        .map(|_| UnderlaySocket::service(at, path))
-        .collect()
+    let all = (0..workers).map(|_| UnderlaySocket::service(at, path));
+    let all: Vec<UnderlaySocket> = all.collect::<io::Result<_>>()?;
+    let count = u32::try_from(workers).ok().filter(|&count| count > 1);
+    if let (Carrier::Sealed, Some(first), Some(count)) = (carrier, all.first(), count) {
+        first.steer(count)?;
+    }
+    Ok(all)
 }
 
 fn alone(at: SocketAddr) -> io::Result<()> {
