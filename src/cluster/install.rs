@@ -71,13 +71,13 @@ impl Workers {
     pub(super) fn receive(&self, peer: PeerId, key: OpenKey, from: SocketAddr) {
         let owner = self.owner(key.index());
         self.on(owner, move |board| {
-            board.tunnels().rx.add_key(key, peer, from)
+            board.tunnels().rx.add_key(key, peer, from);
         });
     }
 
     pub(super) fn close(&self, index: u32) {
         self.on(self.owner(index), move |board| {
-            board.tunnels().rx.remove_key(index)
+            board.tunnels().rx.remove_key(index);
         });
     }
 

@@ -32,6 +32,8 @@ pub(super) struct Member {
     /// The underlay of the session is IPv6.
     pub(super) v6: bool,
     pub(super) rtt: Option<Duration>,
+    /// The session that it was heard on last.
+    pub(super) heard: Option<u32>,
     next_ping: Tick,
     pings: u32,
     /// The question that is under way, and since when.
@@ -51,6 +53,7 @@ impl Member {
             up: false,
             v6: false,
             rtt: None,
+            heard: None,
             next_ping: Tick::NEVER,
             pings: 0,
             pending: None,

@@ -245,7 +245,11 @@ impl Run {
             What::Handshake => self.node.handle_datagram(now, from, &message.bytes),
             What::Moved(peer, index) => self.node.heard(now, peer, index, from),
             What::Control(peer, index) => {
-                let _ = index;
+                // Who answers a handshake sends nothing with the new key before it has heard with it.
+                let member = self.members.get_mut(&peer);
+                if member.is_some_and(|m| m.heard.replace(index) != Some(index)) {
+                    self.node.heard(now, peer, index, from);
+                }
                 self.hear_control(now, peer, &message.bytes);
             }
         }
@@ -416,7 +420,7 @@ impl Run {
                     self.falls(now, peer);
                 }
                 Event::Introduced { invite, key, from } => {
-                    self.introduced(now, PeerId(invite), key, from)
+                    self.introduced(now, PeerId(invite), key, from);
                 }
                 Event::Unreachable { peer } => {
                     self.falls(now, peer);

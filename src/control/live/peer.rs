@@ -343,9 +343,10 @@ impl Peer {
 fn seen(id: PeerId, peer: &Peer, view: View) -> PeerRow {
     let state = match view.status.map(|s| s.state) {
         _ if view.invited => PeerState::Invited,
-        None | Some(State::Idle | State::Connecting) => PeerState::Waiting,
+        None | Some(State::Idle) => PeerState::Idle,
+        Some(State::Connecting) => PeerState::Connecting,
         Some(State::Up) => PeerState::Up,
-        Some(State::Unreachable) => PeerState::Silent,
+        Some(State::Unreachable) => PeerState::Unreachable,
     };
     let micros = |took: Duration| u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
     let endpoint = view.status.and_then(|s| s.endpoint).or(peer.to);

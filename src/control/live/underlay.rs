@@ -152,7 +152,9 @@ impl LivePlane {
                 vxlan: [sources(false), sources(true)],
                 ..Sockets::default()
             };
+            let slow = self.slow.clone();
             self.on(worker, move |board| {
+                board.open_tunnels(slow);
                 board.io.underlay = Some(Box::new(UnderlayTx::new(sockets)));
             })?;
         }

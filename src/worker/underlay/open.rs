@@ -5,7 +5,9 @@ use std::ops::Range;
 
 use switch_core::addr::{Mac, PortId, Vni};
 use switch_core::tunnel::gather::Said;
-use switch_core::tunnel::seal::{CONTROL, OpenError, Opened, PARTIAL, receiver};
+use switch_core::tunnel::seal::{
+    CONTROL, HEADER_LEN, OpenError, Opened, PARTIAL, TAG_LEN, receiver,
+};
 use switch_core::tunnel::{ecn, vxlan};
 use switch_core::verdict::DropReason;
 use switch_core::wire::vnet_hdr::VnetHdr;
@@ -70,6 +72,7 @@ impl Tables {
             };
             let Some(session) = self.sessions.get_mut(&index) else {
                 self.drops.count(DropReason::NoKey);
+                self.hand_stray(message.from, &bytes[at..end]);
                 at = end;
                 continue;
             };
@@ -210,6 +213,13 @@ impl Tables {
         if let Some(source) = self.sources.get_mut(&key) {
             source.stats.frames += took.frames;
             source.stats.bytes += took.bytes;
+        }
+    }
+
+    /// Tells of a datagram of a session that is not: its sender may not know yet that it is over.
+    fn hand_stray(&self, from: SocketAddr, bytes: &[u8]) {
+        if let (Some(slow), Some(head)) = (&self.slow, bytes.get(..HEADER_LEN + TAG_LEN)) {
+            slow.push_stray(from, head);
         }
     }
 

@@ -68,6 +68,13 @@ impl Slow {
         true
     }
 
+    /// As [`Self::push`], for what anybody can forge: it leaves most of the room to others.
+    pub(super) fn push_stray(&self, from: SocketAddr, bytes: &[u8]) {
+        if self.queue.len() < WAITING / 4 {
+            self.push(from, What::Handshake, bytes);
+        }
+    }
+
     /// What wakes the reader: it is readable when something waits.
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {
