@@ -65,7 +65,7 @@ pub(super) fn ask<P: Plane>(engine: &mut Engine<P>, request: &Request) -> Result
             Reply::Policy(Box::new(policy(model, scope)))
         }
         Request::Key => Reply::Key(Key {
-            key: engine.identity.need(&mut engine.plane)?,
+            key: engine.identity.need()?,
         }),
         Request::Peers => {
             let all = model.peers.values();

@@ -158,7 +158,14 @@ impl<P: Plane> Engine<P> {
             let mut model = drafts.last().map_or(&self.model, |d| &d.model).clone();
             let mut identify =
                 |model: &Model, wish: &EndpointWish| identify(&mut self.plane, model, wish);
-            match request::plan(&mut model, &self.facts, &job.request, &mut identify) {
+            let planned = request::plan(&mut model, &self.facts, &job.request, &mut identify);
+            let planned = planned.and_then(|told| {
+                if request::needs_key(&job.request) {
+                    self.identity.tell(&mut self.plane)?;
+                }
+                Ok(told)
+            });
+            match planned {
                 Ok(reply) => drafts.push(Draft { job, model, reply }),
                 Err(problem) => drop(job.answer.send(Err(problem))),
             }
@@ -175,7 +182,7 @@ impl<P: Plane> Engine<P> {
             self.facts.underlay = self.plane.underlay();
         }
         if request::needs_key(request) {
-            self.facts.key = Some(self.identity.need(&mut self.plane)?);
+            self.facts.key = Some(self.identity.need()?);
         }
         Ok(())
     }

@@ -198,9 +198,8 @@ impl Identity {
         self.key.as_ref().map(|k| *k.public())
     }
 
-    /// Makes sure that there is a key, and that the data plane has it.
-    /// Errors: `BadKey` when it cannot be had; those of the data plane.
-    pub fn need<P: Plane + ?Sized>(&mut self, plane: &mut P) -> Result<PublicKey, Problem> {
+    /// Makes sure that there is a key. Errors: `BadKey` when it cannot be had.
+    pub fn need(&mut self) -> Result<PublicKey, Problem> {
         let key = match self.key.take() {
             Some(key) => key,
             None => {
@@ -211,12 +210,17 @@ impl Identity {
                 made.map_err(|e| Problem::new(Code::BadKey, format!("this host's key: {e}")))?
             }
         };
-        let key = self.key.insert(key);
-        if !self.told {
+        Ok(*self.key.insert(key).public())
+    }
+
+    /// Makes sure that the data plane has the key. Errors: `BadKey`, and those of the data plane.
+    pub fn tell<P: Plane + ?Sized>(&mut self, plane: &mut P) -> Result<PublicKey, Problem> {
+        let public = self.need()?;
+        if let (Some(key), false) = (&self.key, self.told) {
             plane.set_key(key).map_err(|e| problem(&e))?;
             self.told = true;
         }
-        Ok(*key.public())
+        Ok(public)
     }
 }
 

@@ -38,7 +38,7 @@ impl<P: Plane> Engine<P> {
         facts.key = identity.known();
         let mut runtime = Runtime::default();
         if sealed(&stored) {
-            match identity.need(&mut plane) {
+            match identity.tell(&mut plane) {
                 Ok(key) => facts.key = Some(key),
                 // What needs it is down, and says so.
                 Err(problem) => runtime.note(problem.to_string()),

@@ -113,7 +113,7 @@ fn requests_are_refused_by_status_and_code() {
             (
                 "POST",
                 "/v1/networks",
-                r#"{"name":"x","driver":"overlay"}"#,
+                r#"{"name":"x","uplink":"packet:eth7"}"#,
                 501,
                 "unsupported",
             ),

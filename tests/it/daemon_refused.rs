@@ -32,7 +32,7 @@ fn commands_are_refused_by_one_line() {
             ("network create more --mtu 67", "67"),
             ("network create more --opt colour=blue", "colour"),
             ("network create more --driver macvlan", "uplink"),
-            ("network create more --driver overlay", "overlay"),
+            ("network create more --driver overlay --vni 0", "16777215"),
             ("network rm front", "a"),
             ("network rm nowhere", "nowhere"),
             ("network inspect nowhere", "nowhere"),

@@ -16,6 +16,7 @@ mod daemon_loopback;
 mod daemon_multicast;
 mod daemon_names;
 mod daemon_packet;
+mod daemon_peer;
 mod daemon_policy;
 mod daemon_publish;
 mod daemon_refused;
