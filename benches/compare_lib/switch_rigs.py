@@ -261,6 +261,7 @@ class Api(http.client.HTTPConnection):
         said = answer.read().decode(errors="replace")
         if answer.status >= 300:
             raise Failed(f"{path}: {answer.status} {said.strip()[-300:]}")
+        return json.loads(said) if said.strip() else None
 
 
 class WeftUp(Switch):

@@ -5,7 +5,7 @@ from one to the other.
 import shutil
 
 from .lab import Failed, batch, call
-from .switch_rigs import PAIR, Api, Switch, TapLoop
+from .switch_rigs import FIRST_ADDRESS, NETWORK, PAIR, Api, Switch, TapLoop
 
 # Where the two hosts meet, and their addresses there.
 UNDERLAY = ("198.18.16.1", "198.18.16.2")
@@ -13,6 +13,8 @@ LINK = "under0"
 VNI = 42
 # What is left of 1,500 bytes behind IPv4, UDP and VXLAN, and the inner Ethernet header.
 VXLAN_MTU = 1450
+# What weft's carriers take of a packet: IPv4, UDP, VXLAN, the inner Ethernet header; and the seal.
+OVERHEAD = {"vxlan": 50, "sealed": 82}
 # The same of WireGuard, for either family of addresses.
 WIREGUARD_MTU = 1420
 SOCKETS = "/var/run/wireguard"
@@ -129,8 +131,23 @@ class WeftTunnel(Hosts):
         return "1 received" in call([*self.inside(0), "ping", "-c1", "-W1", self.address(1)], check=False)
 
     def meet(self):
-        """Makes the network on both hosts, and has each know the other."""
-        raise Failed("not yet")
+        """Makes the network on both hosts, each handing out a part of it, and has each know the other."""
+        networks = [str(part) for part in NETWORK.subnets(new_prefix=NETWORK.prefixlen + 1)]
+        overhead = OVERHEAD[self.carrier]
+        for api, part in zip(self.apis, networks):
+            api.post("/v1/networks", {"name": "bench", "driver": "overlay", "vni": VNI, "opt": [f"carrier={self.carrier}"], "ipv6": False,
+                                      "subnet": str(NETWORK), "ip-range": part, "mtu": self.mtu - overhead})
+        self.know(networks)
+
+    def know(self, networks):
+        for api, there, part in zip(self.apis, UNDERLAY[::-1], networks[::-1]):
+            api.post("/v1/peers", {"name": "other", "carrier": self.carrier, "endpoint": there, "networks": ["bench"]})
+
+    @staticmethod
+    def address(number):
+        """An address of the part that the sandbox's host hands out."""
+        parts = list(NETWORK.subnets(new_prefix=NETWORK.prefixlen + 1))
+        return str(parts[number][FIRST_ADDRESS])
 
 
 class WeftVxlan(WeftTunnel):
@@ -140,7 +157,15 @@ class WeftVxlan(WeftTunnel):
 
 
 class WeftSealed(WeftTunnel):
-    """Sealed."""
+    """Sealed; the second host takes the first one's invite."""
+
+    def meet(self):
+        one, other = self.apis
+        one.post("/v1/networks", {"name": "bench", "driver": "overlay", "vni": VNI, "ipv6": False, "subnet": str(NETWORK),
+                                  "ip-range": next(str(part) for part in NETWORK.subnets(new_prefix=NETWORK.prefixlen + 1)),
+                                  "mtu": self.mtu - OVERHEAD[self.carrier]})
+        invite = one.post("/v1/invites", {"name": "other", "networks": ["bench"], "endpoint": UNDERLAY[0]})
+        other.post("/v1/invites/accept", {"invite": invite["invite"]})
 
 
 # Every rig by the name it has in the table: class and MTU of the underlay.
