@@ -5,11 +5,12 @@
 //! The machines are the core's (`tunnel::seal`, `tunnel::announce`, `tunnel::pmtu`); here is what they need of the
 //! world: sockets, a clock, random bytes.
 //!
-//! Files: `command` is what the plane says and is told, `run` the thread, `install` what the workers get, `member` a peer.
+//! Files: `command` is what the plane says and is told, `run` the thread, `install` what the workers get, `member` a peer, `peers` how they come and go.
 
 mod command;
 mod install;
 mod member;
+mod peers;
 mod run;
 mod tell;
 

@@ -15,12 +15,10 @@ use switch_core::time::Tick;
 use switch_core::tunnel::announce::{Announcer, Limits};
 use switch_core::tunnel::control::{Message, Ping, Probe};
 use switch_core::tunnel::pmtu::{self, MtuEvent};
-use switch_core::tunnel::seal::{
-    Event, HostSecret, NetworkSecret, Node, NodeConfig, PeerConfig, PublicKey, Random, Suite,
-};
+use switch_core::tunnel::seal::{Event, HostSecret, Node, NodeConfig, Random, Suite};
 
 use super::Start;
-use super::command::{Asked, Command, News, Overlay, View};
+use super::command::{Command, News, Overlay};
 use super::install::{Change, Workers};
 use super::member::Member;
 use crate::endpoint::udp::UnderlaySocket;
@@ -28,8 +26,6 @@ use crate::worker::underlay::slow::{Slow, SlowMessage, What};
 
 /// Messages that are taken before others have their turn.
 const TURN: usize = 64;
-/// Bytes of a sealed datagram that are none of the inner IP packet, less IP and UDP: seal, VXLAN, Ethernet.
-const AROUND: u16 = 16 + 16 + 8 + 14;
 /// It rests no longer than this, so that a clock that leaps does no harm.
 const LONGEST: Duration = Duration::from_secs(60);
 
@@ -49,16 +45,16 @@ pub(super) struct Run {
     begun: Instant,
     commands: Receiver<Command>,
     wake: Arc<EventFd>,
-    news: Sender<News>,
-    told: Arc<EventFd>,
+    pub(super) news: Sender<News>,
+    pub(super) told: Arc<EventFd>,
     slow: Slow,
     pub(super) node: Node,
     pub(super) announcer: Announcer,
     sockets: [Option<UnderlaySocket>; 2],
-    link_mtu: u16,
+    pub(super) link_mtu: u16,
     pub(super) members: BTreeMap<PeerId, Member>,
     pub(super) overlays: BTreeMap<Vni, Overlay>,
-    workers: Workers,
+    pub(super) workers: Workers,
     pub(super) changes: Vec<Change>,
     out: Vec<u8>,
 }
@@ -174,69 +170,6 @@ impl Run {
                 }
             }
         }
-    }
-
-    fn set_peer(&mut self, now: Tick, peer: PeerId, asked: Asked) {
-        self.announcer.set_peer(now, peer, asked.rules.clone());
-        // What it may no longer have goes while the ways there are known.
-        self.hear_announcer(now);
-        let known = self.members.get(&peer).map(|m| {
-            let (a, b) = (&m.asked, &asked);
-            (a.key, a.secret, a.keepalive) == (b.key, b.secret, b.keepalive)
-        });
-        let lanes = asked.lanes.iter().copied().collect();
-        match known {
-            Some(true) => {
-                if let Some(member) = self.members.get_mut(&peer) {
-                    if member.asked.endpoint != asked.endpoint {
-                        self.node.set_endpoint(now, peer, asked.endpoint);
-                    }
-                    member.lanes = lanes;
-                    member.asked = asked;
-                }
-                self.tell_all(peer);
-                self.spread_mtu(peer);
-                return;
-            }
-            Some(false) => self.forget(now, peer),
-            None => {}
-        }
-        let (key, endpoint, keepalive) = (asked.key, asked.endpoint, asked.keepalive);
-        let secret = NetworkSecret::new(asked.secret);
-        let member = Member::new(now, asked, self.link_mtu);
-        self.members.insert(peer, member);
-        let added = match key {
-            None => self.node.add_invite(peer.0, &secret),
-            Some(key) => self.node.add_peer(
-                now,
-                peer,
-                &PeerConfig {
-                    key: PublicKey(key),
-                    secrets: vec![secret],
-                    endpoint,
-                    keepalive,
-                },
-            ),
-        };
-        if let Err(e) = added {
-            self.complain(peer, format!("it cannot be used: {e}"));
-        }
-    }
-
-    fn remove_peer(&mut self, now: Tick, peer: PeerId) {
-        self.announcer.remove_peer(now, peer);
-        self.hear_announcer(now);
-        self.forget(now, peer);
-        self.members.remove(&peer);
-    }
-
-    /// Ends sessions with a peer.
-    fn forget(&mut self, now: Tick, peer: PeerId) {
-        self.node.remove_invite(peer.0);
-        self.node.remove_peer(peer);
-        self.hear_node(now);
-        self.announcer.lost(now, peer);
-        self.workers.send(peer, None);
     }
 
     fn hear(&mut self, now: Tick, message: &SlowMessage) {
@@ -395,7 +328,7 @@ impl Run {
         }
     }
 
-    fn hear_node(&mut self, now: Tick) {
+    pub(super) fn hear_node(&mut self, now: Tick) {
         while let Some(event) = self.node.poll_event() {
             match event {
                 Event::Receive { peer, key } => {
@@ -428,99 +361,6 @@ impl Run {
                 }
             }
         }
-    }
-
-    fn rises(&mut self, now: Tick, peer: PeerId, to: SocketAddr) {
-        let Some(member) = self.members.get_mut(&peer) else {
-            return;
-        };
-        member.v6 = to.is_ipv6();
-        member.settle(|p| p == "it does not answer");
-        if !member.up {
-            member.rises(now);
-            member.mtu.restart(now, self.link_mtu);
-            self.announcer.connected(now, peer);
-        }
-    }
-
-    fn falls(&mut self, now: Tick, peer: PeerId) {
-        if let Some(member) = self.members.get_mut(&peer) {
-            member.falls();
-        }
-        self.announcer.lost(now, peer);
-    }
-
-    /// Somebody has shown the secret of an invite: it is the peer from now on, and no other.
-    fn introduced(&mut self, now: Tick, peer: PeerId, key: PublicKey, from: SocketAddr) {
-        let Some(member) = self.members.get_mut(&peer) else {
-            return;
-        };
-        member.asked.key = Some(key.0);
-        let config = PeerConfig {
-            key,
-            secrets: vec![NetworkSecret::new(member.asked.secret)],
-            endpoint: member.asked.endpoint.or(Some(from)),
-            keepalive: member.asked.keepalive,
-        };
-        self.node.remove_invite(peer.0);
-        match self.node.add_peer(now, peer, &config) {
-            Ok(()) => self.tell(News::Joined(peer, key.0)),
-            Err(e) => self.complain(peer, format!("who shows its invite cannot be used: {e}")),
-        }
-    }
-
-    pub(super) fn complain(&mut self, peer: PeerId, problem: String) {
-        let Some(member) = self.members.get_mut(&peer) else {
-            return;
-        };
-        if member.complain(&problem) {
-            self.tell(News::Problem(peer, problem));
-        }
-    }
-
-    fn tell(&self, news: News) {
-        // Nobody listens any more at the end.
-        let _ = self.news.send(news);
-        let _ = self.told.write(1);
-    }
-
-    /// Tells the switches how large packets to a peer may be.
-    pub(super) fn spread_mtu(&mut self, peer: PeerId) {
-        let Some(member) = self.members.get(&peer) else {
-            return;
-        };
-        let ip = if member.v6 { 48 } else { 28 };
-        let inner = member.mtu.mtu().saturating_sub(ip + AROUND);
-        for lane in member.lanes.values() {
-            self.changes.push(Change::Mtu {
-                slot: lane.slot,
-                port: lane.port,
-                mtu: inner.min(lane.mtu),
-            });
-        }
-    }
-
-    fn views(&self, now: Tick) -> Vec<View> {
-        let each = self.members.iter().map(|(&peer, member)| {
-            let status = self.node.status(peer);
-            let stats = self.announcer.stats(peer);
-            View {
-                peer,
-                invited: member.asked.key.is_none(),
-                status,
-                rtt: member.rtt.or_else(|| status.and_then(|s| s.rtt)),
-                mtu: member.mtu.mtu(),
-                loss: member.loss(),
-                handshake: status.and_then(|s| s.handshake).map(|at| now.since(at)),
-                refused: stats
-                    .iter()
-                    .flat_map(|s| s.refused())
-                    .map(|(r, n)| (r.name(), n))
-                    .collect(),
-                problems: member.problems(),
-            }
-        });
-        each.collect()
     }
 
     fn due(&self) -> Tick {

@@ -29,6 +29,7 @@ impl LivePlane {
             self.take(event);
         }
         self.hear_cluster();
+        self.take_found();
         self.restock();
         let changed = self.watch.as_mut().map(|w| w.update().unwrap_or(false));
         if changed == Some(true) {

@@ -14,6 +14,7 @@
 mod announce;
 mod endpoint;
 mod events;
+mod find;
 mod kin;
 mod left;
 mod network;
@@ -46,6 +47,7 @@ use switch_core::policy::eval::Policy;
 use switch_core::policy::limit::Limits;
 use switch_core::policy::quota::Quota;
 
+use self::find::Finder;
 use self::left::Left;
 use self::numbers::Numbers;
 use self::peer::Peer;
@@ -149,6 +151,7 @@ pub struct LivePlane {
     peers: BTreeMap<PeerId, Peer>,
     /// Numbers of peers in the workers' tables.
     peer_numbers: Numbers,
+    finder: Finder,
     /// The host's private key.
     secret: Option<[u8; 32]>,
     /// What the workers hear of other hosts that is no frame.

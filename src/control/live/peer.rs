@@ -15,6 +15,7 @@ use switch_core::tunnel::seal::State;
 
 use super::LivePlane;
 use super::announce::own_ranges;
+use super::find::Wanted;
 use crate::cluster::{self, Asked, Command, View};
 use crate::control::ids::{NetworkId, PeerId};
 use crate::control::plane::PlaneError;
@@ -41,6 +42,8 @@ pub(super) struct Peer {
     pub(super) number: Number,
     /// Where it is, as far as that is known.
     pub(super) to: Option<SocketAddr>,
+    /// Its name is looked up.
+    wanted: Option<Wanted>,
     lanes: BTreeMap<NetworkId, Lane>,
     /// What it may send, over all of its networks.
     limits: Arc<Limits>,
@@ -69,19 +72,22 @@ impl LivePlane {
         if spec.carrier.kind() == Carrier::FlannelUdp {
             return Err(PlaneError::Unsupported("a peer of this carrier"));
         }
-        let to = spec.carrier.endpoint().and_then(|at| at.addr());
         let mut peer = match self.peers.remove(&spec.id) {
             Some(known) => known,
             None => Peer {
                 spec: spec.clone(),
                 number: Number(self.peer_numbers.take("peers")?),
                 to: None,
+                wanted: None,
                 lanes: BTreeMap::new(),
                 limits: Arc::new(Limits::new(Rates::DEFAULT)),
             },
         };
+        if peer.spec.carrier.endpoint() != spec.carrier.endpoint() {
+            (peer.to, peer.wanted) = (None, None);
+        }
         peer.spec = spec.clone();
-        peer.to = to;
+        self.locate(&mut peer)?;
         let gone: Vec<NetworkId> = peer.lanes.keys().copied().collect();
         let gone = gone.into_iter().filter(|n| !spec.networks.contains(n));
         let mut result = Ok(());
@@ -103,6 +109,41 @@ impl LivePlane {
             self.cluster()?.tell(Command::SetPeer(number, asked));
         }
         Ok(())
+    }
+
+    /// Finds out where a peer is, if it is to be known: at once, or by and by.
+    /// Errors: `Refused` where there is no thread to look a name up.
+    fn locate(&self, peer: &mut Peer) -> Result<(), PlaneError> {
+        let Some(at) = peer.spec.carrier.endpoint() else {
+            return Ok(());
+        };
+        match at.addr() {
+            Some(addr) => peer.to = Some(addr),
+            None if peer.wanted.as_ref().is_some_and(|w| w.is(at)) => {}
+            None => {
+                let wanted = self.finder.want(peer.spec.id, at);
+                let wanted = wanted.map_err(|e| super::endpoint::refused("a thread", &e));
+                peer.wanted = Some(wanted?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes note of where peers were found.
+    pub(super) fn take_found(&mut self) {
+        while let Some((id, name, at)) = self.finder.next() {
+            let Some(peer) = self.peers.get_mut(&id) else {
+                continue;
+            };
+            if peer.spec.carrier.endpoint() != Some(&name) {
+                continue;
+            }
+            peer.to = Some(at);
+            let spec = peer.spec.clone();
+            if let Err(e) = self.put_peer(&spec) {
+                tracing::warn!("peer '{}' at {at}: {e}", spec.name);
+            }
+        }
     }
 
     /// What the thread that keeps sessions is to know of a peer; none for one that there are no sessions with.

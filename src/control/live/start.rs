@@ -16,6 +16,7 @@ use switch_core::l2::table::{MAX_NETWORKS, MacTable};
 use switch_core::policy::quota::Quota;
 use switch_core::time::Tick;
 
+use super::find::Finder;
 use super::numbers::Numbers;
 use super::splice::Stocks;
 use super::underlay::Underlays;
@@ -87,6 +88,7 @@ impl LivePlane {
             stocks: Stocks::new().context("an epoll descriptor")?,
             peers: BTreeMap::new(),
             peer_numbers: Numbers::new(peer::PEERS),
+            finder: Finder::new().context("an event descriptor")?,
             secret: None,
             slow: Slow::new().context("an event descriptor")?,
             cluster: None,
@@ -111,6 +113,7 @@ impl LivePlane {
         let readable = || EpollEvent::new(EpollFlags::EPOLLIN, 0);
         self.sources.add(self.lost.fd(), readable())?;
         self.sources.add(self.stocks.fd(), readable())?;
+        self.sources.add(self.finder.fd(), readable())?;
         if let Some(fd) = self.broker.fd() {
             self.sources.add(fd, readable())?;
         }

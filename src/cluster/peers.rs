@@ -1,0 +1,173 @@
+//! Peers come and go, are found and lost: what the thread does about each.
+
+use std::net::SocketAddr;
+
+use switch_core::addr::PeerId;
+use switch_core::time::Tick;
+use switch_core::tunnel::seal::{NetworkSecret, PeerConfig, PublicKey};
+
+use super::command::{Asked, News, View};
+use super::install::Change;
+use super::member::Member;
+use super::run::Run;
+
+/// Bytes of a sealed datagram that are none of the inner IP packet, less IP and UDP: seal, VXLAN, Ethernet.
+const AROUND: u16 = 16 + 16 + 8 + 14;
+
+impl Run {
+    pub(super) fn set_peer(&mut self, now: Tick, peer: PeerId, asked: Asked) {
+        self.announcer.set_peer(now, peer, asked.rules.clone());
+        // What it may no longer have goes while the ways there are known.
+        self.hear_announcer(now);
+        let known = self.members.get(&peer).map(|m| {
+            let (a, b) = (&m.asked, &asked);
+            (a.key, a.secret, a.keepalive) == (b.key, b.secret, b.keepalive)
+        });
+        let lanes = asked.lanes.iter().copied().collect();
+        match known {
+            Some(true) => {
+                if let Some(member) = self.members.get_mut(&peer) {
+                    if member.asked.endpoint != asked.endpoint {
+                        self.node.set_endpoint(now, peer, asked.endpoint);
+                    }
+                    member.lanes = lanes;
+                    member.asked = asked;
+                }
+                self.tell_all(peer);
+                self.spread_mtu(peer);
+                return;
+            }
+            Some(false) => self.forget(now, peer),
+            None => {}
+        }
+        let (key, endpoint, keepalive) = (asked.key, asked.endpoint, asked.keepalive);
+        let secret = NetworkSecret::new(asked.secret);
+        let member = Member::new(now, asked, self.link_mtu);
+        self.members.insert(peer, member);
+        let added = match key {
+            None => self.node.add_invite(peer.0, &secret),
+            Some(key) => self.node.add_peer(
+                now,
+                peer,
+                &PeerConfig {
+                    key: PublicKey(key),
+                    secrets: vec![secret],
+                    endpoint,
+                    keepalive,
+                },
+            ),
+        };
+        if let Err(e) = added {
+            self.complain(peer, format!("it cannot be used: {e}"));
+        }
+    }
+
+    pub(super) fn remove_peer(&mut self, now: Tick, peer: PeerId) {
+        self.announcer.remove_peer(now, peer);
+        self.hear_announcer(now);
+        self.forget(now, peer);
+        self.members.remove(&peer);
+    }
+
+    /// Ends sessions with a peer.
+    pub(super) fn forget(&mut self, now: Tick, peer: PeerId) {
+        self.node.remove_invite(peer.0);
+        self.node.remove_peer(peer);
+        self.hear_node(now);
+        self.announcer.lost(now, peer);
+        self.workers.send(peer, None);
+    }
+
+    pub(super) fn rises(&mut self, now: Tick, peer: PeerId, to: SocketAddr) {
+        let Some(member) = self.members.get_mut(&peer) else {
+            return;
+        };
+        member.v6 = to.is_ipv6();
+        member.settle(|p| p == "it does not answer");
+        if !member.up {
+            member.rises(now);
+            member.mtu.restart(now, self.link_mtu);
+            self.announcer.connected(now, peer);
+        }
+    }
+
+    pub(super) fn falls(&mut self, now: Tick, peer: PeerId) {
+        if let Some(member) = self.members.get_mut(&peer) {
+            member.falls();
+        }
+        self.announcer.lost(now, peer);
+    }
+
+    /// Somebody has shown the secret of an invite: it is the peer from now on, and no other.
+    pub(super) fn introduced(&mut self, now: Tick, peer: PeerId, key: PublicKey, from: SocketAddr) {
+        let Some(member) = self.members.get_mut(&peer) else {
+            return;
+        };
+        member.asked.key = Some(key.0);
+        let config = PeerConfig {
+            key,
+            secrets: vec![NetworkSecret::new(member.asked.secret)],
+            endpoint: member.asked.endpoint.or(Some(from)),
+            keepalive: member.asked.keepalive,
+        };
+        self.node.remove_invite(peer.0);
+        match self.node.add_peer(now, peer, &config) {
+            Ok(()) => self.tell(News::Joined(peer, key.0)),
+            Err(e) => self.complain(peer, format!("who shows its invite cannot be used: {e}")),
+        }
+    }
+
+    pub(super) fn complain(&mut self, peer: PeerId, problem: String) {
+        let Some(member) = self.members.get_mut(&peer) else {
+            return;
+        };
+        if member.complain(&problem) {
+            self.tell(News::Problem(peer, problem));
+        }
+    }
+
+    pub(super) fn tell(&self, news: News) {
+        // Nobody listens any more at the end.
+        let _ = self.news.send(news);
+        let _ = self.told.write(1);
+    }
+
+    /// Tells the switches how large packets to a peer may be.
+    pub(super) fn spread_mtu(&mut self, peer: PeerId) {
+        let Some(member) = self.members.get(&peer) else {
+            return;
+        };
+        let ip = if member.v6 { 48 } else { 28 };
+        let inner = member.mtu.mtu().saturating_sub(ip + AROUND);
+        for lane in member.lanes.values() {
+            self.changes.push(Change::Mtu {
+                slot: lane.slot,
+                port: lane.port,
+                mtu: inner.min(lane.mtu),
+            });
+        }
+    }
+
+    pub(super) fn views(&self, now: Tick) -> Vec<View> {
+        let each = self.members.iter().map(|(&peer, member)| {
+            let status = self.node.status(peer);
+            let stats = self.announcer.stats(peer);
+            View {
+                peer,
+                invited: member.asked.key.is_none(),
+                status,
+                rtt: member.rtt.or_else(|| status.and_then(|s| s.rtt)),
+                mtu: member.mtu.mtu(),
+                loss: member.loss(),
+                handshake: status.and_then(|s| s.handshake).map(|at| now.since(at)),
+                refused: stats
+                    .iter()
+                    .flat_map(|s| s.refused())
+                    .map(|(r, n)| (r.name(), n))
+                    .collect(),
+                problems: member.problems(),
+            }
+        });
+        each.collect()
+    }
+}
