@@ -61,8 +61,9 @@ impl Lists {
             list.until = now + HOLDS;
             list.members.clear();
             for port in ports.own() {
-                // One that the table does not keep gets all.
+                // One that the table does not keep gets all, and so does another host, which knows its own members.
                 let until = match macs.station(port.id) {
+                    _ if port.remote.is_some() => Some(Tick::NEVER),
                     Some(of) => groups.wanted_until(group, of, now),
                     None => Some(Tick::NEVER),
                 };

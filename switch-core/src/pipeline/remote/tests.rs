@@ -300,3 +300,33 @@ fn a_connection_is_opened_with_segments_that_fit() {
         }
     }
 }
+
+#[test]
+fn a_group_is_sent_to_every_host_and_to_members_here() {
+    use crate::l2::snoop::groups::Groups;
+    use crate::pipeline::Snooping;
+    let (mut s, mut w) = world(1450, false);
+    s.set_snooping(Some(Snooping {
+        groups: Arc::new(Groups::new(64, [1, 2, 3, 4])),
+        querier: Some(core::time::Duration::from_secs(125)),
+    }));
+    // Who was asked and did not answer wants nothing.
+    s.handle_timeout(&mut w, Tick::ZERO);
+    let later = Tick::ZERO + core::time::Duration::from_secs(60);
+    let to = Mac([1, 0, 0x5e, 1, 2, 3]);
+    let bytes = |from: Mac| {
+        let src = SocketAddr::from(([10, 0, 0, from.0[5]], 5000));
+        let dst = SocketAddr::from(([239, 1, 2, 3], 5000));
+        Link { src: from, dst: to }.udp(src, dst, b"x")
+    };
+    w.frames.clear();
+    let none = VnetHdr::default();
+    s.handle_frame(&mut w, later, PortId(0), &none, &bytes(A));
+    assert_eq!(targets(&w), [NEAR, FAR]);
+    w.frames.clear();
+    let got = s.handle_frame(&mut w, later, NEAR, &none, &bytes(C));
+    assert_eq!(
+        (got, targets(&w)),
+        (Verdict::Drop(DropReason::NoMember), vec![])
+    );
+}
