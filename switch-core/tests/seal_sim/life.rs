@@ -145,6 +145,32 @@ fn a_clock_that_leaps_only_ends_sessions() {
     assert!(world.hosts[0].open.len() <= 3, "old keys are gone");
 }
 
+/// The way between two hosts is gone for a while: they try, say so once, and go on with the keys that they had.
+#[test]
+fn an_outage_is_said_and_survived() {
+    let mut world = World::mesh(2, Link::GOOD, 10);
+    world.run(10 * SECOND);
+    world.holes.insert(addr(1));
+    for _ in 0..300 {
+        assert!(world.data(0, 1, b"into the void"));
+        world.run(Duration::from_millis(100));
+    }
+    assert_eq!(world.hosts[0].unreachable, [id(1)]);
+    let state = |world: &World| world.hosts[0].node.status(id(1)).unwrap().state;
+    assert_eq!(state(&world), State::Unreachable);
+    world.holes.clear();
+    let sent = world.sent(1);
+    let took = world.resume(0, 1, SECOND).unwrap();
+    assert!(
+        took < Duration::from_millis(100),
+        "{took:?}: with the old keys"
+    );
+    world.run(SECOND);
+    assert_eq!(state(&world), State::Up);
+    world.run(30 * SECOND);
+    assert!(world.sent(1) <= sent + 1, "and without more handshakes");
+}
+
 /// Without a keep-alive a session ends when nobody needs it, and comes back with a demand.
 #[test]
 fn what_nobody_uses_ends() {

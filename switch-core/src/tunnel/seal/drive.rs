@@ -100,8 +100,7 @@ impl Peer {
             session.confirmed |= opened_now > 0;
         }
         if heard {
-            self.heard = Some(now);
-            self.unanswered = None;
+            self.alive(now, shared);
         } else if sent {
             self.unanswered.get_or_insert(now);
         }
@@ -129,6 +128,19 @@ impl Peer {
         } else {
             now + if busy { LOOK_BUSY } else { LOOK_IDLE }
         };
+    }
+
+    /// It was heard on a session. If it was lost only for a while, the keys that both have serve on.
+    pub(super) fn alive(&mut self, now: Tick, shared: &mut Shared) {
+        self.heard = Some(now);
+        self.unanswered = None;
+        if self.attempt.is_some() && !self.wants_handshake(now) {
+            self.attempt = None;
+            self.drop_pending(shared);
+        }
+        if mem::take(&mut self.unreachable) {
+            self.tell_key(shared);
+        }
     }
 
     /// Whether a new session should be made now.

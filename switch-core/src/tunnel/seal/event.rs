@@ -78,7 +78,7 @@ pub enum Event {
         /// The key, with its index.
         key: Box<OpenKey>,
     },
-    /// Send with this key from now on.
+    /// Send with this key from now on. Said again when a peer that was unreachable is heard on the key that it had.
     Send {
         /// To whom.
         peer: PeerId,

@@ -118,7 +118,7 @@
 //! - something came, and at the next look nothing has gone out: a keep-alive goes, so that a sender hears something
 //!   within two seconds. A keep-alive asks for no other;
 //! - something went out, and for 3 s nothing came: the session or the path is gone, and a handshake is tried while the
-//!   old key is still used;
+//!   old key is still used. If the peer is heard on that again, the handshake is dropped;
 //! - the configured keep-alive time is near its end, and nothing went out: a keep-alive goes. This is what keeps a NAT
 //!   open, and lets the side outside of it send at any time. Nothing heard for three such times: a handshake.
 //!

@@ -12,7 +12,7 @@ use super::keys::{MAC_LEN, PublicKey};
 use super::noise::Split;
 use super::shared::Shared;
 use super::suite::Suite;
-use super::times::{REJECT_AFTER, UNREACHABLE_AFTER};
+use super::times::{LOOK_BUSY, REJECT_AFTER, UNREACHABLE_AFTER};
 use crate::addr::PeerId;
 use crate::time::Tick;
 
@@ -184,7 +184,6 @@ impl Peer {
 
     /// Makes a session the one to send with. The one before it still receives.
     pub(super) fn promote(&mut self, now: Tick, session: Session, shared: &mut Shared) {
-        let key = Arc::clone(&session.send);
         let before = self.current.replace(session);
         if let Some(old) = core::mem::replace(&mut self.previous, before) {
             shared.close(self.id, &old);
@@ -196,11 +195,16 @@ impl Peer {
         self.owes = false;
         self.handshake = Some(now);
         self.heard = Some(now);
-        self.look = now;
-        if let Some(to) = self.endpoint {
+        self.look = now + LOOK_BUSY;
+        self.tell_key(shared);
+    }
+
+    /// Has the workers send with the current key.
+    pub(super) fn tell_key(&self, shared: &mut Shared) {
+        if let (Some(session), Some(to)) = (&self.current, self.endpoint) {
             shared.events.push_back(Event::Send {
                 peer: self.id,
-                key,
+                key: Arc::clone(&session.send),
                 to,
             });
         }

@@ -11,7 +11,7 @@ use super::noise::{self, Hello, HelloError};
 use super::peer::{Attempt, Peer, Session};
 use super::refuse::Refusal;
 use super::shared::Shared;
-use super::times::{ANSWER_GAP, FIRST_WAIT, LONG_WAIT, QUIET, STRAY_GAP};
+use super::times::{ANSWER_GAP, FIRST_WAIT, LONG_WAIT, LOOK_BUSY, QUIET, STRAY_GAP};
 use super::wire::{self, Message, RESPONSE, RESPONSE_LEN};
 use crate::addr::PeerId;
 use crate::time::Tick;
@@ -201,7 +201,7 @@ impl Peer {
         });
         shared.transmit(from, datagram);
         if self.look == Tick::NEVER {
-            self.look = now;
+            self.look = now + LOOK_BUSY;
         }
         // Both have begun: the one with the lower key gives way, and tries again only if nothing comes of it. The
         // other answers too, because it cannot know whether its own message arrived.
@@ -315,11 +315,10 @@ impl Peer {
             self.endpoint = Some(from);
             self.confirm(now, shared);
         } else if is(&self.current) || is(&self.previous) {
-            self.heard = Some(now);
-            self.unanswered = None;
             if let Some(current) = self.current.as_mut().filter(|s| s.index == index) {
                 current.confirmed = true;
             }
+            self.alive(now, shared);
             if self.endpoint != Some(from) {
                 self.endpoint = Some(from);
                 if self.current.is_some() {
