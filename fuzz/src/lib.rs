@@ -9,4 +9,5 @@ mod host;
 pub mod multicast;
 pub mod pipeline;
 pub mod rewrite;
+pub mod seal;
 pub mod sim;

@@ -63,6 +63,11 @@ fn multicast() {
 }
 
 #[test]
+fn seal() {
+    replay("seal", fuzz::seal::run);
+}
+
+#[test]
 fn sim() {
     replay("sim", fuzz::sim::run);
 }
