@@ -446,6 +446,10 @@ impl Announcer {
         if !self.log.is_heavy() {
             return;
         }
+        for peer in self.peers.values_mut() {
+            let rules = &peer.rules;
+            peer.out.skip(&self.log, |vni| rules.on(vni).is_some());
+        }
         let open = self.peers.values().filter(|p| p.out.is_open());
         let heard = open.map(|p| p.out.heard()).min();
         self.log.forget(heard.unwrap_or_else(|| self.log.head()));

@@ -121,9 +121,25 @@ impl Outbound {
         self.flights.front().map_or(self.told, |f| f.from)
     }
 
-    /// True if the peer has heard all.
-    pub(super) fn is_done(&self, log: &Log) -> bool {
-        self.complete && self.flights.is_empty() && self.told == log.head()
+    /// True if the peer has heard all that concerns it.
+    pub(super) fn is_done(&self, log: &Log, tells: impl Fn(Vni) -> bool) -> bool {
+        self.complete && self.flights.is_empty() && self.next_for(log, tells).is_none()
+    }
+
+    /// Passes over what does not concern the peer.
+    pub(super) fn skip(&mut self, log: &Log, tells: impl Fn(Vni) -> bool) {
+        if self.open && self.complete {
+            self.told = self
+                .next_for(log, tells)
+                .map_or_else(|| log.head(), |at| at - 1);
+        }
+    }
+
+    /// The next place that concerns the peer.
+    fn next_for(&self, log: &Log, tells: impl Fn(Vni) -> bool) -> Option<u64> {
+        let mut rest = log.between(self.told, log.head());
+        let next = rest.find(|(_, key, _)| key.vni().is_none_or(&tells));
+        next.map(|(at, ..)| at)
     }
 
     /// The smoothed time to the peer and back.

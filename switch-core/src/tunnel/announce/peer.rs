@@ -120,7 +120,8 @@ impl Peer {
             conflicts: self.conflicts,
             sent: self.out.sent,
             resent: self.out.resent,
-            up_to_date: self.out.is_open() && self.out.is_done(log),
+            up_to_date: self.out.is_open()
+                && self.out.is_done(log, |vni| self.rules.on(vni).is_some()),
             rtt: self.out.rtt(),
             refused: self.refused,
         }

@@ -327,6 +327,10 @@ impl PathMtu {
         self.trial = None;
         self.search.failed(size);
         self.wake = now;
+        if size <= self.mtu {
+            let from = core::mem::replace(&mut self.mtu, self.search.low());
+            self.note_change(from);
+        }
     }
 
     /// What passed before does not any more.

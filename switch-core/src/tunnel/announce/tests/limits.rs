@@ -79,7 +79,7 @@ fn a_flood_costs_the_flooder() {
     }
     w.seconds(1);
     let seen = w.hosts[1].view.len();
-    assert!((100..=300).contains(&seen), "{seen} in the first second");
+    assert!((40..=300).contains(&seen), "{seen} in the first second");
     // Another is heard meanwhile.
     w.join(2, &endpoint(1, 5_000));
     w.run(Duration::from_millis(100));
@@ -204,7 +204,7 @@ fn so_many_conflicts_are_named_and_all_are_counted() {
     assert!(
         stats
             .refused()
-            .any(|(why, n)| why == Refusal::Crowded && n == 37),
+            .any(|(why, n)| why == Refusal::Crowded && n == 36),
         "{stats:?}"
     );
     w.hosts[2].agrees_with_itself();
@@ -229,4 +229,23 @@ fn a_network_costs_more_than_an_endpoint() {
     }
     let ups = |e: &&Event| matches!(e, Event::NetworkUp { .. });
     assert_eq!(w.hosts[1].told.iter().filter(ups).count(), 3);
+}
+
+#[test]
+fn who_is_not_concerned_is_left_alone() {
+    let mut w = World::new(3, 1, 0);
+    w.hosts[0].announcer.set_peer(w.now, id(1), rules(&[2]));
+    w.join(0, &endpoint(2, 1));
+    w.seconds(2);
+    let before = w.hosts[0].announcer.stats(id(1)).unwrap().sent;
+    for n in 0..3_000 {
+        w.join(0, &endpoint(1, n));
+        w.leave(0, vni(1), mac(n));
+        if n % 50 == 0 {
+            w.run(Duration::from_millis(100));
+        }
+    }
+    let stats = w.hosts[0].announcer.stats(id(1)).unwrap();
+    assert_eq!((stats.sent, stats.up_to_date), (before, true));
+    assert!(w.hosts[0].announcer.log.len().1 <= 1025);
 }

@@ -168,6 +168,17 @@ impl World {
         }
     }
 
+    /// The host dies and starts again, and its peers notice nothing of it.
+    pub(super) fn restart_unseen(&mut self, at: usize, rules: &Rules) {
+        self.hosts[at] = self.start(at);
+        for other in (0..self.hosts.len()).filter(|&other| other != at) {
+            let announcer = &mut self.hosts[at].announcer;
+            announcer.set_peer(self.now, id(other), rules.clone());
+            announcer.connected(self.now, id(other));
+        }
+        self.settle(at);
+    }
+
     pub(super) fn connect(&mut self, a: usize, b: usize) {
         self.cut.remove(&(a.min(b), a.max(b)));
         self.hosts[a].announcer.connected(self.now, id(b));
@@ -313,7 +324,15 @@ impl Host {
                 let old = self.view.remove(&(vni, mac));
                 assert_eq!(old.map(|o| o.0), Some(peer), "it was there");
             }
-            other => self.told.push(other),
+            Event::NetworkUp { .. }
+            | Event::NetworkDown { .. }
+            | Event::Host { .. }
+            | Event::Complete { .. }
+            | Event::Conflict { .. }
+            | Event::Refused { .. }
+            | Event::Overlap { .. }
+            | Event::OtherNetwork { .. }
+            | Event::SameName { .. } => self.told.push(event),
         }
     }
 
