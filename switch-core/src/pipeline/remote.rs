@@ -4,8 +4,6 @@
 //! is each host's own, and answers nobody from elsewhere. Source: RFC 7348 section 4.
 
 #[cfg(test)]
-mod hosts_tests;
-#[cfg(test)]
 mod tests;
 
 use core::net::IpAddr;

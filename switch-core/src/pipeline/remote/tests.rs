@@ -1,5 +1,7 @@
 //! Frames between two endpoints of this host and those of two others.
 
+mod hosts;
+
 use core::net::SocketAddr;
 use std::sync::Arc;
 
@@ -25,7 +27,7 @@ const D: Mac = Mac([2, 0, 0, 0, 0, 13]);
 /// One that nobody has announced.
 const X: Mac = Mac([2, 0, 0, 0, 0, 99]);
 
-pub(super) fn guest(mac: Mac) -> Guest {
+fn guest(mac: Mac) -> Guest {
     let last = mac.0[5];
     Guest {
         mac,
@@ -35,7 +37,7 @@ pub(super) fn guest(mac: Mac) -> Guest {
     }
 }
 
-pub(super) fn leads(id: PortId, mtu: u16, learns: bool) -> Port {
+fn leads(id: PortId, mtu: u16, learns: bool) -> Port {
     let trust = Trust {
         mac: true,
         address: true,

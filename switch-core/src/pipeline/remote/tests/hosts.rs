@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::tests::{guest, leads};
+use super::{guest, leads};
 use crate::addr::{Mac, PortId};
 use crate::l2::table::MacTable;
 use crate::pipeline::tests::{World, switch};
