@@ -11,3 +11,4 @@ pub mod pipeline;
 pub mod rewrite;
 pub mod seal;
 pub mod sim;
+pub mod underlay;

@@ -33,6 +33,11 @@ fn replay(target: &str, run: fn(&[u8])) {
 }
 
 #[test]
+fn underlay() {
+    replay("underlay", fuzz::underlay::run);
+}
+
+#[test]
 fn frame() {
     replay("frame", fuzz::frame::run);
 }

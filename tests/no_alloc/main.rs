@@ -6,4 +6,5 @@
 
 mod core;
 mod sys;
+mod underlay;
 mod worker;
