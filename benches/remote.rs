@@ -77,7 +77,10 @@ fn among(peers: u32, endpoints: u32) -> Switch {
         switch.set_remote(PortId::remote(n % peers), guest(n));
     }
     let each = (HELD.0.load(Ordering::Relaxed) - before) / endpoints as usize;
-    println!("{peers} peers, {endpoints} endpoints: {each} bytes each, their peers included");
+    #[allow(clippy::print_stdout, reason = "a bench tells")]
+    {
+        println!("{peers} peers, {endpoints} endpoints: {each} bytes each, their peers included");
+    }
     switch
 }
 
