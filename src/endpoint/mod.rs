@@ -59,6 +59,10 @@ pub trait Endpoint: Send {
     fn holds(&self) -> bool {
         false
     }
+    /// How many frames were lost on their way in since this was last asked.
+    fn lost(&mut self) -> u64 {
+        0
+    }
     /// Lets the interface behind it end with its last descriptor, where it would outlive that.
     fn let_end(&self) {}
     /// Receives one frame. Errors: `WouldBlock` when none waits, `Interrupted` when the next one may; others mean that it is gone.

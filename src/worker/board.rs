@@ -13,7 +13,7 @@ use mio::event::Event;
 use switch_core::addr::PortId;
 use switch_core::pipeline::{Flap, Switch};
 use switch_core::time::Tick;
-use switch_core::verdict::Verdict;
+use switch_core::verdict::{DropReason, Verdict};
 
 use super::budget::Turn;
 use super::tunnels::Tunnels;
@@ -137,10 +137,19 @@ impl Board {
 
     /// Takes an endpoint off its network and gives it back.
     pub fn detach(&mut self, port: PortId) -> Option<Link> {
-        let net = self.io.links.get(port)?.net;
+        let link = self.io.links.get_mut(port)?;
+        count_losses(&mut self.nets, link);
+        let net = link.net;
         self.with(net, |switch, io| switch.remove_port(io, port));
         self.held.retain(|&held| held != port);
         self.io.detach(port)
+    }
+
+    /// Counts what the endpoints that it owns have lost on the way in, for whoever looks at their drops next.
+    pub fn count_losses(&mut self) {
+        for (_, link) in self.io.links.iter_mut() {
+            count_losses(&mut self.nets, link);
+        }
     }
 
     /// Polls the endpoints that it was made with. Errors: one cannot be polled.
@@ -387,5 +396,17 @@ impl Board {
         self.active.truncate(still);
         self.io.flush_underlay();
         self.counts.1 += 1;
+    }
+}
+
+/// Adds what an endpoint has lost to its drops and to those of its network.
+fn count_losses(nets: &mut [Option<Net>], link: &mut Link) {
+    let lost = usize::try_from(link.endpoint.lost()).unwrap_or(usize::MAX);
+    if lost == 0 {
+        return;
+    }
+    link.stats.drops.count_many(DropReason::RxOverrun, lost);
+    if let Some(Some(net)) = nets.get_mut(link.net as usize) {
+        net.switch.count_drops(DropReason::RxOverrun, lost);
     }
 }

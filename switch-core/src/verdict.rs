@@ -103,6 +103,8 @@ drop_reasons! {
     Forged = "forged",
     /// A sealed datagram came before, or is so late that nobody knows.
     Replayed = "replayed",
+    /// The sandbox sent faster than its endpoint was read, and the ring between them was full.
+    RxOverrun = "rx-overrun",
 }
 
 /// What became of a frame.

@@ -4,12 +4,15 @@ use std::net::IpAddr;
 use std::process::Command;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::support::daemon::{Daemon, EVERYBODY, Place};
 use crate::support::guest::Pattern;
 use crate::support::netns::{self, OUTSIDE, OUTSIDE6};
 use crate::support::wait::{self, SOON};
+use crate::support::weft::Running;
 use crate::support::{guest, servers};
 
 const FRONT: &str = "network create front --subnet 10.7.0.0/24 --subnet6 fd07::/64";
@@ -170,6 +173,41 @@ fn a_pair_that_is_down_comes_back_and_one_that_is_removed_is_told() {
         daemon.ok("endpoint disconnect front a");
         daemon.ok(&connect);
         assert!(b.pings(A[0]));
+    });
+}
+
+/// What no worker reads in time is dropped, and told by everything that tells of drops.
+#[test]
+fn what_a_sandbox_sends_to_nobody_is_counted() {
+    netns::inside(|world| {
+        let daemon = Daemon::root(world);
+        daemon.ok(FRONT);
+        let a = packet(&daemon, "a");
+        let b = daemon.connected("b", &["front"]);
+        assert!(a.pings(B[0]) && b.pings(A[0]));
+        assert_eq!(daemon.drops("rx-overrun"), 0);
+        let pid = daemon.json("show daemon")["pid"].as_i64().unwrap();
+        let pid = Pid::from_raw(i32::try_from(pid).unwrap());
+        let socket = guest::udp(&a.net, ip(B[0]), SOON);
+        kill(pid, Signal::SIGSTOP).unwrap();
+        for _ in 0..1000 {
+            socket.send_to(&[0; 64], (B[0], 99)).unwrap();
+        }
+        kill(pid, Signal::SIGCONT).unwrap();
+        wait::until("they are counted", SOON, || daemon.drops("rx-overrun") > 0);
+        let lost = daemon.drops("rx-overrun");
+        assert!(lost < 1000, "some were kept: {lost}");
+        let stats = daemon.json("show stats");
+        let dropped = |n: usize| stats[n]["dropped"].as_u64().unwrap();
+        assert!(dropped(0) >= lost && dropped(1) < lost, "{stats}");
+        let mut curl = daemon.shell("curl");
+        curl.arg("-s").arg("--unix-socket").arg(daemon.socket());
+        let metrics = Running::start(&world.host, curl.arg("http://weft/metrics")).end(SOON);
+        let line = format!("weft_dropped_frames_total{{reason=\"rx-overrun\"}} {lost}\n");
+        assert!(metrics.stdout.contains(&line), "{metrics:?}");
+        // What the network has counted stays when the endpoint goes.
+        daemon.ok("endpoint disconnect front a");
+        assert_eq!(daemon.drops("rx-overrun"), lost);
     });
 }
 

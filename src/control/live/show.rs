@@ -114,6 +114,7 @@ impl LivePlane {
     pub(super) fn drop_rows(&self, of: Option<EndpointId>) -> Result<Vec<DropRow>, PlaneError> {
         let port = of.map(|id| self.end(id)).transpose()?.map(|e| e.port);
         let seen = self.on_all(move |board| -> Vec<(&'static str, u64)> {
+            board.count_losses();
             let drops: Vec<_> = match port {
                 Some(port) => {
                     let link = board.io.links.get(port);
@@ -140,6 +141,7 @@ impl LivePlane {
 
     pub(super) fn stat_rows(&self) -> Result<Vec<StatRow>, PlaneError> {
         let seen = self.on_all(|board| -> Vec<(PortId, LinkStats)> {
+            board.count_losses();
             let links = board.io.links.iter();
             links
                 .map(|(port, link)| (port, link.stats.clone()))

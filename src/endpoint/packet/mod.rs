@@ -5,6 +5,7 @@
 //! any worker: a transmit ring would cost two copies where a call costs one, as the kernel copies what it forwards to
 //! the other end of a pair out of a ring that user space can write to.
 
+mod lost;
 mod offload;
 mod ring;
 mod sys;
@@ -21,6 +22,7 @@ use nix::sys::socket::{
 };
 use switch_core::wire::vnet_hdr::{self, VnetHdr};
 
+use self::lost::Lost;
 pub use self::offload::plain_offloads;
 use self::ring::{Place, Ring, Slot, VNET};
 use super::cut::{Cutter, must_cut};
@@ -99,6 +101,7 @@ pub struct PacketEndpoint {
     caps: Caps,
     /// The receiver's alone.
     ring: Option<Ring>,
+    lost: Lost,
     down: Option<Down>,
     cutter: Cutter,
 }
@@ -121,6 +124,7 @@ impl PacketEndpoint {
             fd,
             caps,
             ring,
+            lost: Lost::default(),
             down: None,
             cutter: Cutter::default(),
         })
@@ -202,6 +206,13 @@ impl Endpoint for PacketEndpoint {
         Some(self.fd.as_raw_fd())
     }
 
+    fn lost(&mut self) -> u64 {
+        match self.ring {
+            Some(_) => self.lost.take(&self.fd),
+            None => 0,
+        }
+    }
+
     fn poll_timeout(&self) -> Option<Instant> {
         self.down.map(|down| down.look)
     }
@@ -217,6 +228,12 @@ impl Endpoint for PacketEndpoint {
         let got = ring.next().map(|slot| {
             let got = self.rx_slot(&ring, &slot, buf);
             ring.give_back();
+            if slot.losing {
+                self.lost.told(&self.fd);
+            }
+            if got.is_err() {
+                self.lost.note();
+            }
             got.map(|end| (end, slot.tag))
         });
         self.ring = Some(ring);

@@ -34,6 +34,8 @@ mod field {
 const USER: u32 = 1;
 /// The whole frame waits in the socket's queue.
 const COPY: u32 = 1 << 1;
+/// Others found the ring full since the kernel was last asked how many.
+const LOSING: u32 = 1 << 2;
 /// The frame had a tag.
 const VLAN: u32 = 1 << 4;
 /// The tag's type is told too.
@@ -54,6 +56,8 @@ pub(super) struct Slot {
     pub(super) place: Place,
     /// The tag that the kernel has taken off, as it was on the wire.
     pub(super) tag: Option<[u8; 4]>,
+    /// Frames were lost before this one.
+    pub(super) losing: bool,
 }
 
 /// Where the frame of a slot is.
@@ -111,7 +115,8 @@ impl Ring {
             let ([a, b], [c, d]) = (kind.to_be_bytes(), half(field::TCI).to_be_bytes());
             [a, b, c, d]
         });
-        Some(Slot { place, tag })
+        let losing = status & LOSING != 0;
+        Some(Slot { place, tag, losing })
     }
 
     /// Copies a frame out, its virtio header first. False if it is too long.
@@ -203,6 +208,15 @@ mod tests {
         ] {
             fill(&mut ring, 0, USER | status, &[1; 100], 100);
             assert_eq!(ring.next().unwrap().tag, tag);
+        }
+    }
+
+    #[test]
+    fn a_slot_tells_that_others_found_none() {
+        let mut ring = ring();
+        for (status, losing) in [(USER, false), (USER | LOSING, true), (USER | COPY, false)] {
+            fill(&mut ring, 0, status, &[1; 100], 100);
+            assert_eq!(ring.next().unwrap().losing, losing);
         }
     }
 

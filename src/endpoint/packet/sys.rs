@@ -48,6 +48,28 @@ pub(super) fn set_ring(fd: &OwnedFd, block: u32, blocks: u32, slot: u32) -> io::
     set(fd, libc::PACKET_RX_RING, &request)
 }
 
+/// Frames that found the ring full since this was last asked. Source: packet(7), `PACKET_STATISTICS`.
+pub(super) fn take_drops(fd: &OwnedFd) -> io::Result<u32> {
+    let mut counts = libc::tpacket_stats {
+        tp_packets: 0,
+        tp_drops: 0,
+    };
+    let mut len = size_of_u32::<libc::tpacket_stats>();
+    let pointer = (&raw mut counts).cast();
+    // SAFETY: the kernel writes at most `len` bytes, the size of `counts`, and the length; both live until it returns.
+    let result = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_STATISTICS,
+            pointer,
+            &raw mut len,
+        )
+    };
+    Errno::result(result)?;
+    Ok(counts.tp_drops)
+}
+
 fn set<T: Copy>(fd: &OwnedFd, option: libc::c_int, value: &T) -> io::Result<()> {
     let pointer = std::ptr::from_ref(value).cast();
     // SAFETY: the kernel reads the size of a `T` from the pointer, which is to one and lives until the call returns.

@@ -46,6 +46,10 @@ impl Endpoint for Captured {
         self.inner.fd()
     }
 
+    fn lost(&mut self) -> u64 {
+        self.inner.lost()
+    }
+
     fn holds(&self) -> bool {
         self.inner.holds()
     }

@@ -248,6 +248,10 @@ impl Endpoint for Faulty {
         self.inner.fd()
     }
 
+    fn lost(&mut self) -> u64 {
+        self.inner.lost()
+    }
+
     fn holds(&self) -> bool {
         true
     }

@@ -112,6 +112,14 @@ impl Links {
             .filter_map(|(port, link)| Some((port, link.as_ref()?)))
     }
 
+    /// The same, to be changed.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (PortId, &mut Link)> {
+        let ports = (0..).map(PortId);
+        ports
+            .zip(&mut self.0)
+            .filter_map(|(port, link)| Some((port, link.as_mut()?)))
+    }
+
     /// Sends a frame to an endpoint of a network. False if that is not there, or did not take it.
     pub fn send(&mut self, net: u32, port: PortId, vnet: &VnetHdr, frame: &[IoSlice<'_>]) -> bool {
         // The network is asked again, so that no mistake of a table can leak a frame.

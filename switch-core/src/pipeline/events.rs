@@ -325,6 +325,11 @@ impl Switch {
         self.drops.count(reason);
     }
 
+    /// Counts several of them.
+    pub fn count_drops(&mut self, reason: DropReason, count: usize) {
+        self.drops.count_many(reason, count);
+    }
+
     /// True if nothing that the sandboxes have sent waits here, and none of their connections can bring more.
     #[must_use]
     pub fn is_passed_on(&self) -> bool {
