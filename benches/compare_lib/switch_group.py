@@ -39,5 +39,5 @@ PANELS = {row: ROWS[row] for row in ("tcp x1", "tcp x4", "udp 64", "tcp_rr p50",
 GROUP = Group(
     name="switch", title="weft up beside other switches", mark="compare switch", rigs=switch_rigs.ALL,
     catalogue=switch_measures.catalogue, usual="weft", beside=("bridge", "taploop", "ovs", "vde"), aims=AIMS, limits=LIMITS, rows=ROWS,
-    panels=PANELS, also=(("weft-w2", "weft"),),
+    panels=PANELS, also=(("weft-w2", "weft"), ("weft-packet", "weft"), ("weft-packet", "bridge")),
 )

@@ -270,6 +270,7 @@ class WeftUp(Switch):
     program = "weft"
     crowds = True
     workers = 1
+    kind = "tap"
 
     def begin(self):
         directory = self.lab.directory / f"weft{self.port}"
@@ -288,7 +289,7 @@ class WeftUp(Switch):
         # The server lets go of a connection that was idle for some seconds.
         self.api.close()
         for number in numbers:
-            wish = {"network": "bench", "sandbox": f"/run/netns/{self.spaces[number]}", "ip": self.address(number)}
+            wish = {"network": "bench", "sandbox": f"/run/netns/{self.spaces[number]}", "ip": self.address(number), "kind": self.kind}
             begin = time.monotonic()
             self.api.post("/v1/endpoints", wish)
             self.took.append(time.monotonic() - begin)
@@ -310,6 +311,12 @@ class WeftUpTwo(WeftUp):
     workers = 2
 
 
+class WeftUpPacket(WeftUp):
+    """The same without a TAP: by packet sockets, each on the end of a veth pair."""
+
+    kind = "packet"
+
+
 # Every rig by the name it has in the table: class and MTU.
 ALL = {
     "bridge": (Bridge, 1500),
@@ -318,4 +325,5 @@ ALL = {
     "vde": (Vde, 1500),
     "weft": (WeftUp, 1500),
     "weft-w2": (WeftUpTwo, 1500),
+    "weft-packet": (WeftUpPacket, 1500),
 }
