@@ -254,3 +254,107 @@ fn a_file_declares_the_kind() {
         assert!(a.pings("10.7.0.1"));
     });
 }
+
+#[test]
+fn two_workers_share_packet_endpoints_and_taps() {
+    const LEN: usize = 4 << 20;
+    netns::inside(|world| {
+        for who in EVERYBODY {
+            let mut daemon = Daemon::new(world, who);
+            daemon.start(&["--workers", "2"]);
+            daemon.ok(FRONT);
+            // They belong to the workers in turn.
+            let (a, b) = (packet(&daemon, "a"), packet(&daemon, "b"));
+            let (c, d) = (daemon.connected("c", &["front"]), packet(&daemon, "d"));
+            let all = [
+                (&a, "10.7.0.2"),
+                (&b, "10.7.0.3"),
+                (&c, "10.7.0.4"),
+                (&d, "10.7.0.5"),
+            ];
+            for (near, _) in all {
+                for (_, to) in all {
+                    assert!(near.pings(to), "{who:?} {to}");
+                }
+            }
+            let ways = [(&a, &b, all[1].1), (&b, &c, all[2].1), (&d, &a, all[0].1)];
+            std::thread::scope(|threads| {
+                for (near, far, to) in ways {
+                    threads.spawn(move || {
+                        let to = servers::tcp(&far.net, (ip(to), 0), |mut stream, _| {
+                            Pattern::new(5).expect(&mut stream, LEN)?;
+                            Pattern::new(6).send(&mut stream, LEN)
+                        });
+                        let mut stream = guest::connect(&near.net, to).unwrap();
+                        Pattern::new(5).send(&mut stream, LEN).unwrap();
+                        Pattern::new(6).expect(&mut stream, LEN).unwrap();
+                        guest::expect_end(&mut stream);
+                    });
+                }
+            });
+        }
+    });
+}
+
+/// What a sandbox does to its pair is its own loss.
+#[test]
+fn other_mtus_inside_harm_nobody_else() {
+    netns::inside(|world| {
+        let daemon = Daemon::root(world);
+        daemon.ok(FRONT);
+        let a = packet(&daemon, "a");
+        let b = packet(&daemon, "b");
+        let c = daemon.connected("c", &["front"]);
+        let far = a.interfaces().into_iter().find(|n| n != "eth0").unwrap();
+        let long = |from: &Place, len: u32, to: &str| {
+            let line = format!("ping -n -c 1 -W 1 -M do -s {len} {to}");
+            from.sh(&line).status == 0
+        };
+        assert!(long(&a, 1472, B[0]) && long(&b, 1472, A[0]));
+        // Frames longer than the network's are taken from the pair, and dropped.
+        a.net.ip(&format!("link set {far} mtu 9000"));
+        a.net.ip("link set eth0 mtu 9000");
+        let before = daemon.drops("too-big");
+        assert!(!long(&a, 8000, B[0]));
+        assert!(daemon.drops("too-big") > before);
+        assert!(long(&a, 1472, B[0]) && long(&b, 1472, A[0]));
+        // Frames that the other end refuses are dropped and counted.
+        a.net.ip(&format!("link set {far} mtu 100"));
+        let before = daemon.json("show stats")[0]["dropped"].as_u64().unwrap();
+        assert!(!long(&b, 1472, A[0]));
+        let after = daemon.json("show stats")[0]["dropped"].as_u64().unwrap();
+        assert!(after > before && a.pings(B[0]));
+        a.net.ip(&format!("link set {far} mtu 1500"));
+        a.net.ip("link set eth0 mtu 1000");
+        assert!(!long(&b, 1472, A[0]) && long(&b, 900, A[0]) && a.pings(B[0]));
+        a.net.ip("link set eth0 mtu 1500");
+        assert!(long(&a, 1472, B[0]) && long(&b, 1472, A[0]));
+        assert!(long(&b, 1472, "10.7.0.4") && c.pings(B[0]));
+    });
+}
+
+/// The end that weft has may be taken away by who is root inside.
+#[test]
+fn an_end_that_is_moved_elsewhere_is_told() {
+    netns::inside(|world| {
+        let daemon = Daemon::root(world);
+        daemon.ok(FRONT);
+        let (a, b) = (packet(&daemon, "a"), packet(&daemon, "b"));
+        let elsewhere = daemon.sandbox();
+        assert!(a.pings(B[0]));
+        let far = a.interfaces().into_iter().find(|n| n != "eth0").unwrap();
+        a.net.ip(&format!("link set {far} netns {}", elsewhere.pid));
+        wait::until("it is told", SOON, || {
+            let told = daemon.json("show daemon").to_string();
+            told.contains("'a': its interface eth0 was removed")
+        });
+        assert!(b.pings("10.7.0.1"));
+        daemon.ok("endpoint disconnect front a");
+        assert!(a.interfaces().is_empty() && elsewhere.interfaces().is_empty());
+        daemon.ok(&format!(
+            "endpoint connect front {} --name a --kind packet",
+            a.pid
+        ));
+        assert!(a.pings(B[0]));
+    });
+}

@@ -1,5 +1,6 @@
-//! What was lost between the sandbox and us. The kernel counts what finds the ring full, in 32 bits and until it is asked;
-//! a long frame whose slot came but whose bytes had no room in the socket's queue it does not count.
+//! What was lost between the sandbox and us. The kernel counts what finds the ring full, and super-frames that a virtio
+//! header has no words for, in 32 bits and until it is asked; a long frame whose slot came but whose bytes had no room in
+//! the socket's queue it does not count.
 
 use std::os::fd::OwnedFd;
 

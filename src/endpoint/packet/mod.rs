@@ -28,8 +28,9 @@ use self::ring::{Place, Ring, Slot, VNET};
 use super::cut::{Cutter, must_cut};
 use super::{Caps, Endpoint, How, Kind, Received};
 
-/// Bytes of frames that wait in the socket's queues, asked for; the kernel grants `net.core.rmem_max` and `wmem_max`.
-const QUEUE: usize = 2 << 20;
+/// Bytes of frames that wait in the socket's queues, asked for: some hundred super-frames, as the kernel doubles it. Root gets
+/// it, others what `net.core.rmem_max` and `wmem_max` leave of it.
+const QUEUE: usize = 4 << 20;
 /// Pieces of a frame at most: the virtio header, headers, and 64 datagrams of a UDP super-frame.
 const PIECES: usize = 67;
 /// Where a tag is in a frame: behind the two addresses.
@@ -87,8 +88,10 @@ pub fn open(ifindex: u32) -> io::Result<OwnedFd> {
         libc::tpacket_versions::TPACKET_V2 as i32,
     )?;
     sys::set_option(&fd, libc::PACKET_COPY_THRESH, 1)?;
-    setsockopt(&fd, sockopt::RcvBuf, &QUEUE)?;
-    setsockopt(&fd, sockopt::SndBuf, &QUEUE)?;
+    setsockopt(&fd, sockopt::RcvBufForce, &QUEUE)
+        .or_else(|_| setsockopt(&fd, sockopt::RcvBuf, &QUEUE))?;
+    setsockopt(&fd, sockopt::SndBufForce, &QUEUE)
+        .or_else(|_| setsockopt(&fd, sockopt::SndBuf, &QUEUE))?;
     ring::make(&fd)?;
     sys::bind(&fd, ifindex)?;
     Ok(fd)
