@@ -25,7 +25,9 @@ fn wrong_peers_and_overlays_are_refused_by_one_line() {
     netns::inside(|world| {
         let daemon = Daemon::root(world);
         let [a, _] = daemon.furnish();
-        PLACE.map(|line| daemon.ok(line));
+        for line in PLACE {
+            daemon.ok(line);
+        }
         let before = everything(&daemon);
         let inside = format!("endpoint connect over {} --ip 10.9.1.9", a.pid);
         let overlay = "network create x --driver overlay";
@@ -101,7 +103,9 @@ fn peers_are_there_again_after_a_kill() {
     netns::inside(|world| {
         let mut daemon = Daemon::root(world);
         daemon.furnish();
-        PLACE.map(|line| daemon.ok(line));
+        for line in PLACE {
+            daemon.ok(line);
+        }
         let (before, rows) = (everything(&daemon), names(&daemon));
         assert_eq!(rows, ["b"]);
         daemon.kill();

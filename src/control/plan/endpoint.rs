@@ -341,6 +341,7 @@ pub(super) fn addresses(
             let addr = ipam::parse4(text, "ip")?;
             ipam::inside4(addr, subnet, "ip")?;
             free(addr.into(), "ip")?;
+            overlay::ours(spec, addr.into(), "ip")?;
             Some(addr)
         }
         (Some(subnet), None) => {
@@ -359,6 +360,7 @@ pub(super) fn addresses(
             let addr = ipam::parse6(text, "ip6")?;
             ipam::inside6(addr, subnet, "ip6")?;
             free(addr.into(), "ip6")?;
+            overlay::ours(spec, addr.into(), "ip6")?;
             Some(addr)
         }
         (Some(_), None) if spec.overlay.is_some() => {

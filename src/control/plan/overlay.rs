@@ -222,6 +222,31 @@ pub(super) fn twin6(spec: &NetworkSpec, v4: Ipv4Addr) -> Option<Ipv6Addr> {
     }
 }
 
+/// Checks that an address which was asked for is among those that this host hands out, where its peers hold it to them.
+/// Errors: `AddressOutside`.
+pub(super) fn ours(spec: &NetworkSpec, addr: IpAddr, field: &str) -> Result<(), Problem> {
+    let sealed = |o: &OverlaySpec| o.carrier == Carrier::Sealed;
+    let Some(overlay) = spec.overlay.filter(sealed) else {
+        return Ok(());
+    };
+    let (first, last) = (overlay.range.first, overlay.range.last);
+    let inside = match addr {
+        IpAddr::V4(addr) => (first..=last).contains(&addr),
+        IpAddr::V6(addr) => {
+            let ends = (twin6(spec, first), twin6(spec, last));
+            matches!(ends, (Some(first), Some(last)) if (first..=last).contains(&addr))
+        }
+    };
+    if inside {
+        return Ok(());
+    }
+    let message = format!(
+        "{addr} is not among what this host hands out on network '{}': that is {first} to {last}, and IPv6 addresses of the same numbers",
+        spec.name
+    );
+    Err(Problem::new(Code::AddressOutside, message).at(field))
+}
+
 /// Adds to addresses of an overlay the IPv4 addresses whose IPv6 address is among them.
 pub(super) fn pairs(spec: &NetworkSpec, mut taken: BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
     let (Some(_), Some(v4), Some(v6)) = (spec.overlay, spec.v4, spec.v6) else {

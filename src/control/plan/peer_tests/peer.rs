@@ -22,8 +22,13 @@ fn addresses_go_in_pairs_and_come_from_the_own_part() {
         pair("10.1.2.1", "fd00:1::201")
     );
     assert_eq!(
-        join(&mut model, "web", 3, Some("10.1.9.9")),
-        pair("10.1.9.9", "fd00:1::909")
+        join(&mut model, "web", 3, Some("10.1.2.9")),
+        pair("10.1.2.9", "fd00:1::209")
+    );
+    // Peers hold a host to its part.
+    assert_eq!(
+        join(&mut model, "web", 4, Some("10.1.9.9")),
+        Err(Code::AddressOutside)
     );
     assert_eq!(
         join(&mut model, "web", 4, Some("10.1.3.9")),
@@ -33,8 +38,17 @@ fn addresses_go_in_pairs_and_come_from_the_own_part() {
     let shown: Vec<_> = spec.prefixes.iter().map(ToString::to_string).collect();
     assert_eq!(shown, ["10.1.3.0/24", "fd00:1::300/120"]);
     // Who would take an address away that is in use is refused.
+    let plain = NetworkWish {
+        subnet: Some("10.3.0.0/16".into()),
+        ..over("plain", &["carrier=vxlan"])
+    };
+    make(&mut model, &plain).unwrap();
+    join(&mut model, "plain", 5, Some("10.3.9.9")).unwrap();
     let late = PeerWish {
-        prefixes: list(&["10.1.9.0/24"]),
+        prefixes: list(&["10.3.9.0/24"]),
+        carrier: Some(Carrier::Vxlan),
+        endpoint: Some("192.0.2.3".into()),
+        key: None,
         ..sealed("c", 3)
     };
     assert_eq!(
