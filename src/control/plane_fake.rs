@@ -375,6 +375,7 @@ impl Plane for FakePlane {
         let of = |e: &&EndpointSpec| of.is_none_or(|n| n == e.network);
         let rows = self.endpoints.values().filter(of).map(|e| GroupRow {
             network: e.network,
+            vlan: 1,
             group: [239, 1, 2, 3].into(),
             endpoint: e.id,
             expires: 260,

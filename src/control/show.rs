@@ -33,6 +33,8 @@ pub struct MacRow {
 pub struct GroupRow {
     /// On which network.
     pub network: NetworkId,
+    /// On which VLAN of it.
+    pub vlan: u16,
     /// The group.
     pub group: IpAddr,
     /// Who has joined it.

@@ -13,7 +13,7 @@ use switch_core::conntrack::switched::{Stage, Switched, Target};
 use switch_core::conntrack::tuple::{Role, Tuple};
 use switch_core::l2::learn::Learned;
 use switch_core::l2::snoop::Group;
-use switch_core::l2::snoop::groups::{Entered, Groups, Want};
+use switch_core::l2::snoop::groups::{Entered, Groups, Seat, Want};
 use switch_core::l2::table::{Keeping, MacTable, Station};
 use switch_core::sync::counter::Counters;
 use switch_core::sync::retire::epochs;
@@ -264,9 +264,12 @@ fn until(owner: u8, n: u8, again: u64) -> Tick {
 fn memberships() {
     let groups = Groups::new(256, SEEDS);
     let now = Tick::from_nanos(NOW.into());
-    let of = |owner| Station {
-        port: port(owner, false),
-        generation: owner.into(),
+    let of = |owner: u8| Seat {
+        of: Station {
+            port: port(owner, false),
+            generation: owner.into(),
+        },
+        vlan: owner.into(),
     };
     let is_its = |owner, n, found: Tick| (0..16).any(|again| until(owner, n, again) == found);
     together(|me| {
@@ -286,12 +289,12 @@ fn memberships() {
                 assert!(is_its(other, n, found), "{other} {n}: {found:?}");
             }
             if round % 16 == 0 {
-                for (found, station, holds) in groups.iter(now) {
-                    let owner = u8::try_from(station.generation).unwrap();
+                for (found, seat, holds) in groups.iter(now) {
+                    let owner = u8::try_from(seat.of.generation).unwrap();
                     let n = (0..OWN).find(|&n| group(owner, n) == found);
                     assert!(
-                        station == of(owner) && n.is_some_and(|n| is_its(owner, n, holds)),
-                        "{found:?} {station:?} {holds:?}"
+                        seat == of(owner) && n.is_some_and(|n| is_its(owner, n, holds)),
+                        "{found:?} {seat:?} {holds:?}"
                     );
                 }
             }

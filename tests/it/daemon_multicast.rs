@@ -102,11 +102,20 @@ struct Field {
 
 impl Field {
     fn new(daemon: &Daemon<'_>) -> Self {
-        let places = ["a", "b", "c"].map(|name| daemon.connected(name, &["front"]));
-        let mut last = 1;
-        let stations = places.map(|place| {
+        Self::on(daemon, ["a", "b", "c"], 2, "")
+    }
+
+    /// One whose stations have these names, addresses from here on, and these options.
+    fn on(daemon: &Daemon<'_>, names: [&str; 3], first: u8, options: &str) -> Self {
+        let mut last = first;
+        let stations = names.map(|name| {
+            let place = daemon.sandbox();
+            let (pid, ip) = (place.pid, Ipv4Addr::new(10, 7, 0, last));
+            daemon.ok(&format!(
+                "endpoint connect front {pid} --name {name} --ip {ip} {options}"
+            ));
             last += 1;
-            Station::new(place, [10, 7, 0, last])
+            Station::new(place, ip.octets())
         });
         Self {
             stations,
@@ -183,6 +192,44 @@ fn who_joins_gets_it_and_nobody_else() {
             assert_eq!(members(&daemon), []);
         }
         assert!(daemon.drops("no-member") > 0);
+    });
+}
+
+/// The gateway asks on VLANs, too, though it is not there, and what was joined on one is not sent on another.
+#[test]
+fn each_vlan_has_its_members() {
+    netns::inside(|world| {
+        let mut daemon = Daemon::new(world, Who::Root);
+        daemon.start(&["--workers", "2"]);
+        daemon.ok(FRONT);
+        let own = Field::new(&daemon);
+        let ten = Field::on(&daemon, ["d", "e", "f"], 10, "--vlan 10");
+        // What has no tag is the VLAN's own at a trunk.
+        let twenty = Field::on(&daemon, ["g", "h", "i"], 20, "--trunk 10 --native 20");
+        let fields = [&own, &ten, &twenty];
+        for group in groups() {
+            for field in fields {
+                field.settles("they were asked, and nobody wants it", group, [false; 2]);
+            }
+            let _member = ten.stations[1].joins(group);
+            ten.settles("one has joined", group, [true, false]);
+            assert_eq!(own.reached(group), [false; 2]);
+            assert_eq!(twenty.reached(group), [false; 2]);
+            let _second = twenty.stations[2].joins(group);
+            twenty.settles("one has joined there", group, [false, true]);
+            assert_eq!(ten.reached(group), [true, false]);
+            let shown = daemon.json("show groups --network front");
+            let address = group.to_string();
+            let rows = shown.as_array().unwrap().iter();
+            let rows = rows.filter(|row| row["group"] == *address);
+            let rows = rows.map(|row| {
+                (
+                    row["vlan"].as_u64().unwrap(),
+                    row["sandbox_name"].as_str().unwrap(),
+                )
+            });
+            assert_eq!(rows.collect::<Vec<_>>(), [(10, "e"), (20, "i")]);
+        }
     });
 }
 

@@ -168,11 +168,12 @@ pub(super) fn mac(m: &Named<MacRow>) -> Vec<String> {
     ]
 }
 
-pub(super) const GROUP: &[&str] = &["NETWORK", "GROUP", "SANDBOX", "EXPIRES"];
+pub(super) const GROUP: &[&str] = &["NETWORK", "VLAN", "GROUP", "SANDBOX", "EXPIRES"];
 
 pub(super) fn group(g: &Named<GroupRow>) -> Vec<String> {
     vec![
         g.network_name.clone(),
+        g.row.vlan.to_string(),
         g.row.group.to_string(),
         g.sandbox_name.clone(),
         format!("{}s", g.row.expires),

@@ -134,8 +134,8 @@ fn a_users_hour() {
     web      1     02:00:00:00:00:01  db       own   0s
     web      1     02:00:00:00:00:02  app      own   0s
     $ weft show groups --network back
-    NETWORK  GROUP      SANDBOX  EXPIRES
-    back     239.1.2.3  db       260s
+    NETWORK  VLAN  GROUP      SANDBOX  EXPIRES
+    back     1     239.1.2.3  db       260s
     $ weft show drops
     REASON   FRAMES
     spoofed  3

@@ -11,6 +11,7 @@ use super::{LivePlane, start};
 use crate::control::ids::{EndpointId, NetworkId};
 use crate::control::plane::PlaneError;
 use crate::control::show::{DropRow, FlowRow as Row, GroupRow, MacRow, StatRow, WorkerRow};
+use crate::control::spec::OWN_VLAN;
 use crate::host::sockets::links::LinkStats;
 use crate::worker::board::Board;
 
@@ -60,17 +61,18 @@ impl LivePlane {
         let mut rows = Vec::new();
         for (&network, net) in self.nets.iter().filter(|(id, _)| wanted(**id)) {
             let members = net.groups.iter(now);
-            let current = members.filter(|(_, station, _)| self.macs.is_current(*station));
-            rows.extend(current.filter_map(|(group, station, until)| {
+            let current = members.filter(|(_, seat, _)| self.macs.is_current(seat.of));
+            rows.extend(current.filter_map(|(group, seat, until)| {
                 Some(GroupRow {
                     network,
+                    vlan: vlan(seat.vlan),
                     group: group.address(),
-                    endpoint: *ends.get(&station.port)?,
+                    endpoint: *ends.get(&seat.of.port)?,
                     expires: until.since(now).as_secs(),
                 })
             }));
         }
-        rows.sort_by_key(|row| (row.network, row.group, row.endpoint));
+        rows.sort_by_key(|row| (row.network, row.vlan, row.group, row.endpoint));
         Ok(rows)
     }
 
@@ -195,6 +197,11 @@ impl LivePlane {
         }
         Ok(rows)
     }
+}
+
+/// The number of a VLAN, whose table has none for the network's own.
+const fn vlan(number: u16) -> u16 {
+    if number == 0 { OWN_VLAN } else { number }
 }
 
 fn flows(board: &Board, of: Option<PortId>, limit: usize, now: Tick) -> Vec<FlowRow> {

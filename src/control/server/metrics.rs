@@ -55,7 +55,7 @@ pub(super) fn encode(numbers: &Numbers) -> String {
     }
     registry.register(
         "group_members",
-        "Members of multicast groups: an endpoint counts once for each group",
+        "Members of multicast groups: an endpoint counts once for each group and VLAN",
         groups,
     );
     endpoints(&mut registry, numbers);

@@ -86,10 +86,10 @@ impl Switch {
             config,
             ports,
             macs,
+            vlan: from.vlan,
         };
-        let snooper = snooper.as_mut().filter(|_| from.vlan.is_none());
         let uncharged = snooper.is_some() && packet.dst.is_group() && is_data(packet, frame);
-        let reach = Reach::of(snooper, &known, now, packet, frame);
+        let reach = Reach::of(snooper.as_mut(), &known, now, packet, frame);
         let copies = Copies {
             ports,
             rules,
@@ -164,9 +164,9 @@ impl Switch {
                     config,
                     ports,
                     macs,
+                    vlan: pending.from.vlan,
                 };
-                let snooper = snooper.as_mut().filter(|_| pending.from.vlan.is_none());
-                let reach = Reach::of(snooper, &known, now, &packet, &pending.frame);
+                let reach = Reach::of(snooper.as_mut(), &known, now, &packet, &pending.frame);
                 let copies = Copies {
                     ports,
                     rules,

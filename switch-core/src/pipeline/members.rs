@@ -34,9 +34,7 @@ impl Switch {
             self.config.gateway.guests.insert(guest);
         }
         self.rules.adopt(None, &port);
-        if port.is_own() {
-            self.ask_later(port.id);
-        }
+        self.ask_later(port.id);
         self.set_limits(&port);
         self.ports.insert(port);
         self.change_groups();
@@ -57,8 +55,13 @@ impl Switch {
 
     /// Changes an endpoint in place; its flows stay. False if there is none of that number.
     pub fn change_port(&mut self, port: Port) -> bool {
-        let known = self.ports.get(port.id).is_some();
+        let before = self.ports.get(port.id);
+        let moves = before.is_some_and(|before| before.vlans != port.vlans);
+        let known = before.is_some();
         if known {
+            if moves {
+                self.ask_later(port.id);
+            }
             self.rules.adopt(self.ports.get(port.id), &port);
             self.set_limits(&port);
             self.ports.insert(port);

@@ -61,7 +61,7 @@ use crate::wire::packet::{Kind, PROTO_ICMP, PROTO_ICMPV6, PROTO_UDP, Packet};
 use crate::wire::vnet_hdr::VnetHdr;
 
 pub use self::members::Settings;
-pub use self::multicast::Snooping;
+pub use self::multicast::{Snooping, asks_from};
 pub use self::ports::Port;
 pub use self::remote::Remote;
 pub use self::stations::Flap;
@@ -227,7 +227,7 @@ impl Switch {
         }
         let partial = check_offload(frame.len(), &packet, vnet)?;
         if let Some(limits) = &port.limits {
-            let to_all = packet.dst.is_group() && !self.may_have_members(vlan, &packet, frame);
+            let to_all = packet.dst.is_group() && !self.may_have_members(&packet, frame);
             limits.sent(now, to_all, || Load::of(frame, &packet, vnet))?;
         }
         if packet.src != port.mac {
@@ -244,7 +244,7 @@ impl Switch {
         }
         if packet.dst.is_group() {
             if self.answer(host, from, &packet, frame)?
-                || self.snoop(host, now, from, &packet, frame)?
+                || self.snoop(host, now, Source::own(from), &packet, frame)?
                 || for_routers(&packet, frame)
             {
                 return Ok(Verdict::Answer);

@@ -1,40 +1,44 @@
 //! Stage 3 and 7: Multicast goes where it is wanted: reports are heard, queries sent, and floods of a group narrowed.
 //!
 //! Until it had the time to answer the first query an endpoint gets all. Where nobody asks, neither the gateway nor a
-//! router that may, nothing is known for sure and everything is flooded; so it is on VLANs, where the gateway is not.
-//! Source: RFC 4541 sections 2.1 and 3.
+//! router that may, nothing is known for sure and everything is flooded.
+//!
+//! Each VLAN is a link of its own. The gateway is not there, but asks in nobody's name, as a switch without an address
+//! does: any router on the VLAN asks in its place. Source: RFC 4541 sections 2.1 and 3.
 
 mod ask;
 mod hear;
+mod joined;
 mod lists;
 #[cfg(test)]
 mod tests;
 
-use core::net::IpAddr;
+use core::net::{IpAddr, Ipv4Addr};
 use core::time::Duration;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use ahash::RandomState;
 
+use self::ask::Greeting;
+use self::joined::Joined;
 use self::lists::Lists;
 use super::ports::Ports;
-use super::vlans::Vlan;
+use super::vlans::{Source, Vlan};
 use super::{Config, Switch};
 use crate::addr::PortId;
 use crate::l2::flood::PortList;
-use crate::l2::snoop::groups::{Entered, Groups, Want};
+use crate::l2::snoop::groups::{Entered, Groups, Seat, Want};
 use crate::l2::snoop::{
-    Family, Group, INTERVAL, LAST_MEMBER, PROTO_IGMP, ROBUSTNESS, membership, response,
+    Family, Group, INTERVAL, LAST_MEMBER, PROTO_IGMP, ROBUSTNESS, Scope, membership, response,
 };
-use crate::l2::table::{MacTable, Station};
+use crate::l2::table::MacTable;
+use crate::respond::Gateway;
 use crate::time::Tick;
 use crate::wire::packet::{Ip, Kind, PROTO_ICMPV6, Packet};
 
 /// In place of the number of an endpoint: the gateway.
 pub(super) const GATEWAY: PortId = PortId(u32::MAX);
-/// Groups that one endpoint may join.
-pub(super) const GROUPS: usize = 64;
 /// Groups that are asked about a second time; about more, the one query must do.
 const ASKING: usize = 256;
 
@@ -52,26 +56,31 @@ pub struct Snooping {
 pub(super) struct Snooper {
     how: Snooping,
     /// What its own endpoints have joined, to keep them to their limit.
-    joined: HashMap<PortId, Vec<Group>, RandomState>,
+    joined: HashMap<PortId, Joined, RandomState>,
     /// Endpoints that are to be asked.
     unasked: Vec<PortId>,
+    /// Those that are being asked, one VLAN after the other.
+    greetings: VecDeque<Greeting>,
+    /// When the next general query of any VLAN is due, as far as this worker knows.
+    general: Tick,
     /// Groups that a station has left, to be asked about again, the next first.
     asking: VecDeque<Asking>,
     /// Who is a member, by group.
     lists: Lists,
 }
 
-/// What is known of a network's endpoints.
+/// What is known of a network's endpoints, and the VLAN that is asked about.
 pub(super) struct Known<'a> {
     pub(super) config: &'a Config,
     pub(super) ports: &'a Ports,
     pub(super) macs: &'a MacTable,
+    pub(super) vlan: Option<Vlan>,
 }
 
 #[derive(Debug)]
 struct Asking {
     at: Tick,
-    port: PortId,
+    whom: Source,
     group: Group,
 }
 
@@ -114,7 +123,7 @@ pub(super) enum Reach<'a> {
     /// Members of a group, and routers.
     Members(&'a PortList),
     /// Routers.
-    Routers(&'a Groups, Family),
+    Routers(&'a Groups, Scope),
 }
 
 impl<'a> Reach<'a> {
@@ -130,12 +139,12 @@ impl<'a> Reach<'a> {
         let (Some(snooper), Kind::Ip(ip)) = (snooper, &packet.kind) else {
             return Self::All;
         };
+        let on = |family| Scope::new(number(known.vlan), family);
         match Content::of(ip, frame) {
-            Content::Report(family) => Self::Routers(&snooper.how.groups, family),
-            Content::Data(group) if snooper.is_active(known.config, group.family(), now) => {
+            Content::Report(family) => Self::Routers(&snooper.how.groups, on(family)),
+            Content::Data(group) if snooper.is_active(known.config, on(group.family()), now) => {
                 let groups = &*snooper.how.groups;
-                let ends = (known.ports, known.macs);
-                let members = snooper.lists.members(groups, group, ends, now);
+                let members = snooper.lists.members(groups, group, known, now);
                 members.map_or(Self::All, Self::Members)
             }
             Content::Data(_) | Content::Other => Self::All,
@@ -159,73 +168,71 @@ impl<'a> Reach<'a> {
     pub(super) fn has(&self, macs: &MacTable, to: PortId, now: Tick) -> bool {
         match *self {
             Self::All | Self::Members(_) => true,
-            Self::Routers(groups, family) => {
-                let is_router = |of| groups.until(Want::Router(family), of, now).is_some();
-                macs.station(to).is_some_and(is_router)
-            }
+            Self::Routers(groups, Scope { vlan, family }) => macs.station(to).is_some_and(|of| {
+                let seat = Seat { of, vlan };
+                groups.until(Want::Router(family), seat, now).is_some()
+            }),
         }
     }
 }
 
 impl Snooper {
     /// True if somebody asks, so that who was not heard wants nothing.
-    fn is_active(&self, config: &Config, family: Family, now: Tick) -> bool {
+    fn is_active(&self, config: &Config, on: Scope, now: Tick) -> bool {
         let groups = &self.how.groups;
         if !self.unasked.is_empty() {
             return false;
         }
-        let asks = self.how.querier.is_some() && own(config, family).is_some();
-        (asks || groups.is_other_there(family, now)) && !groups.is_flooded(now)
+        let asks = self.how.querier.is_some() && asks_from(&config.gateway, on).is_some();
+        (asks || groups.is_other_there(on, now)) && !groups.is_flooded(now)
     }
 
     /// How long a report of now holds.
-    fn life(&self, family: Family, now: Tick) -> Duration {
+    fn life(&self, on: Scope, now: Tick) -> Duration {
         let groups = &self.how.groups;
-        if groups.is_other_there(family, now) {
-            return groups.life(family);
+        if groups.is_other_there(on, now) {
+            return groups.life(on);
         }
         let interval = self.how.querier.unwrap_or(INTERVAL);
         membership(ROBUSTNESS, interval, response(interval))
     }
 
     /// Notes a report. False where the endpoint has joined all that it may.
-    fn join(&mut self, group: Group, of: Station, now: Tick) -> bool {
+    fn join(&mut self, group: Group, seat: Seat, now: Tick) -> bool {
         let groups = &self.how.groups;
-        let until = now + self.life(group.family(), now);
-        let joined = self.joined.entry(of.port).or_default();
-        if !joined.contains(&group) {
-            if joined.len() >= GROUPS {
-                joined.retain(|&g| groups.until(Want::Group(g), of, now).is_some());
-            }
-            if joined.len() >= GROUPS {
-                return false;
-            }
-            joined.push(group);
+        let until = now + self.life(Scope::new(seat.vlan, group.family()), now);
+        let joined = self.joined.entry(seat.of.port).or_default();
+        let holds = |vlan: u16, group: Group| {
+            let seat = Seat { vlan, ..seat };
+            groups.until(Want::Group(group), seat, now).is_some()
+        };
+        if !joined.note(seat.vlan, group, now, holds) {
+            return false;
         }
-        if groups.enter(Want::Group(group), of, now, until) == Entered::Full {
+        if groups.enter(Want::Group(group), seat, now, until) == Entered::Full {
             groups.overflow(until);
         }
         true
     }
 
     /// Notes that a station has left. True if it is to be found out now whether others behind the port remain.
-    fn leave(&mut self, group: Group, of: Station, now: Tick) -> bool {
+    fn leave(&mut self, group: Group, from: Source, seat: Seat, now: Tick) -> bool {
         let groups = &self.how.groups;
-        let family = group.family();
-        if self.how.querier.is_none() || groups.is_other_there(family, now) {
+        let on = Scope::new(seat.vlan, group.family());
+        if self.how.querier.is_none() || groups.is_other_there(on, now) {
             // Whoever asks asks about it, and is heard doing so.
             return false;
         }
         let end = now + LAST_MEMBER * ROBUSTNESS;
-        let held = groups.until(Want::Group(group), of, now);
+        let held = groups.until(Want::Group(group), seat, now);
         if held.is_none_or(|held| held <= end) {
             return false;
         }
-        groups.lower(Want::Group(group), of, now, end);
+        groups.lower(Want::Group(group), seat, now, end);
         if self.asking.len() < ASKING {
             self.asking.push_back(Asking {
                 at: now + LAST_MEMBER,
-                port: of.port,
+                whom: from,
                 group,
             });
         }
@@ -233,14 +240,21 @@ impl Snooper {
     }
 }
 
-/// The gateway's address as a querier.
-fn own(config: &Config, family: Family) -> Option<IpAddr> {
-    match family {
-        Family::V4 => config.gateway.v4.map(|v| IpAddr::V4(v.0)),
-        Family::V6 => config
-            .gateway
-            .v6
-            .map(|_| IpAddr::V6(config.gateway.link_local())),
+/// The number of a VLAN in the table of groups.
+fn number(vlan: Option<Vlan>) -> u16 {
+    vlan.map_or(0, |vlan| vlan.id)
+}
+
+/// The address that the gateway asks from; none where it does not. On VLANs it has none of IPv4: whoever has one asks
+/// in its place. Source: RFC 4541 section 2.1.1.
+#[must_use]
+pub fn asks_from(gateway: &Gateway, on: Scope) -> Option<IpAddr> {
+    let link_local = IpAddr::V6(gateway.link_local());
+    match (on.vlan, on.family) {
+        (0, Family::V4) => gateway.v4.map(|v| IpAddr::V4(v.0)),
+        (0, Family::V6) => gateway.v6.map(|_| link_local),
+        (_, Family::V4) => Some(Ipv4Addr::UNSPECIFIED.into()),
+        (_, Family::V6) => Some(link_local),
     }
 }
 
@@ -251,20 +265,17 @@ impl Switch {
         self.snooper = how.map(|how| Snooper {
             how,
             joined: HashMap::with_hasher(RandomState::with_seeds(a, b, c, d)),
-            unasked: self.ports.own().map(|p| p.id).collect(),
+            unasked: self.ports.iter().map(|p| p.id).collect(),
+            greetings: VecDeque::new(),
+            general: Tick::ZERO,
             asking: VecDeque::new(),
             lists: Lists::default(),
         });
     }
 
     /// True for what may be for members of a group alone, so that only who floods it knows what it costs.
-    pub(super) fn may_have_members(
-        &self,
-        vlan: Option<Vlan>,
-        packet: &Packet,
-        frame: &[u8],
-    ) -> bool {
-        self.snooper.is_some() && vlan.is_none() && is_data(packet, frame)
+    pub(super) fn may_have_members(&self, packet: &Packet, frame: &[u8]) -> bool {
+        self.snooper.is_some() && is_data(packet, frame)
     }
 
     pub(super) fn ask_later(&mut self, port: PortId) {
@@ -277,6 +288,7 @@ impl Switch {
     pub(super) fn change_groups(&mut self) {
         if let Some(snooper) = &mut self.snooper {
             snooper.lists.change();
+            snooper.general = Tick::ZERO;
         }
     }
 
@@ -285,7 +297,8 @@ impl Switch {
             snooper.lists.change();
             snooper.joined.remove(&port);
             snooper.unasked.retain(|&p| p != port);
-            snooper.asking.retain(|a| a.port != port);
+            snooper.greetings.retain(|g| g.port != port);
+            snooper.asking.retain(|a| a.whom.port != port);
         }
     }
 }

@@ -65,6 +65,21 @@ impl Port {
         self.vlans.as_ref().is_none_or(|vlans| vlans.is_own())
     }
 
+    /// Everything that it is on: the network's own segment, and VLANs.
+    pub(super) fn segments(&self) -> impl Iterator<Item = Option<Vlan>> + Clone {
+        let own = self.is_own().then_some(None);
+        let vlans = self.vlans.iter().flat_map(|vlans| vlans.iter());
+        own.into_iter().chain(vlans.map(Some))
+    }
+
+    /// True if it is on a VLAN, or on the own segment.
+    pub(super) fn is_on(&self, vlan: Option<Vlan>) -> bool {
+        match vlan {
+            None => self.is_own(),
+            Some(vlan) => self.vlans.as_ref().is_some_and(|v| v.has(vlan.id)),
+        }
+    }
+
     /// Charges a frame to the endpoint. False if it may have no more now.
     #[inline]
     pub(super) fn has_room(
@@ -95,13 +110,15 @@ pub(super) struct Ports {
 /// The endpoints that hear each other.
 #[derive(Debug, Clone)]
 struct Segment {
+    vlan: Option<Vlan>,
     by_mac: HashMap<Mac, PortId, RandomState>,
     list: PortList,
 }
 
 impl Segment {
-    fn new(state: &RandomState) -> Self {
+    fn new(vlan: Option<Vlan>, state: &RandomState) -> Self {
         Self {
+            vlan,
             by_mac: HashMap::with_hasher(state.clone()),
             list: PortList::default(),
         }
@@ -130,7 +147,7 @@ impl Ports {
         Self {
             slots: Vec::new(),
             remotes: Vec::new(),
-            own: Segment::new(&state),
+            own: Segment::new(None, &state),
             vlans: HashMap::with_hasher(state.clone()),
             state,
         }
@@ -196,7 +213,7 @@ impl Ports {
 
     /// The first endpoint of the own segment.
     pub(super) fn first(&self) -> Option<&Port> {
-        self.get(*self.own.list.as_slice().first()?)
+        self.own().next()
     }
 
     /// Who hears what is sent to everybody on a VLAN, or on the own segment.
@@ -204,10 +221,22 @@ impl Ports {
         self.segment(vlan).map(|segment| &segment.list)
     }
 
+    /// The own segment and the VLANs, of those that somebody is on.
+    pub(super) fn segments(&self) -> impl Iterator<Item = Option<Vlan>> {
+        let all = core::iter::once(&self.own).chain(self.vlans.values());
+        let used = all.filter(|segment| !segment.list.as_slice().is_empty());
+        used.map(|segment| segment.vlan)
+    }
+
+    /// Every endpoint of a VLAN, or of the own segment.
+    pub(super) fn on(&self, vlan: Option<Vlan>) -> impl Iterator<Item = &Port> {
+        let list = self.list(vlan).map_or(&[][..], PortList::as_slice);
+        list.iter().filter_map(|&id| self.get(id))
+    }
+
     /// Every endpoint of the own segment.
     pub(super) fn own(&self) -> impl Iterator<Item = &Port> {
-        let list = self.own.list.as_slice();
-        list.iter().filter_map(|&id| self.get(id))
+        self.on(None)
     }
 
     /// Every endpoint.
@@ -224,7 +253,8 @@ impl Ports {
         for vlan in port.vlans.iter().flat_map(|vlans| vlans.iter()) {
             let state = &self.state;
             let segment = self.vlans.entry(vlan.id);
-            segment.or_insert_with(|| Segment::new(state)).insert(&port);
+            let segment = segment.or_insert_with(|| Segment::new(Some(vlan), state));
+            segment.insert(&port);
         }
         if let Some(place) = self.place(port.id) {
             *place = Some(port);

@@ -99,14 +99,15 @@ impl Switch {
         let vlan = port.vlan_of(packet)?;
         check_offload(frame.len(), packet, vnet)?;
         if let Some(limits) = &port.limits {
-            let to_all = packet.dst.is_group() && !self.may_have_members(vlan, packet, frame);
+            let to_all = packet.dst.is_group() && !self.may_have_members(packet, frame);
             limits.sent(cx.now, to_all, || Load::of(frame, packet, vnet))?;
         }
         self.vouched(Source { port: from, vlan }, packet, frame)?;
         self.note_sender(cx, Source { port: from, vlan }, packet.src)?;
         if packet.dst.is_group() {
             // What it says of groups is noted; members here hear of it, and so do routers.
-            if vlan.is_none() && self.snoop(host, cx.now, from, packet, frame)? {
+            let source = Source { port: from, vlan };
+            if self.snoop(host, cx.now, source, packet, frame)? {
                 return Ok(Verdict::Answer);
             }
             return self.spread(

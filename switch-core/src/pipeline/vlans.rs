@@ -92,8 +92,13 @@ impl Vlans {
     }
 
     /// Every VLAN that it is on.
-    pub(super) fn iter(&self) -> impl Iterator<Item = Vlan> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = Vlan> + Clone {
         self.native().into_iter().chain(self.tagged.iter().copied())
+    }
+
+    /// True for one that it is on.
+    pub(super) fn has(&self, id: u16) -> bool {
+        self.native().is_some_and(|vlan| vlan.id == id) || self.tagged(id).is_some()
     }
 
     fn native(&self) -> Option<Vlan> {
@@ -241,6 +246,9 @@ impl Switch {
             vlan: Some(vlan),
         };
         if packet.dst.is_group() {
+            if self.snoop(host, cx.now, source, packet, frame)? {
+                return Ok(Verdict::Answer);
+            }
             return self.spread(host, cx.now, source, packet, vnet, frame);
         }
         let now = cx.now;

@@ -5,17 +5,20 @@
 //! never waits: a slot that is being written is a miss.
 //!
 //! Two entries stand for no group: a port with a router behind it, and a port that was not asked yet. Both get all.
-//! Beside the entries are the times that the workers must agree on: when the next general query is due, whether
-//! another querier is there. Where the table is full, everything is flooded for as long as the report would have held:
-//! nobody goes without what it asked for.
+//! A port on several VLANs has entries for each, in the one table: a network has no more of them for having VLANs.
+//! Beside the entries are the times that the workers must agree on (`agreed`): when the next general query is due,
+//! whether another querier is there. Where the table is full, everything is flooded for as long as the report would
+//! have held: nobody goes without what it asked for.
 
 use core::fmt;
+use core::net::IpAddr;
 use core::time::Duration;
 
 use ahash::RandomState;
 use crossbeam::utils::CachePadded;
 
-use super::{Family, Group};
+use super::agreed::{Agreed, is_before, raise};
+use super::{Family, Group, Scope};
 use crate::addr::PortId;
 use crate::l2::table::Station;
 use crate::sync::facade::{AtomicU64, Ordering};
@@ -90,19 +93,30 @@ pub enum Entered {
     Full,
 }
 
-/// What workers agree on of one protocol.
-#[derive(Debug)]
-struct Agreed {
-    /// When the next general query is due.
-    next: AtomicU64,
-    /// Until when another querier counts as there.
-    other: AtomicU64,
-    /// How long reports hold with that one. Units: nanoseconds.
-    life: AtomicU64,
-    /// Until when there may be ports with a router.
-    routers: AtomicU64,
-    /// Until when there may be ports that were not asked.
-    unasked: AtomicU64,
+/// A port on one VLAN of its network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seat {
+    /// The port.
+    pub of: Station,
+    /// The VLAN; 0 is the network's own segment.
+    pub vlan: u16,
+}
+
+impl Seat {
+    /// On the network's own segment.
+    #[must_use]
+    pub const fn own(of: Station) -> Self {
+        Self { of, vlan: 0 }
+    }
+}
+
+/// Another querier than the gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Other {
+    /// Its address.
+    pub address: IpAddr,
+    /// Until when it counts as there.
+    pub until: Tick,
 }
 
 /// Which state of the table a list of a group's members was made of: that of all groups, and of those that have their
@@ -116,28 +130,29 @@ pub struct Groups {
     /// Counts up with every member that comes or goes before its time; the first one is that of all groups.
     versions: [AtomicU64; 1 + PLACES],
     hash: RandomState,
-    agreed: [CachePadded<Agreed>; 2],
+    agreed: Agreed,
     /// Until when everything is flooded, for somebody's report found no room.
     flooded: CachePadded<AtomicU64>,
 }
 
-fn who(station: Station) -> u64 {
-    FILLED | u64::from(station.generation) << 32 | u64::from(station.port.0)
+/// Of a number in a tag; none has more bits.
+const VID: u16 = 0x0fff;
+
+fn who(Seat { of, vlan }: Seat) -> u64 {
+    let vlan = u64::from(vlan & VID);
+    FILLED | vlan << 48 | u64::from(of.generation) << 32 | u64::from(of.port.0)
 }
 
-fn station(who: u64) -> Station {
-    Station {
+fn seat(who: u64) -> Seat {
+    let half = |at: u32| u16::try_from(who >> at & 0xffff).unwrap_or(0);
+    let of = Station {
         port: PortId(u32::try_from(who & 0xffff_ffff).unwrap_or(u32::MAX)),
-        generation: u16::try_from(who >> 32 & 0xffff).unwrap_or(0),
+        generation: half(32),
+    };
+    Seat {
+        of,
+        vlan: half(48) & VID,
     }
-}
-
-fn raise(time: &AtomicU64, until: Tick) {
-    time.fetch_max(until.as_nanos(), Ordering::Relaxed);
-}
-
-fn is_before(now: Tick, time: &AtomicU64) -> bool {
-    now.as_nanos() < time.load(Ordering::Relaxed)
 }
 
 impl Groups {
@@ -145,29 +160,12 @@ impl Groups {
     /// Cost: address space; memory is used as entries are.
     #[must_use]
     pub fn new(capacity: usize, [a, b, c, d]: [u64; 4]) -> Self {
-        let agreed = || {
-            CachePadded::new(Agreed {
-                next: AtomicU64::new(0),
-                other: AtomicU64::new(0),
-                life: AtomicU64::new(0),
-                routers: AtomicU64::new(0),
-                unasked: AtomicU64::new(0),
-            })
-        };
         Self {
             slots: Slots::new(capacity),
             versions: core::array::from_fn(|_| AtomicU64::new(0)),
             hash: RandomState::with_seeds(a, b, c, d),
-            agreed: [agreed(), agreed()],
+            agreed: Agreed::new(),
             flooded: CachePadded::new(AtomicU64::new(0)),
-        }
-    }
-
-    fn agreed(&self, family: Family) -> &Agreed {
-        let [v4, v6] = &self.agreed;
-        match family {
-            Family::V4 => v4,
-            Family::V6 => v6,
         }
     }
 
@@ -196,7 +194,7 @@ impl Groups {
 
     /// Until when an entry holds; none if there is none.
     #[must_use]
-    pub fn until(&self, want: Want, of: Station, now: Tick) -> Option<Tick> {
+    pub fn until(&self, want: Want, of: Seat, now: Tick) -> Option<Tick> {
         let [a, b] = want.words();
         self.find([a, b, who(of)], now)
             .map(|found| Tick::from_nanos(found.1))
@@ -205,19 +203,21 @@ impl Groups {
     /// Until when a port gets a group, as far as is known: it is a member, has a router behind it, or was not asked
     /// yet. Cost: a few loads, never a wait.
     #[must_use]
-    pub fn wanted_until(&self, group: Group, of: Station, now: Tick) -> Option<Tick> {
+    pub fn wanted_until(&self, group: Group, of: Seat, now: Tick) -> Option<Tick> {
         let family = group.family();
-        let agreed = self.agreed(family);
-        let router = || is_before(now, &agreed.routers).then_some(Want::Router(family));
-        let unasked = || is_before(now, &agreed.unasked).then_some(Want::Unasked(family));
+        let routers = || self.has_routers(Scope::new(of.vlan, family), now);
+        let router = || routers().then_some(Want::Router(family));
+        let unasked = || is_before(now, self.unasked(family)).then_some(Want::Unasked(family));
+        // A port is asked on all of its VLANs at once.
+        let port = Seat::own(of.of);
         self.until(Want::Group(group), of, now)
             .or_else(|| self.until(router()?, of, now))
-            .or_else(|| self.until(unasked()?, of, now))
+            .or_else(|| self.until(unasked()?, port, now))
     }
 
     /// True if a port gets a group.
     #[must_use]
-    pub fn wants(&self, group: Group, of: Station, now: Tick) -> bool {
+    pub fn wants(&self, group: Group, of: Seat, now: Tick) -> bool {
         self.wanted_until(group, of, now).is_some()
     }
 
@@ -254,22 +254,33 @@ impl Groups {
         }
     }
 
-    /// True if there may be ports with a router of this protocol.
+    fn unasked(&self, family: Family) -> &AtomicU64 {
+        &self.agreed.of(Scope::new(0, family)).unasked
+    }
+
+    /// True if there may be ports with a router.
     #[must_use]
-    pub fn has_routers(&self, family: Family, now: Tick) -> bool {
-        is_before(now, &self.agreed(family).routers)
+    pub fn has_routers(&self, on: Scope, now: Tick) -> bool {
+        is_before(now, &self.agreed.of(on).routers)
     }
 
     /// Notes that a port wants something until then, be that later or earlier than before. Only for the worker that
-    /// receives from the port; for what is asked of a port, by each.
-    pub fn enter(&self, want: Want, of: Station, now: Tick, until: Tick) -> Entered {
+    /// receives from the port; for what is asked of a port, by each, and whatever the VLAN.
+    pub fn enter(&self, want: Want, of: Seat, now: Tick, until: Tick) -> Entered {
         let [a, b] = want.words();
-        let key = [a, b, who(of)];
+        let mut of = of;
         match want {
-            Want::Router(family) => raise(&self.agreed(family).routers, until),
-            Want::Unasked(family) => raise(&self.agreed(family).unasked, until),
+            Want::Router(family) => {
+                let on = Scope::new(of.vlan, family);
+                raise(&self.agreed.of(on).routers, until);
+            }
+            Want::Unasked(family) => {
+                of = Seat::own(of.of);
+                raise(self.unasked(family), until);
+            }
             Want::Group(_) => {}
         }
+        let key = [a, b, who(of)];
         for _ in 0..TRIES {
             if let Some((entered, is_news)) = self.try_enter(key, now, until) {
                 if is_news {
@@ -317,7 +328,7 @@ impl Groups {
     }
 
     /// Shortens an entry of whatever port, as when a querier asks who is left.
-    pub fn lower(&self, want: Want, of: Station, now: Tick, until: Tick) {
+    pub fn lower(&self, want: Want, of: Seat, now: Tick, until: Tick) {
         let [a, b] = want.words();
         if let Some((slot, held)) = self.find([a, b, who(of)], now)
             && held > until.as_nanos()
@@ -342,25 +353,28 @@ impl Groups {
 
     /// When the next general query of the gateway is due: not before another querier has gone.
     #[must_use]
-    pub fn due(&self, family: Family) -> Tick {
-        let agreed = self.agreed(family);
+    pub fn due(&self, on: Scope) -> Tick {
+        let agreed = self.agreed.of(on);
         let next = agreed.next.load(Ordering::Relaxed);
         Tick::from_nanos(next.max(agreed.other.load(Ordering::Relaxed)))
     }
 
-    /// Makes the next general query of both protocols due, as when they are to come more often.
+    /// Makes the next general query of both protocols due everywhere, as when they are to come more often.
     pub fn ask_soon(&self) {
-        for agreed in &self.agreed {
-            agreed.next.store(0, Ordering::Relaxed);
+        for agreed in self.agreed.iter() {
+            // Where nothing was ever written no memory is to be taken.
+            if agreed.next.load(Ordering::Relaxed) != 0 {
+                agreed.next.store(0, Ordering::Relaxed);
+            }
         }
     }
 
     /// Takes the task of sending a general query; true for one worker each time. The second one follows soon, for the
     /// first may be lost. Source: RFC 3376 section 8.6, RFC 3810 section 9.6.
-    pub fn take_query(&self, family: Family, now: Tick, interval: Duration) -> bool {
-        let agreed = self.agreed(family);
+    pub fn take_query(&self, on: Scope, now: Tick, interval: Duration) -> bool {
+        let agreed = self.agreed.of(on);
         let next = agreed.next.load(Ordering::Relaxed);
-        if now.as_nanos() < next || self.is_other_there(family, now) {
+        if now.as_nanos() < next || self.is_other_there(on, now) {
             return false;
         }
         let wait = if next == 0 { interval / 4 } else { interval };
@@ -370,37 +384,63 @@ impl Groups {
         taken.is_ok()
     }
 
-    /// Another querier was heard, which the gateway yields to until then; reports hold so long with it.
-    pub fn yield_to(&self, family: Family, until: Tick, life: Duration) {
-        let agreed = self.agreed(family);
+    /// Another querier was heard, which the gateway yields to; reports hold so long with it.
+    pub fn yield_to(&self, on: Scope, other: Other, life: Duration) {
+        let agreed = self.agreed.of(on);
         let life = u64::try_from(life.as_nanos()).unwrap_or(u64::MAX);
         agreed.life.store(life, Ordering::Relaxed);
-        agreed.other.store(until.as_nanos(), Ordering::Relaxed);
+        agreed.set_address(other.address);
+        agreed
+            .other
+            .store(other.until.as_nanos(), Ordering::Relaxed);
     }
 
     /// True while another querier asks.
     #[must_use]
-    pub fn is_other_there(&self, family: Family, now: Tick) -> bool {
-        is_before(now, &self.agreed(family).other)
+    pub fn is_other_there(&self, on: Scope, now: Tick) -> bool {
+        is_before(now, &self.agreed.of(on).other)
+    }
+
+    /// The other querier, while there is one. Where another takes its place at this moment the address may be half of
+    /// either: it is for people to read.
+    #[must_use]
+    pub fn other(&self, on: Scope, now: Tick) -> Option<Other> {
+        let agreed = self.agreed.of(on);
+        let until = Tick::from_nanos(agreed.other.load(Ordering::Relaxed));
+        let address = agreed.address();
+        (now < until).then_some(Other { address, until })
     }
 
     /// How long reports hold with the other querier.
     #[must_use]
-    pub fn life(&self, family: Family) -> Duration {
-        Duration::from_nanos(self.agreed(family).life.load(Ordering::Relaxed))
+    pub fn life(&self, on: Scope) -> Duration {
+        Duration::from_nanos(self.agreed.of(on).life.load(Ordering::Relaxed))
     }
 
-    /// Memberships that hold now, and until when. Those of ports that have gone are among them: the station table
-    /// knows which are current.
-    pub fn iter(&self, now: Tick) -> impl Iterator<Item = (Group, Station, Tick)> + '_ {
+    /// What holds now, as three words, and until when.
+    fn live(&self, now: Tick) -> impl Iterator<Item = ([u64; 2], Seat, Tick)> + '_ {
         self.slots.iter().filter_map(move |slot| {
             if slot.peek(WHO) == 0 {
                 return None;
             }
             let [a, b, who, until] = slot.look(|words| words.all())?;
-            let live = until > now.as_nanos();
-            let group = Want::group([a, b]).filter(|_| live)?;
-            Some((group, station(who), Tick::from_nanos(until)))
+            (until > now.as_nanos()).then(|| ([a, b], seat(who), Tick::from_nanos(until)))
+        })
+    }
+
+    /// Memberships that hold now, and until when. Those of ports that have gone are among them: the station table
+    /// knows which are current.
+    pub fn iter(&self, now: Tick) -> impl Iterator<Item = (Group, Seat, Tick)> + '_ {
+        let live = self.live(now);
+        live.filter_map(|(words, seat, until)| Some((Want::group(words)?, seat, until)))
+    }
+
+    /// Ports that have a router behind them now, as [`Self::iter`].
+    pub fn routers(&self, now: Tick) -> impl Iterator<Item = (Family, Seat, Tick)> + '_ {
+        self.live(now).filter_map(|(words, seat, until)| {
+            let is_router = |family: &Family| Want::Router(*family).words() == words;
+            let family = Family::ALL.into_iter().find(is_router)?;
+            Some((family, seat, until))
         })
     }
 }

@@ -6,9 +6,9 @@ use loom::model::Builder;
 use loom::sync::Arc;
 use loom::thread;
 
+use super::Group;
 use super::groups::{Entered, Groups, Want};
-use super::tests::{group, port};
-use super::{Family, Group};
+use super::tests::{OWN4, group, port};
 use crate::time::Tick;
 
 fn model(f: impl Fn() + Send + Sync + 'static) {
@@ -139,7 +139,7 @@ fn a_list_that_lacks_somebody_is_an_old_one() {
 fn one_worker_asks() {
     model(|| {
         let table = table();
-        let take = |table: &Groups| table.take_query(Family::V4, at(1), Duration::from_secs(125));
+        let take = |table: &Groups| table.take_query(OWN4, at(1), Duration::from_secs(125));
         let others: Vec<_> = (0..2)
             .map(|_| {
                 let table = Arc::clone(&table);

@@ -1,11 +1,13 @@
 //! Stage 3: Who wants which multicast: what endpoints report by IGMP and MLD, and whom the gateway asks.
 //!
+//! Each VLAN of a network is a link of its own, with members, routers and a querier of its own.
 //! `message` reads what a frame says, `query` writes what the gateway asks, `groups` is the table that all workers
 //! share. A membership is a port's: what it reports of sources (include and exclude lists) is reduced to member or
 //! not, so a member gets a group from every source. Groups that do not leave the link (224.0.0.0/24, and the scopes
 //! up to link-local of IPv6) are everybody's and are not kept: not all stations report them.
 //! Source: RFC 4541, and for the protocols RFC 1112, 2236, 3376, 2710, 3810.
 
+mod agreed;
 pub mod groups;
 pub mod message;
 pub mod query;
@@ -50,6 +52,23 @@ impl Family {
             IpAddr::V4(_) => Self::V4,
             IpAddr::V6(_) => Self::V6,
         }
+    }
+}
+
+/// One of the protocols on one VLAN of a network: what has a querier of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Scope {
+    /// The VLAN; 0 is the network's own segment.
+    pub vlan: u16,
+    /// The protocol.
+    pub family: Family,
+}
+
+impl Scope {
+    /// A protocol on a VLAN, or with 0 on the network's own segment.
+    #[must_use]
+    pub const fn new(vlan: u16, family: Family) -> Self {
+        Self { vlan, family }
     }
 }
 

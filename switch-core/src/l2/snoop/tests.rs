@@ -3,10 +3,10 @@
 use core::net::IpAddr;
 use core::time::Duration;
 
-use super::groups::{Entered, Groups, Want};
+use super::groups::{Entered, Groups, Other, Seat, Want};
 use super::message::{Message, Wish, parse};
 use super::query::{Ask, write};
-use super::{Family, Group, response};
+use super::{Family, Group, Scope, response};
 use crate::addr::{Mac, PortId};
 use crate::l2::table::Station;
 use crate::time::Tick;
@@ -250,12 +250,16 @@ fn what_stays_on_the_link_is_no_group() {
     assert!(!kept("10.0.0.1") && !kept("fd00::1") && !kept("::ffff:239.1.1.1"));
 }
 
-pub(super) const fn port(number: u32) -> Station {
-    Station {
+pub(super) const fn port(number: u32) -> Seat {
+    Seat::own(Station {
         port: PortId(number),
         generation: 0,
-    }
+    })
 }
+
+/// One of the protocols on the network's own segment.
+pub(super) const OWN4: Scope = Scope::new(0, Family::V4);
+const OWN6: Scope = Scope::new(0, Family::V6);
 
 pub(super) fn group(last: u8) -> Group {
     Group::of(IpAddr::from([239, 0, 0, last])).unwrap()
@@ -281,10 +285,8 @@ fn memberships_hold_until_their_time() {
         Some(at(160)),
         "only lowers"
     );
-    let next_endpoint = Station {
-        generation: 1,
-        ..port(1)
-    };
+    let mut next_endpoint = port(1);
+    next_endpoint.of.generation = 1;
     assert!(!table.wants(group(1), next_endpoint, at(150)));
     let all: Vec<_> = table.iter(at(150)).collect();
     assert_eq!(all, [(group(1), port(1), at(160))]);
@@ -305,7 +307,7 @@ fn routers_and_the_unasked_get_all_of_their_protocol() {
         assert!(!table.wants(group(1), port(n), at(10)));
         assert!(!table.wants(v6, port(n), at(9)));
     }
-    assert!(table.has_routers(Family::V4, at(9)) && !table.has_routers(Family::V6, at(9)));
+    assert!(table.has_routers(OWN4, at(9)) && !table.has_routers(OWN6, at(9)));
     assert_eq!(table.iter(at(9)).count(), 0, "they are no groups");
 }
 
@@ -333,21 +335,72 @@ fn one_general_query_at_its_time() {
     let mut sent = Vec::new();
     for second in 0..300 {
         for _worker in 0..2 {
-            if table.take_query(Family::V4, at(second), interval) {
+            if table.take_query(OWN4, at(second), interval) {
                 sent.push(second);
             }
         }
     }
     assert_eq!(sent, [0, 25, 125, 225]);
-    table.yield_to(Family::V4, at(400), Duration::from_secs(260));
-    assert!(table.is_other_there(Family::V4, at(399)));
-    assert_eq!(table.due(Family::V4), at(400));
-    assert!(!table.take_query(Family::V4, at(399), interval));
-    assert!(
-        table.take_query(Family::V4, at(400), interval),
-        "it has gone"
-    );
-    assert_eq!(table.due(Family::V6), Tick::ZERO);
+    let other = Other {
+        address: "10.0.0.9".parse().unwrap(),
+        until: at(400),
+    };
+    table.yield_to(OWN4, other, Duration::from_secs(260));
+    assert_eq!(table.other(OWN4, at(399)), Some(other));
+    assert_eq!(table.other(OWN4, at(400)), None);
+    assert!(table.is_other_there(OWN4, at(399)));
+    assert_eq!(table.due(OWN4), at(400));
+    assert!(!table.take_query(OWN4, at(399), interval));
+    assert!(table.take_query(OWN4, at(400), interval), "it has gone");
+    assert_eq!(table.due(OWN6), Tick::ZERO);
     table.ask_soon();
-    assert!(table.take_query(Family::V4, at(401), interval), "at once");
+    assert!(table.take_query(OWN4, at(401), interval), "at once");
+}
+
+#[test]
+fn vlans_are_links_of_their_own() {
+    let table = Groups::new(64, [1, 2, 3, 4]);
+    let at = Tick::from_millis;
+    let on = |vlan: u16| Seat { vlan, ..port(7) };
+    let want = Want::Group(group(1));
+    for vlan in [10, 4094] {
+        assert_eq!(table.enter(want, on(vlan), at(0), at(100)), Entered::New);
+    }
+    for (vlan, is_member) in [(0, false), (10, true), (11, false), (4094, true)] {
+        assert_eq!(table.wants(group(1), on(vlan), at(1)), is_member, "{vlan}");
+    }
+    let mut all: Vec<_> = table.iter(at(1)).map(|(_, seat, _)| seat).collect();
+    all.sort_by_key(|seat| seat.vlan);
+    assert_eq!(all, [on(10), on(4094)]);
+
+    let router = Want::Router(Family::V4);
+    table.enter(router, on(20), at(0), at(50));
+    assert!(table.has_routers(Scope::new(20, Family::V4), at(1)));
+    assert!(!table.has_routers(OWN4, at(1)));
+    assert!(table.wants(group(9), on(20), at(1)) && !table.wants(group(9), on(10), at(1)));
+    let routers: Vec<_> = table.routers(at(1)).collect();
+    assert_eq!(routers, [(Family::V4, on(20), at(50))]);
+    assert_eq!(table.routers(at(50)).count(), 0);
+
+    // A port is asked on all of its VLANs at once.
+    table.enter(Want::Unasked(Family::V4), on(30), at(0), at(9));
+    assert!(
+        [0, 10, 30]
+            .iter()
+            .all(|&vlan| table.wants(group(8), on(vlan), at(8)))
+    );
+
+    let interval = Duration::from_secs(100);
+    let (ten, eleven) = (Scope::new(10, Family::V6), Scope::new(11, Family::V6));
+    assert!(table.take_query(ten, at(5), interval));
+    assert!(!table.take_query(ten, at(5), interval));
+    let other = Other {
+        address: "fe80::1".parse().unwrap(),
+        until: at(90),
+    };
+    table.yield_to(eleven, other, interval);
+    assert_eq!(table.other(eleven, at(1)), Some(other));
+    assert!(!table.is_other_there(ten, at(1)) && !table.is_other_there(OWN6, at(1)));
+    table.ask_soon();
+    assert!(table.take_query(ten, at(6), interval));
 }

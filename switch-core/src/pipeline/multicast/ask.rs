@@ -1,33 +1,45 @@
-//! Stage 4: What the gateway asks: everybody in turns, an endpoint that comes, and who is left when one leaves.
+//! Stage 4: What the gateway asks: everybody in turns, an endpoint that comes, and who is left when one leaves; on each
+//! VLAN by itself. Of many VLANs some are asked in a turn, and others have theirs in between.
 
 use core::time::Duration;
-use std::io::IoSlice;
 use std::sync::Arc;
 
-use super::{Asking, GATEWAY, own};
+use arrayvec::ArrayVec;
+
+use super::{Asking, GATEWAY, asks_from, number};
 use crate::addr::PortId;
 use crate::flow::host::Host;
-use crate::l2::snoop::groups::{Entered, Want};
+use crate::l2::snoop::groups::{Entered, Seat, Want};
 use crate::l2::snoop::query::{self, Ask};
-use crate::l2::snoop::{Family, Group, INTERVAL, LAST_MEMBER, ROBUSTNESS, response};
+use crate::l2::snoop::{Family, Group, INTERVAL, LAST_MEMBER, ROBUSTNESS, Scope, response};
 use crate::pipeline::Switch;
-use crate::pipeline::vlans::Source;
+use crate::pipeline::vlans::{Exit, Source, Vlan};
 use crate::time::Tick;
 use crate::wire::packet::Packet;
 use crate::wire::vnet_hdr::VnetHdr;
+
+/// VLANs that are asked in a turn.
+const TURN: usize = 16;
+
+/// An endpoint that is asked on all of its VLANs.
+#[derive(Debug)]
+pub(super) struct Greeting {
+    pub(super) port: PortId,
+    families: ArrayVec<Family, 2>,
+    /// So many of them have been asked.
+    asked: usize,
+}
 
 impl Switch {
     /// When there is something to ask.
     pub(in crate::pipeline) fn multicast_due(&self) -> Option<Tick> {
         let snooper = self.snooper.as_ref()?;
-        if !snooper.unasked.is_empty() {
+        if !snooper.unasked.is_empty() || !snooper.greetings.is_empty() {
             return Some(Tick::ZERO);
         }
         let again = snooper.asking.front().map(|a| a.at);
-        let is_asked = |family: &Family| own(&self.config, *family).is_some();
-        let asks = snooper.how.querier.is_some() && self.config.icc && self.ports.first().is_some();
-        let families = Family::ALL.into_iter().filter(|f| asks && is_asked(f));
-        let general = families.map(|family| snooper.how.groups.due(family)).min();
+        let asks = snooper.how.querier.is_some() && self.config.icc;
+        let general = Some(snooper.general).filter(|&at| asks && at != Tick::NEVER);
         again.into_iter().chain(general).min()
     }
 
@@ -38,15 +50,14 @@ impl Switch {
         };
         let fresh = core::mem::take(&mut snooper.unasked);
         for port in fresh {
-            self.ask_first(host, now, port);
+            self.meet(now, port);
         }
+        self.greet(host);
         while let Some(next) = self.next_asking(now) {
-            self.ask(host, next.port, next.group.family(), Some(next.group));
+            self.ask(host, next.whom, next.group.family(), Some(next.group));
         }
-        if self.config.icc && self.ports.first().is_some() {
-            for family in Family::ALL {
-                self.ask_all(host, now, family);
-            }
+        if self.config.icc {
+            self.ask_all(host, now);
         }
     }
 
@@ -56,70 +67,143 @@ impl Switch {
         due.then(|| snooper.asking.pop_front()).flatten()
     }
 
-    /// Asks an endpoint that has just come, by one of the workers. Until it had the time to answer twice it gets all.
-    fn ask_first<H: Host>(&mut self, host: &mut H, now: Tick, port: PortId) {
-        let (Some(snooper), Some(of)) = (&self.snooper, self.macs.station(port)) else {
+    /// Has an endpoint that has just come asked, by one of the workers. Until it had the time to answer twice it gets
+    /// all.
+    fn meet(&mut self, now: Tick, port: PortId) {
+        let (Some(snooper), Some(of)) = (&mut self.snooper, self.macs.station(port)) else {
+            return;
+        };
+        let Some(vlans) = self.ports.get(port).map(|p| p.segments()) else {
             return;
         };
         let asks = snooper.how.querier.is_some();
-        let groups = Arc::clone(&snooper.how.groups);
+        let mut families = ArrayVec::new();
+        let life = |family| {
+            let vlans = vlans.clone().map(|vlan| Scope::new(number(vlan), family));
+            vlans.map(|on| snooper.life(on, now)).max()
+        };
         for family in Family::ALL {
-            let patience = match &self.snooper {
+            let patience = if asks {
+                LAST_MEMBER * ROBUSTNESS
+            } else {
                 // A router asks everybody in its own time.
-                Some(snooper) if !asks => snooper.life(family, now),
-                _ => LAST_MEMBER * ROBUSTNESS,
+                life(family).unwrap_or(INTERVAL)
             };
-            let until = now + patience;
-            match groups.enter(Want::Unasked(family), of, now, until) {
-                Entered::New if asks => self.ask(host, port, family, None),
+            let (groups, until) = (&snooper.how.groups, now + patience);
+            match groups.enter(Want::Unasked(family), Seat::own(of), now, until) {
+                Entered::New if asks => families.push(family),
                 Entered::New | Entered::Known => {}
                 Entered::Full => groups.overflow(until),
             }
         }
+        if !families.is_empty() {
+            snooper.greetings.push_back(Greeting {
+                port,
+                families,
+                asked: 0,
+            });
+        }
     }
 
-    /// Asks one endpoint, about a group or all. It is asked alone, so it is asked to be quick.
+    /// Asks endpoints that have just come, on so many VLANs as are one turn.
+    fn greet<H: Host>(&mut self, host: &mut H) {
+        let mut left = TURN;
+        while left > 0
+            && let Some(snooper) = &mut self.snooper
+            && let Some(mut greeting) = snooper.greetings.pop_front()
+        {
+            let Some(port) = self.ports.get(greeting.port) else {
+                continue;
+            };
+            let vlans = port.segments().skip(greeting.asked).take(left);
+            let vlans: ArrayVec<Option<Vlan>, TURN> = vlans.collect();
+            for &vlan in &vlans {
+                let whom = Source {
+                    port: greeting.port,
+                    vlan,
+                };
+                for &family in &greeting.families {
+                    self.ask(host, whom, family, None);
+                }
+            }
+            greeting.asked += vlans.len();
+            if vlans.len() == left
+                && let Some(snooper) = &mut self.snooper
+            {
+                snooper.greetings.push_front(greeting);
+            }
+            left -= vlans.len();
+        }
+    }
+
+    /// Asks one endpoint on one of its VLANs, about a group or all. It is asked alone, so it is asked to be quick.
     pub(super) fn ask<H: Host>(
         &mut self,
         host: &mut H,
-        to: PortId,
+        whom: Source,
         family: Family,
         group: Option<Group>,
     ) {
-        if self.write_query(family, group, LAST_MEMBER) {
-            host.tx(to, &VnetHdr::default(), &[IoSlice::new(&self.out)]);
+        if !self.write_query(Scope::new(number(whom.vlan), family), group, LAST_MEMBER) {
+            return;
+        }
+        let port = self.ports.get(whom.port).filter(|p| p.is_on(whom.vlan));
+        if let (Some(port), Ok(packet)) = (port, Packet::parse(&self.out)) {
+            let exit = Exit::new(port, whom.vlan, &packet);
+            exit.send(host, &VnetHdr::default(), &self.out, &[]);
         }
     }
 
-    fn ask_all<H: Host>(&mut self, host: &mut H, now: Tick, family: Family) {
-        let Some(snooper) = &self.snooper else { return };
-        let Some(interval) = snooper.how.querier else {
+    /// Sends the general queries that are due.
+    fn ask_all<H: Host>(&mut self, host: &mut H, now: Tick) {
+        let Some(snooper) = &mut self.snooper else {
             return;
         };
-        let groups = &snooper.how.groups;
-        if own(&self.config, family).is_none() || !groups.take_query(family, now, interval) {
+        let Some(interval) = snooper.how.querier.filter(|_| snooper.general <= now) else {
             return;
-        }
-        if self.write_query(family, None, response(interval)) {
-            let frame = core::mem::take(&mut self.out);
-            if let Ok(packet) = Packet::parse(&frame) {
-                // In a storm the next one must do.
-                let _ = self.flood(
-                    host,
-                    now,
-                    Source::own(GATEWAY),
-                    &packet,
-                    &VnetHdr::default(),
-                    &frame,
-                );
+        };
+        let groups = Arc::clone(&snooper.how.groups);
+        // While floods are under way there is less room for more of them.
+        let most = if self.floods.is_empty() { TURN } else { 1 };
+        let mut due: ArrayVec<(Option<Vlan>, Scope), TURN> = ArrayVec::new();
+        let mut next = Tick::NEVER;
+        let vlans = self.ports.segments();
+        let both = vlans.flat_map(|vlan| Family::ALL.map(|f| (vlan, Scope::new(number(vlan), f))));
+        for (vlan, on) in both {
+            if asks_from(&self.config.gateway, on).is_none() {
+                continue;
             }
-            self.out = frame;
+            if groups.due(on) <= now && due.len() < most && groups.take_query(on, now, interval) {
+                due.push((vlan, on));
+            }
+            next = next.min(groups.due(on));
         }
+        snooper.general = next;
+        for (vlan, on) in due {
+            if self.write_query(on, None, response(interval)) {
+                self.send_to_all(host, now, vlan);
+            }
+        }
+    }
+
+    /// Sends what is in `out` to everybody on a VLAN.
+    fn send_to_all<H: Host>(&mut self, host: &mut H, now: Tick, vlan: Option<Vlan>) {
+        let frame = core::mem::take(&mut self.out);
+        if let Ok(packet) = Packet::parse(&frame) {
+            let from = Source {
+                port: GATEWAY,
+                vlan,
+            };
+            // In a storm the next one must do.
+            let _ = self.flood(host, now, from, &packet, &VnetHdr::default(), &frame);
+        }
+        self.out = frame;
     }
 
     /// Writes a query to `out`. False if the gateway has no address to ask from.
-    fn write_query(&mut self, family: Family, group: Option<Group>, response: Duration) -> bool {
-        let (Some(from), Some(snooper)) = (own(&self.config, family), &self.snooper) else {
+    fn write_query(&mut self, on: Scope, group: Option<Group>, response: Duration) -> bool {
+        let (Some(from), Some(snooper)) = (asks_from(&self.config.gateway, on), &self.snooper)
+        else {
             return false;
         };
         let ask = Ask {

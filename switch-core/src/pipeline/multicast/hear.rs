@@ -1,12 +1,10 @@
 //! Stage 3: What endpoints say of groups: their reports and leaves, and the queries of routers among them.
 
-use super::own;
-use crate::addr::PortId;
+use super::{asks_from, number};
 use crate::flow::host::Host;
-use crate::l2::snoop::groups::Want;
+use crate::l2::snoop::groups::{Other, Seat, Want};
 use crate::l2::snoop::message::{self, Message, Query, Report, Wish};
-use crate::l2::snoop::{Family, Group, INTERVAL, membership, presence};
-use crate::l2::table::Station;
+use crate::l2::snoop::{Family, Group, INTERVAL, Scope, membership, presence};
 use crate::pipeline::vlans::Source;
 use crate::pipeline::{Port, Switch};
 use crate::time::Tick;
@@ -21,7 +19,7 @@ impl Switch {
         &mut self,
         host: &mut H,
         now: Tick,
-        from: PortId,
+        from: Source,
         packet: &Packet,
         frame: &[u8],
     ) -> Result<bool, DropReason> {
@@ -31,18 +29,21 @@ impl Switch {
         let Some(said) = message::parse(packet, frame)? else {
             return Ok(false);
         };
-        match (said, self.macs.station(from)) {
-            (Message::Query(query), Some(of)) => {
-                self.hear_query(now, of, packet, &query);
+        let vlan = number(from.vlan);
+        let seat = self.macs.station(from.port).map(|of| Seat { of, vlan });
+        match (said, seat) {
+            (Message::Query(query), Some(seat)) => {
+                self.hear_query(now, from, seat, packet, &query);
                 Ok(false)
             }
-            (Message::Report(report), Some(of)) => {
+            (Message::Report(report), Some(seat)) => {
                 let family = Family::of(match packet.kind {
                     Kind::Ip(ip) => ip.dst,
                     Kind::Arp | Kind::Other(_) => return Ok(false),
                 });
-                let heard = self.hear_report(host, now, of, report);
-                self.tell_routers(host, now, family, from, (packet, frame));
+                let heard = self.hear_report(host, now, (from, seat), report);
+                let on = Scope::new(vlan, family);
+                self.tell_routers(host, now, on, from, (packet, frame));
                 heard.map(|()| true)
             }
             (_, None) => Ok(false),
@@ -53,7 +54,7 @@ impl Switch {
         &mut self,
         host: &mut H,
         now: Tick,
-        of: Station,
+        (from, seat): (Source, Seat),
         report: Report<'_>,
     ) -> Result<(), DropReason> {
         let mut result = Ok(());
@@ -62,10 +63,12 @@ impl Switch {
                 continue;
             };
             match wish {
-                Wish::Join if !snooper.join(group, of, now) => result = Err(DropReason::GroupLimit),
+                Wish::Join if !snooper.join(group, seat, now) => {
+                    result = Err(DropReason::GroupLimit)
+                }
                 Wish::Join => {}
-                Wish::Leave if snooper.leave(group, of, now) => {
-                    self.ask(host, of.port, group.family(), Some(group));
+                Wish::Leave if snooper.leave(group, from, seat, now) => {
+                    self.ask(host, from, group.family(), Some(group));
                 }
                 Wish::Leave => {}
             }
@@ -73,38 +76,46 @@ impl Switch {
         result
     }
 
-    /// Takes note of another querier: where its address is the lower one, it asks in the gateway's place.
-    /// Source: RFC 3376 section 6.6.2, RFC 3810 section 7.6.2; RFC 4541 section 2.1.1.
-    fn hear_query(&mut self, now: Tick, of: Station, packet: &Packet, query: &Query) {
+    /// Takes note of another querier: where its address is the lower one, or the gateway has none, it asks in the
+    /// gateway's place. Source: RFC 3376 section 6.6.2, RFC 3810 section 7.6.2; RFC 4541 section 2.1.1.
+    fn hear_query(&mut self, now: Tick, from: Source, seat: Seat, packet: &Packet, query: &Query) {
         let Kind::Ip(ip) = packet.kind else {
             return;
         };
-        let trusted = |p: &Port| p.guard.as_ref().is_none_or(|g| g.trusts_routers());
-        if !self.ports.get(of.port).is_some_and(trusted) {
+        let trusted = |p: &Port| p.guard_of(packet).is_none_or(|g| g.trusts_routers());
+        if !self.ports.get(from.port).is_some_and(trusted) {
             return;
         }
         // A switch that asks in nobody's name is no router.
-        let (Some(snooper), false) = (&self.snooper, ip.src.is_unspecified()) else {
+        let (Some(snooper), false) = (&mut self.snooper, ip.src.is_unspecified()) else {
             return;
         };
         let (groups, family) = (&snooper.how.groups, Family::of(ip.src));
+        let on = Scope::new(seat.vlan, family);
         let interval = query.interval.unwrap_or(INTERVAL);
         let present = presence(query.robustness, interval, query.response);
-        groups.enter(Want::Router(family), of, now, now + present);
-        let asks = snooper.how.querier.and_then(|_| own(&self.config, family));
-        if asks.is_some_and(|own| own <= ip.src) {
+        groups.enter(Want::Router(family), seat, now, now + present);
+        let gateway = &self.config.gateway;
+        let asks = snooper.how.querier.and_then(|_| asks_from(gateway, on));
+        if asks.is_some_and(|own| !own.is_unspecified() && own <= ip.src) {
             return;
         }
         match Group::of(query.group) {
             None => {
                 let life = membership(query.robustness, interval, query.response);
-                groups.yield_to(family, now + present, life);
+                let other = Other {
+                    address: ip.src,
+                    until: now + present,
+                };
+                groups.yield_to(on, other, life);
+                snooper.general = Tick::ZERO;
             }
             Some(group) => {
                 let until = now + query.response * query.robustness;
-                for port in self.ports.own() {
+                for port in self.ports.on(from.vlan) {
                     if let Some(of) = self.macs.station(port.id) {
-                        groups.lower(Want::Group(group), of, now, until);
+                        let seat = Seat { of, ..seat };
+                        groups.lower(Want::Group(group), seat, now, until);
                     }
                 }
             }
@@ -115,21 +126,14 @@ impl Switch {
         &mut self,
         host: &mut H,
         now: Tick,
-        family: Family,
-        from: PortId,
+        on: Scope,
+        from: Source,
         (packet, frame): (&Packet, &[u8]),
     ) {
         let Some(snooper) = &self.snooper else { return };
-        if self.config.icc && snooper.how.groups.has_routers(family, now) {
+        if self.config.icc && snooper.how.groups.has_routers(on, now) {
             // In a storm the router hears the next report.
-            let _ = self.flood(
-                host,
-                now,
-                Source::own(from),
-                packet,
-                &VnetHdr::default(),
-                frame,
-            );
+            let _ = self.flood(host, now, from, packet, &VnetHdr::default(), frame);
         }
     }
 }

@@ -4,11 +4,10 @@
 
 use core::time::Duration;
 
+use super::{Known, number};
 use crate::l2::flood::PortList;
 use crate::l2::snoop::Group;
-use crate::l2::snoop::groups::{Groups, Version};
-use crate::l2::table::MacTable;
-use crate::pipeline::ports::Ports;
+use crate::l2::snoop::groups::{Groups, Seat, Version};
 use crate::time::Tick;
 
 /// Groups that are remembered; a power of two.
@@ -16,10 +15,10 @@ const LISTS: usize = 64;
 /// How long a list holds at most.
 const HOLDS: Duration = Duration::from_secs(1);
 
-/// Who is a member of one group.
+/// Who is a member of one group on one VLAN.
 #[derive(Debug, Default)]
 struct List {
-    group: Option<Group>,
+    group: Option<(u16, Group)>,
     /// Of the table, and of the endpoints.
     version: (Version, u64),
     until: Tick,
@@ -29,7 +28,7 @@ struct List {
 /// The lists of one worker.
 #[derive(Debug, Default)]
 pub(super) struct Lists {
-    /// Each group has one place; empty until there is one.
+    /// Each group of a VLAN has one place; empty until there is one.
     places: Vec<List>,
     /// How often the endpoints have changed.
     changes: u64,
@@ -41,12 +40,12 @@ impl Lists {
         self.changes += 1;
     }
 
-    /// Who gets a group.
+    /// Who gets a group on the VLAN that is asked about.
     pub(super) fn members(
         &mut self,
         groups: &Groups,
         group: Group,
-        (ports, macs): (&Ports, &MacTable),
+        known: &Known<'_>,
         now: Tick,
     ) -> Option<&PortList> {
         if self.places.is_empty() {
@@ -54,17 +53,19 @@ impl Lists {
         }
         // Looked at before the table is: what changes meanwhile makes the list an old one.
         let version = (groups.version(group), self.changes);
-        let list = self.places.get_mut(groups.place(group) & (LISTS - 1))?;
-        if list.group != Some(group) || list.version != version || list.until <= now {
-            list.group = Some(group);
+        let vlan = number(known.vlan);
+        let place = groups.place(group) ^ usize::from(vlan);
+        let list = self.places.get_mut(place & (LISTS - 1))?;
+        if list.group != Some((vlan, group)) || list.version != version || list.until <= now {
+            list.group = Some((vlan, group));
             list.version = version;
             list.until = now + HOLDS;
             list.members.clear();
-            for port in ports.own() {
+            for port in known.ports.on(known.vlan) {
                 // One that the table does not keep gets all, and so does another host, which knows its own members.
-                let until = match macs.station(port.id) {
+                let until = match known.macs.station(port.id) {
                     _ if port.remote.is_some() => Some(Tick::NEVER),
-                    Some(of) => groups.wanted_until(group, of, now),
+                    Some(of) => groups.wanted_until(group, Seat { of, vlan }, now),
                     None => Some(Tick::NEVER),
                 };
                 if let Some(until) = until {

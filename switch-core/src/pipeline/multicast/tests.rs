@@ -2,6 +2,7 @@
 
 mod asking;
 mod paying;
+mod vlans;
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::time::Duration;
@@ -333,7 +334,7 @@ fn a_flood_of_joins_fills_what_is_ones_own() {
             net.send(2, &report(2, records));
         }
     }
-    assert_eq!(net.groups.iter(net.now).count(), super::GROUPS);
+    assert_eq!(net.groups.iter(net.now).count(), super::joined::GROUPS);
     assert!(net.switch.drops().get(DropReason::GroupLimit) > 500);
     assert_eq!(net.join(2, G4), Verdict::Drop(DropReason::GroupLimit));
     net.join(3, G4);
