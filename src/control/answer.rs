@@ -10,11 +10,11 @@ use super::plan;
 use super::plane::Plane;
 use super::policy::{PolicyLimits, PolicyScope};
 use super::proto::{
-    Accepted, Applied, Endpoint, Info, Invited, Key, Named, Network, Numbers, Policy, Pruned,
-    Publish, Reply, Request, Service, Show,
+    Accepted, Applied, Endpoint, GroupTable, Info, Invited, Key, Named, Network, Numbers, Policy,
+    Pruned, Publish, Reply, Request, Service, Show,
 };
 use super::request::{Told, scope_of};
-use super::show::{FlowRow, GroupRow, MacRow, StatRow};
+use super::show::{FlowRow, GroupRow, MacRow, QuerierRow, RouterRow, StatRow};
 use super::spec::Published;
 use crate::config::wish::EndpointWish;
 use crate::config::{Code, PortRange, Problem, PublishRule};
@@ -291,7 +291,16 @@ impl<'a> Names<'a> {
     }
 
     fn name<T>(&self, endpoint: EndpointId, network: Option<NetworkId>, row: T) -> Named<T> {
-        let found = self.endpoints.get(&endpoint);
+        self.name_any(Some(endpoint), network, row)
+    }
+
+    fn name_any<T>(
+        &self,
+        endpoint: Option<EndpointId>,
+        network: Option<NetworkId>,
+        row: T,
+    ) -> Named<T> {
+        let found = endpoint.and_then(|id| self.endpoints.get(&id));
         let network = network.or_else(|| found.map(|(_, n)| *n));
         let network_name = network.and_then(|n| self.networks.get(&n).copied());
         Named {
@@ -316,8 +325,14 @@ fn show<P: Plane>(engine: &mut Engine<P>, table: &Show) -> Result<Reply, Problem
         Show::Groups(of) => {
             let of = of.as_deref().map(|n| model.network(n)).transpose()?;
             let rows = plane.groups(of.map(|n| n.spec.id)).map_err(refused)?;
-            let name = |r: GroupRow| names.name(r.endpoint, Some(r.network), r);
-            Reply::Groups(rows.into_iter().map(name).collect())
+            let member = |r: GroupRow| names.name(r.endpoint, Some(r.network), r);
+            let router = |r: RouterRow| names.name(r.endpoint, Some(r.network), r);
+            let querier = |r: QuerierRow| names.name_any(r.endpoint, Some(r.network), r);
+            Reply::Groups(GroupTable {
+                members: rows.members.into_iter().map(member).collect(),
+                routers: rows.routers.into_iter().map(router).collect(),
+                queriers: rows.queriers.into_iter().map(querier).collect(),
+            })
         }
         Show::Flows(limit) => {
             let rows = plane.flows(None, (*limit).min(FLOWS)).map_err(refused)?;
@@ -342,7 +357,7 @@ fn numbers<P: Plane>(engine: &mut Engine<P>) -> Result<Numbers, Problem> {
     let stats = stats(engine)?;
     let peers = peer::statuses(engine)?;
     let refused = |e| problem(&e);
-    let members = engine.plane.groups(None).map_err(refused)?;
+    let members = engine.plane.groups(None).map_err(refused)?.members;
     let macs = engine.plane.macs(None).map_err(refused)?;
     let model = &engine.model;
     let on = |id: NetworkId| members.iter().filter(|r| r.network == id).count();

@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::ids::{EndpointId, NetworkId, PeerId, PublishId, ServiceId};
 use super::key::{PublicKey, StaticKey};
 use super::policy::{PolicyScope, PolicySpec};
-use super::show::{DropRow, FlowRow, GroupRow, MacRow, PeerRow, StatRow, WorkerRow};
+use super::show::{DropRow, FlowRow, GroupRows, MacRow, PeerRow, StatRow, WorkerRow};
 use super::spec::{
     EndpointSpec, Interface, NameOwner, NameRecord, NetworkSpec, PeerSpec, PublishSpec, Published,
     Sandbox, SandboxRef, ServiceSpec, Underlay,
@@ -231,9 +231,9 @@ pub trait Plane {
     /// Errors: `NoNetwork`, `Ended`.
     fn macs(&mut self, of: Option<NetworkId>) -> Result<Vec<MacRow>, PlaneError>;
 
-    /// Members of multicast groups, of one network or all.
+    /// Members of multicast groups, routers and who asks, of one network or all.
     /// Errors: `NoNetwork`.
-    fn groups(&mut self, of: Option<NetworkId>) -> Result<Vec<GroupRow>, PlaneError>;
+    fn groups(&mut self, of: Option<NetworkId>) -> Result<GroupRows, PlaneError>;
 
     /// Flows, of one endpoint or all, at most `limit`.
     /// Errors: `NoEndpoint`, `Ended`.

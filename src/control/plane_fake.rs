@@ -1,5 +1,7 @@
 //! A data plane in memory, with a world of sandboxes that outlives it as a kernel outlives a daemon.
 
+mod groups;
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -13,7 +15,7 @@ use super::ids::{EndpointId, NetworkId, PeerId, PublishId, ServiceId};
 use super::key::{PublicKey, StaticKey};
 use super::plane::{Plane, PlaneError, PlaneEvent};
 use super::policy::{PolicyScope, PolicySpec};
-use super::show::{DropRow, FlowRow, GroupRow, MacRow, PeerRow, PeerState, StatRow, WorkerRow};
+use super::show::{DropRow, FlowRow, GroupRows, MacRow, PeerRow, PeerState, StatRow, WorkerRow};
 use super::spec::{
     Carrier, EndpointSpec, HostPort, Interface, NameOwner, NameRecord, NetworkSpec, PeerSpec,
     PortFailure, PublishSpec, Published, Sandbox, SandboxRef, ServiceSpec, Underlay,
@@ -371,16 +373,9 @@ impl Plane for FakePlane {
         Ok(rows.collect())
     }
 
-    fn groups(&mut self, of: Option<NetworkId>) -> Result<Vec<GroupRow>, PlaneError> {
+    fn groups(&mut self, of: Option<NetworkId>) -> Result<GroupRows, PlaneError> {
         let of = |e: &&EndpointSpec| of.is_none_or(|n| n == e.network);
-        let rows = self.endpoints.values().filter(of).map(|e| GroupRow {
-            network: e.network,
-            vlan: 1,
-            group: [239, 1, 2, 3].into(),
-            endpoint: e.id,
-            expires: 260,
-        });
-        Ok(rows.collect())
+        Ok(groups::of(self.endpoints.values().filter(of)))
     }
 
     fn flows(&mut self, _: Option<EndpointId>, _: usize) -> Result<Vec<FlowRow>, PlaneError> {

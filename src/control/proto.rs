@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::ids::{EndpointId, NetworkId, PublishId, ServiceId};
 use super::plan::Change;
 use super::policy::PolicySpec;
-use super::show::{DropRow, FlowRow, GroupRow, MacRow, StatRow, WorkerRow};
+use super::show::{DropRow, FlowRow, GroupRow, MacRow, QuerierRow, RouterRow, StatRow, WorkerRow};
 use super::spec::{
     Driver, EndpointKind, OverlaySpec, PortFailure, Sandbox, ServicePort, Subnet, Uplink, Vlan,
 };
@@ -102,7 +102,7 @@ pub enum Scope {
 pub enum Show {
     /// Learned MACs, of one network or all.
     Macs(Option<String>),
-    /// Members of multicast groups, of one network or all.
+    /// Members of multicast groups, routers and who asks, of one network or all.
     Groups(Option<String>),
     /// Flows, at most so many.
     Flows(usize),
@@ -158,8 +158,8 @@ pub enum Reply {
     Applied(Applied),
     /// MACs.
     Macs(Vec<Named<MacRow>>),
-    /// Members of multicast groups.
-    Groups(Vec<Named<GroupRow>>),
+    /// Members of multicast groups, routers, and who asks.
+    Groups(GroupTable),
     /// Flows.
     Flows(Vec<Named<FlowRow>>),
     /// Drops.
@@ -341,6 +341,17 @@ pub struct Named<T> {
     /// The row.
     #[serde(flatten)]
     pub row: T,
+}
+
+/// What is known of multicast, as [`GroupRows`](super::show::GroupRows).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupTable {
+    /// Members of groups.
+    pub members: Vec<Named<GroupRow>>,
+    /// Routers.
+    pub routers: Vec<Named<RouterRow>>,
+    /// Who asks; without a sandbox's name for the gateway, and where nobody does.
+    pub queriers: Vec<Named<QuerierRow>>,
 }
 
 /// Numbers for the metrics.

@@ -43,6 +43,63 @@ pub struct GroupRow {
     pub expires: u64,
 }
 
+/// One of the protocols of multicast groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GroupProtocol {
+    /// Of IPv4.
+    Igmp,
+    /// Of IPv6.
+    Mld,
+}
+
+/// An endpoint with a multicast router behind it: it gets all multicast of its VLAN.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouterRow {
+    /// On which network.
+    pub network: NetworkId,
+    /// On which VLAN of it.
+    pub vlan: u16,
+    /// Of which protocol.
+    pub protocol: GroupProtocol,
+    /// Which endpoint.
+    pub endpoint: EndpointId,
+    /// When that ends, unless the router is heard again. Units: seconds from now.
+    pub expires: u64,
+}
+
+/// Who asks which groups are wanted, on one VLAN.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuerierRow {
+    /// On which network.
+    pub network: NetworkId,
+    /// On which VLAN of it.
+    pub vlan: u16,
+    /// Of which protocol.
+    pub protocol: GroupProtocol,
+    /// Its address; none where nobody asks, and all multicast goes to everybody.
+    pub address: Option<IpAddr>,
+    /// The gateway asks.
+    pub own: bool,
+    /// When the gateway asks next. Units: seconds from now.
+    pub asks: Option<u64>,
+    /// Behind which endpoint another is.
+    pub endpoint: Option<EndpointId>,
+    /// When another counts as gone, unless it is heard again. Units: seconds from now.
+    pub expires: Option<u64>,
+}
+
+/// What is known of multicast: members of groups, routers, and who asks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GroupRows {
+    /// Members.
+    pub members: Vec<GroupRow>,
+    /// Routers.
+    pub routers: Vec<RouterRow>,
+    /// Who asks, on each VLAN that somebody is on.
+    pub queriers: Vec<QuerierRow>,
+}
+
 /// A flow.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowRow {

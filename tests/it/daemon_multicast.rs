@@ -71,6 +71,16 @@ impl Station {
         })
     }
 
+    /// Asks who wants which group, as a router does.
+    fn asks(&self) {
+        let igmp = || Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(2))).unwrap();
+        let socket = self.place.net.enter(igmp);
+        socket.set_multicast_if_v4(&self.v4).unwrap();
+        let query = [0x11, 100, 0xee, 0x9b, 0, 0, 0, 0];
+        let all: SocketAddr = ([224, 0, 0, 1], 0).into();
+        socket.send_to(&query, &all.into()).unwrap();
+    }
+
     /// Drops the frames that wait, for they leave no room for others.
     fn forgets(&self) {
         self.frames.set_nonblocking(true).unwrap();
@@ -154,7 +164,7 @@ fn groups() -> [IpAddr; 2] {
 
 /// The members that the daemon shows.
 fn members(daemon: &Daemon<'_>) -> Vec<(String, String)> {
-    let shown = daemon.json("show groups --network front");
+    let shown = daemon.json("show groups --network front")["members"].take();
     let text = |row: &Value, key: &str| row[key].as_str().unwrap().to_owned();
     let rows = shown.as_array().unwrap().iter();
     rows.map(|row| (text(row, "group"), text(row, "sandbox_name")))
@@ -218,7 +228,7 @@ fn each_vlan_has_its_members() {
             let _second = twenty.stations[2].joins(group);
             twenty.settles("one has joined there", group, [false, true]);
             assert_eq!(ten.reached(group), [true, false]);
-            let shown = daemon.json("show groups --network front");
+            let shown = daemon.json("show groups --network front")["members"].take();
             let address = group.to_string();
             let rows = shown.as_array().unwrap().iter();
             let rows = rows.filter(|row| row["group"] == *address);
@@ -230,6 +240,29 @@ fn each_vlan_has_its_members() {
             });
             assert_eq!(rows.collect::<Vec<_>>(), [(10, "e"), (20, "i")]);
         }
+        // The gateway has no address there: a router asks in its place, and gets all of its VLAN.
+        let queriers = || {
+            let mut shown = daemon.json("show groups --network front")["queriers"].take();
+            let rows = shown.as_array_mut().unwrap().iter_mut();
+            let igmp = rows.filter(|row| row["protocol"] == "igmp");
+            let each = igmp.map(|row| {
+                ["vlan", "address", "sandbox_name"].map(|key| row[key].take().to_string())
+            });
+            each.map(|row| row.join(" ")).collect::<Vec<_>>()
+        };
+        let before = [
+            r#"1 "10.7.0.1" """#,
+            r#"10 "0.0.0.0" """#,
+            r#"20 "0.0.0.0" """#,
+        ];
+        assert_eq!(queriers(), before);
+        daemon.ok("policy set front --sandbox f --no-spoof-guard");
+        ten.stations[2].asks();
+        let [group, _] = groups();
+        ten.settles("who asks gets all", group, [false, true]);
+        assert_eq!(queriers(), [before[0], r#"10 "10.7.0.12" "f""#, before[2]]);
+        assert_eq!(twenty.reached(group), [false; 2]);
+        assert_eq!(own.reached(group), [false; 2]);
     });
 }
 
@@ -314,22 +347,35 @@ fn a_sandbox_cannot_ask_in_the_gateways_place() {
         let [group, _] = groups();
         field.settles("nobody wants it", group, [false; 2]);
         let c = &field.stations[2];
-        let asks = || {
-            let socket = c
-                .place
-                .net
-                .enter(|| Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(2))).unwrap());
-            socket.set_multicast_if_v4(&c.v4).unwrap();
-            let query = [0x11, 100, 0xee, 0x9b, 0, 0, 0, 0];
-            let all: SocketAddr = ([224, 0, 0, 1], 0).into();
-            socket.send_to(&query, &all.into()).unwrap();
-        };
-        asks();
+        c.asks();
         wait::until("it is dropped", SOON, || daemon.drops("rogue-router") > 0);
         assert_eq!(field.reached(group), [false; 2], "it is no router");
         daemon.ok("policy set front --sandbox c --no-spoof-guard");
-        asks();
+        c.asks();
         field.settles("one that may be a router gets all", group, [false, true]);
+        let shown = daemon.json("show groups --network front");
+        let router = &shown["routers"][0];
+        assert_eq!(
+            (&router["sandbox_name"], &router["vlan"]),
+            (&"c".into(), &1.into())
+        );
+        assert!(
+            (1..=255).contains(&router["expires"].as_u64().unwrap()),
+            "{shown}"
+        );
+        let queriers = shown["queriers"].as_array().unwrap();
+        let [igmp, mld] = &queriers[..] else {
+            panic!("{shown}")
+        };
+        // The higher address is a router's, but asks in nobody's place.
+        assert_eq!(
+            (&igmp["address"], &igmp["own"]),
+            (&"10.7.0.1".into(), &true.into())
+        );
+        assert!(igmp["asks"].as_u64().unwrap() <= 125 && igmp["expires"].is_null());
+        assert_eq!(mld["protocol"], "mld");
+        let text = daemon.ok("show groups");
+        assert!(text.contains("router   igmp"), "{text}");
     });
 }
 

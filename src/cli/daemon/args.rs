@@ -232,7 +232,7 @@ pub enum ShowCommand {
         #[arg(long)]
         network: Option<String>,
     },
-    /// Members of multicast groups
+    /// Members of multicast groups, routers, and who asks
     Groups {
         /// Of one network only
         #[arg(long)]

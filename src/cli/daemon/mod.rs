@@ -22,10 +22,10 @@ use serde_json::Value;
 use crate::config::topology::TopologyFile;
 use crate::control::client::{Client, refusal, step};
 use crate::control::proto::{
-    Applied, Endpoint, Info, Named, Network, Policy, Pruned, Publish, Service,
+    Applied, Endpoint, GroupTable, Info, Named, Network, Policy, Pruned, Publish, Service,
 };
 use crate::control::serve::default_socket;
-use crate::control::show::{DropRow, FlowRow, GroupRow, MacRow, StatRow, WorkerRow};
+use crate::control::show::{DropRow, FlowRow, MacRow, StatRow, WorkerRow};
 
 pub use args::{
     ApplyArgs, CheckArgs, DaemonCommand, EndpointCommand, KeyCommand, NetworkCommand, Output,
@@ -297,7 +297,12 @@ impl<'a> Session<'a> {
             }
             ShowCommand::Groups { network } => {
                 let path = of_network("/v1/show/groups", network.as_deref());
-                self.show::<Named<GroupRow>>(&path, table::GROUP, table::group)?;
+                let groups: GroupTable = self.client.get(&path)?;
+                if self.json {
+                    self.value(&groups)?;
+                } else {
+                    self.line(&table::render(table::GROUP, table::groups(&groups)))?;
+                }
             }
             ShowCommand::Flows { limit } => {
                 let path = format!("/v1/show/flows?limit={limit}");

@@ -3,8 +3,12 @@
 use comfy_table::{ContentArrangement, Table, TableStyle};
 
 use crate::control::plan::Change;
-use crate::control::proto::{Endpoint, Named, Network, Peer, PeerStatus, Publish, Service};
-use crate::control::show::{DropRow, FlowRow, GroupRow, MacRow, StatRow, WorkerRow};
+use crate::control::proto::{
+    Endpoint, GroupTable, Named, Network, Peer, PeerStatus, Publish, Service,
+};
+use crate::control::show::{
+    DropRow, FlowRow, GroupProtocol, GroupRow, MacRow, QuerierRow, RouterRow, StatRow, WorkerRow,
+};
 use crate::control::spec::{Carrier, Driver, Uplink};
 
 /// A table without lines, so that other programs can cut it.
@@ -168,15 +172,75 @@ pub(super) fn mac(m: &Named<MacRow>) -> Vec<String> {
     ]
 }
 
-pub(super) const GROUP: &[&str] = &["NETWORK", "VLAN", "GROUP", "SANDBOX", "EXPIRES"];
+pub(super) const GROUP: &[&str] = &[
+    "NETWORK", "VLAN", "KIND", "PROTOCOL", "ADDRESS", "SANDBOX", "EXPIRES", "ASKS",
+];
 
-pub(super) fn group(g: &Named<GroupRow>) -> Vec<String> {
+/// Members, routers and who asks, in one table.
+pub(super) fn groups(table: &GroupTable) -> Vec<Vec<String>> {
+    let members = table.members.iter().map(member);
+    let routers = table.routers.iter().map(router);
+    let queriers = table.queriers.iter().map(querier);
+    members.chain(routers).chain(queriers).collect()
+}
+
+const fn protocol(of: GroupProtocol) -> &'static str {
+    match of {
+        GroupProtocol::Igmp => "igmp",
+        GroupProtocol::Mld => "mld",
+    }
+}
+
+fn seconds(time: Option<u64>) -> String {
+    text(time.map(|t| format!("{t}s")))
+}
+
+fn router(r: &Named<RouterRow>) -> Vec<String> {
+    vec![
+        r.network_name.clone(),
+        r.row.vlan.to_string(),
+        "router".to_owned(),
+        protocol(r.row.protocol).to_owned(),
+        text(None::<u16>),
+        r.sandbox_name.clone(),
+        seconds(Some(r.row.expires)),
+        seconds(None),
+    ]
+}
+
+fn querier(q: &Named<QuerierRow>) -> Vec<String> {
+    let who = match (q.row.own, q.row.address) {
+        (true, _) => "gateway",
+        (false, Some(_)) => &q.sandbox_name,
+        (false, None) => "nobody",
+    };
+    vec![
+        q.network_name.clone(),
+        q.row.vlan.to_string(),
+        "querier".to_owned(),
+        protocol(q.row.protocol).to_owned(),
+        text(q.row.address),
+        who.to_owned(),
+        seconds(q.row.expires),
+        seconds(q.row.asks),
+    ]
+}
+
+fn member(g: &Named<GroupRow>) -> Vec<String> {
+    let of = if g.row.group.is_ipv4() {
+        GroupProtocol::Igmp
+    } else {
+        GroupProtocol::Mld
+    };
     vec![
         g.network_name.clone(),
         g.row.vlan.to_string(),
+        "member".to_owned(),
+        protocol(of).to_owned(),
         g.row.group.to_string(),
         g.sandbox_name.clone(),
-        format!("{}s", g.row.expires),
+        seconds(Some(g.row.expires)),
+        seconds(None),
     ]
 }
 

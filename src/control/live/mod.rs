@@ -15,6 +15,7 @@ mod announce;
 mod endpoint;
 mod events;
 mod find;
+mod groups;
 mod kin;
 mod left;
 mod network;
@@ -58,7 +59,7 @@ use super::ids::{EndpointId, NetworkId, PeerId, PublishId, ServiceId};
 use super::key::StaticKey;
 use super::plane::{Plane, PlaneError, PlaneEvent};
 use super::policy::{PolicyScope, PolicySpec};
-use super::show::{DropRow, FlowRow, GroupRow, MacRow, PeerRow, StatRow, WorkerRow};
+use super::show::{DropRow, FlowRow, GroupRows, MacRow, PeerRow, StatRow, WorkerRow};
 use super::spec::{
     EndpointSpec, Interface, NameOwner, NameRecord, NetworkSpec, PeerSpec, PublishSpec, Published,
     Sandbox, SandboxRef, ServiceSpec, Underlay,
@@ -349,7 +350,7 @@ impl Plane for LivePlane {
         self.mac_rows(of)
     }
 
-    fn groups(&mut self, of: Option<NetworkId>) -> Result<Vec<GroupRow>, PlaneError> {
+    fn groups(&mut self, of: Option<NetworkId>) -> Result<GroupRows, PlaneError> {
         self.group_rows(of)
     }
 

@@ -10,8 +10,7 @@ use switch_core::time::Tick;
 use super::{LivePlane, start};
 use crate::control::ids::{EndpointId, NetworkId};
 use crate::control::plane::PlaneError;
-use crate::control::show::{DropRow, FlowRow as Row, GroupRow, MacRow, StatRow, WorkerRow};
-use crate::control::spec::OWN_VLAN;
+use crate::control::show::{DropRow, FlowRow as Row, MacRow, StatRow, WorkerRow};
 use crate::host::sockets::links::LinkStats;
 use crate::worker::board::Board;
 
@@ -50,34 +49,8 @@ impl LivePlane {
             .collect())
     }
 
-    pub(super) fn group_rows(&self, of: Option<NetworkId>) -> Result<Vec<GroupRow>, PlaneError> {
-        if let Some(id) = of {
-            self.net(id)?;
-        }
-        let ends: BTreeMap<PortId, EndpointId> =
-            self.ends.iter().map(|(&id, e)| (e.port, id)).collect();
-        let now = start::now(self.start);
-        let wanted = |id: NetworkId| of.is_none_or(|of| of == id);
-        let mut rows = Vec::new();
-        for (&network, net) in self.nets.iter().filter(|(id, _)| wanted(**id)) {
-            let members = net.groups.iter(now);
-            let current = members.filter(|(_, seat, _)| self.macs.is_current(seat.of));
-            rows.extend(current.filter_map(|(group, seat, until)| {
-                Some(GroupRow {
-                    network,
-                    vlan: vlan(seat.vlan),
-                    group: group.address(),
-                    endpoint: *ends.get(&seat.of.port)?,
-                    expires: until.since(now).as_secs(),
-                })
-            }));
-        }
-        rows.sort_by_key(|row| (row.network, row.vlan, row.group, row.endpoint));
-        Ok(rows)
-    }
-
     /// Which endpoint is where.
-    fn places(&self) -> BTreeMap<PortId, EndpointId> {
+    pub(super) fn places(&self) -> BTreeMap<PortId, EndpointId> {
         self.ends.iter().map(|(&id, e)| (e.port, id)).collect()
     }
 
@@ -197,11 +170,6 @@ impl LivePlane {
         }
         Ok(rows)
     }
-}
-
-/// The number of a VLAN, whose table has none for the network's own.
-const fn vlan(number: u16) -> u16 {
-    if number == 0 { OWN_VLAN } else { number }
 }
 
 fn flows(board: &Board, of: Option<PortId>, limit: usize, now: Tick) -> Vec<FlowRow> {

@@ -61,7 +61,7 @@ use crate::wire::packet::{Kind, PROTO_ICMP, PROTO_ICMPV6, PROTO_UDP, Packet};
 use crate::wire::vnet_hdr::VnetHdr;
 
 pub use self::members::Settings;
-pub use self::multicast::{Snooping, asks_from};
+pub use self::multicast::Snooping;
 pub use self::ports::Port;
 pub use self::remote::Remote;
 pub use self::stations::Flap;

@@ -13,7 +13,7 @@ mod lists;
 #[cfg(test)]
 mod tests;
 
-use core::net::{IpAddr, Ipv4Addr};
+use core::net::IpAddr;
 use core::time::Duration;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -30,7 +30,7 @@ use crate::addr::PortId;
 use crate::l2::flood::PortList;
 use crate::l2::snoop::groups::{Entered, Groups, Seat, Want};
 use crate::l2::snoop::{
-    Family, Group, INTERVAL, LAST_MEMBER, PROTO_IGMP, ROBUSTNESS, Scope, membership, response,
+    self, Family, Group, INTERVAL, LAST_MEMBER, PROTO_IGMP, ROBUSTNESS, Scope, membership, response,
 };
 use crate::l2::table::MacTable;
 use crate::respond::Gateway;
@@ -245,17 +245,10 @@ fn number(vlan: Option<Vlan>) -> u16 {
     vlan.map_or(0, |vlan| vlan.id)
 }
 
-/// The address that the gateway asks from; none where it does not. On VLANs it has none of IPv4: whoever has one asks
-/// in its place. Source: RFC 4541 section 2.1.1.
-#[must_use]
-pub fn asks_from(gateway: &Gateway, on: Scope) -> Option<IpAddr> {
-    let link_local = IpAddr::V6(gateway.link_local());
-    match (on.vlan, on.family) {
-        (0, Family::V4) => gateway.v4.map(|v| IpAddr::V4(v.0)),
-        (0, Family::V6) => gateway.v6.map(|_| link_local),
-        (_, Family::V4) => Some(Ipv4Addr::UNSPECIFIED.into()),
-        (_, Family::V6) => Some(link_local),
-    }
+/// The address that the gateway asks from; none where it does not.
+fn asks_from(gateway: &Gateway, on: Scope) -> Option<IpAddr> {
+    let v4 = gateway.v4.map(|(own, _)| own);
+    snoop::asks_from(on, gateway.mac, v4, gateway.v6.is_some())
 }
 
 impl Switch {

@@ -31,6 +31,8 @@ pub(super) struct Agreement {
     pub(super) unasked: AtomicU64,
     /// The other querier's address, an IPv4 one mapped to IPv6.
     address: [AtomicU64; 2],
+    /// The port that it is behind, as the table has it.
+    pub(super) behind: AtomicU64,
 }
 
 impl Agreement {
@@ -43,6 +45,7 @@ impl Agreement {
             routers: zero(),
             unasked: zero(),
             address: [zero(), zero()],
+            behind: zero(),
         }
     }
 

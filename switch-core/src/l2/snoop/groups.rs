@@ -115,6 +115,8 @@ impl Seat {
 pub struct Other {
     /// Its address.
     pub address: IpAddr,
+    /// The port that it is behind.
+    pub behind: Station,
     /// Until when it counts as there.
     pub until: Tick,
 }
@@ -390,6 +392,8 @@ impl Groups {
         let life = u64::try_from(life.as_nanos()).unwrap_or(u64::MAX);
         agreed.life.store(life, Ordering::Relaxed);
         agreed.set_address(other.address);
+        let behind = who(Seat::own(other.behind));
+        agreed.behind.store(behind, Ordering::Relaxed);
         agreed
             .other
             .store(other.until.as_nanos(), Ordering::Relaxed);
@@ -401,14 +405,17 @@ impl Groups {
         is_before(now, &self.agreed.of(on).other)
     }
 
-    /// The other querier, while there is one. Where another takes its place at this moment the address may be half of
-    /// either: it is for people to read.
+    /// The other querier, while there is one. Where another takes its place at this moment parts of this may be the
+    /// one's and parts the other's: it is for people to read.
     #[must_use]
     pub fn other(&self, on: Scope, now: Tick) -> Option<Other> {
         let agreed = self.agreed.of(on);
         let until = Tick::from_nanos(agreed.other.load(Ordering::Relaxed));
-        let address = agreed.address();
-        (now < until).then_some(Other { address, until })
+        (now < until).then(|| Other {
+            address: agreed.address(),
+            behind: seat(agreed.behind.load(Ordering::Relaxed)).of,
+            until,
+        })
     }
 
     /// How long reports hold with the other querier.

@@ -17,8 +17,10 @@ mod loom_models;
 #[cfg(test)]
 mod tests;
 
-use core::net::{IpAddr, Ipv6Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::time::Duration;
+
+use crate::addr::Mac;
 
 /// IGMP.
 pub const PROTO_IGMP: u8 = 2;
@@ -104,6 +106,18 @@ impl Group {
     #[must_use]
     pub fn family(self) -> Family {
         Family::of(self.address())
+    }
+}
+
+/// The address that a gateway with these asks from; none where it does not. On VLANs it has none of IPv4: whoever has
+/// one asks in its place. Source: RFC 4541 section 2.1.1.
+#[must_use]
+pub const fn asks_from(on: Scope, mac: Mac, v4: Option<Ipv4Addr>, has_v6: bool) -> Option<IpAddr> {
+    match (on.vlan, on.family, v4, has_v6) {
+        (0, Family::V4, Some(own), _) => Some(IpAddr::V4(own)),
+        (0, Family::V4, None, _) | (0, Family::V6, _, false) => None,
+        (_, Family::V4, ..) => Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        (_, Family::V6, ..) => Some(IpAddr::V6(mac.link_local())),
     }
 }
 

@@ -343,6 +343,7 @@ fn one_general_query_at_its_time() {
     assert_eq!(sent, [0, 25, 125, 225]);
     let other = Other {
         address: "10.0.0.9".parse().unwrap(),
+        behind: port(3).of,
         until: at(400),
     };
     table.yield_to(OWN4, other, Duration::from_secs(260));
@@ -396,6 +397,7 @@ fn vlans_are_links_of_their_own() {
     assert!(!table.take_query(ten, at(5), interval));
     let other = Other {
         address: "fe80::1".parse().unwrap(),
+        behind: port(4).of,
         until: at(90),
     };
     table.yield_to(eleven, other, interval);

@@ -105,6 +105,7 @@ impl Switch {
                 let life = membership(query.robustness, interval, query.response);
                 let other = Other {
                     address: ip.src,
+                    behind: seat.of,
                     until: now + present,
                 };
                 groups.yield_to(on, other, life);
