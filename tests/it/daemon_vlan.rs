@@ -266,6 +266,101 @@ for tags in ("8100000a", "8100a00a", "8100001e8100000a", "88a8000a", "8100001481
     });
 }
 
+/// Neither the gateway nor anybody else answers for who is on another VLAN.
+#[test]
+fn neighbours_are_found_on_their_vlan_alone() {
+    netns::inside(|world| {
+        let daemon = Daemon::root(world);
+        daemon.ok(FRONT);
+        let all = [
+            ("own", 1, "", 30),
+            ("ten", 10, "--vlan 10", 10),
+            ("also", 10, "--trunk 20 --native 10", 11),
+        ]
+        .map(|(name, vlan, options, n)| {
+            let addresses = format!("--ip 10.7.0.{n} --ip6 fd07::{n}");
+            (
+                on(&daemon, name, &format!("{options} {addresses}")),
+                vlan,
+                n,
+            )
+        });
+        for (from, vlan, n) in &all {
+            let others = all.iter().filter(|(_, _, other)| other != n);
+            let others = others.map(|(_, there, other)| (there, *other));
+            for (there, other) in others.chain([(&1, 1)]) {
+                for address in [format!("10.7.0.{other}"), format!("fd07::{other}")] {
+                    let met = from.pings(&address);
+                    assert_eq!(met, vlan == there, "{n} to {address}");
+                    let known = json(&from.net, &["neigh", "show", &address]);
+                    let mut rows = known.as_array().into_iter().flatten();
+                    let has_mac = rows.any(|row| row["lladdr"].is_string());
+                    assert_eq!(has_mac, met, "{n} of {address}: {known}");
+                }
+            }
+        }
+    });
+}
+
+/// A trunk may tag what it need not, and anybody may give a priority: it leaves without a tag, and under the guard that
+/// frames without one are under.
+#[test]
+fn a_tag_that_says_nothing_new() {
+    netns::inside(|world| {
+        if !netns::have("python3") {
+            return;
+        }
+        let daemon = Daemon::root(world);
+        daemon.ok(FRONT);
+        let _ten = on(&daemon, "ten", "--vlan 10");
+        let twenty = on(&daemon, "twenty", "--vlan 20");
+        let _also = on(&daemon, "also", "--vlan 20");
+        let trunk = on(&daemon, "trunk", "--trunk 20 --native 10");
+        let send = |place: &Place, tags: &str, rest: &str| {
+            let line = format!(
+                r#"python3 -c '
+import socket
+raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+raw.bind(("eth0", 0))
+me = raw.getsockname()[4]
+raw.send(b"\xff" * 6 + me + bytes.fromhex("{tags}" + "{rest}") + b"out" * 20)
+'"#
+            );
+            place.sh(&line).ok();
+        };
+        let plain = "88b5";
+        let at = |name: &str| received(&daemon, name).1;
+        let (ten, also) = (at("ten"), at("also"));
+        send(&trunk, "8100000a", plain);
+        wait::until("its native VLAN", SOON, || at("ten") > ten);
+        assert!(at("also") == also, "and no other");
+        send(&trunk, "8100e000", plain);
+        wait::until("a priority alone", SOON, || at("ten") >= ten + 2 * 74);
+        assert_eq!(at("ten"), ten + 2 * 74, "both without their tags");
+        send(&twenty, "8100e000", plain);
+        wait::until("from an access endpoint", SOON, || at("also") > also);
+        let spoofed = daemon.drops("spoofed-arp");
+        let arp = "08060001080006040002";
+        for tags in ["8100000a", "8100e00a", "81000000"] {
+            send(&trunk, tags, &format!("{arp}020000000099"));
+        }
+        wait::until("the guard holds", SOON, || {
+            daemon.drops("spoofed-arp") >= spoofed + 3
+        });
+        let strayed = daemon.drops("vlan");
+        for (place, tag) in [
+            (&twenty, "81000014"),
+            (&trunk, "81000fff"),
+            (&twenty, "8100ffff"),
+        ] {
+            send(place, tag, plain);
+        }
+        wait::until("they lead nowhere", SOON, || {
+            daemon.drops("vlan") >= strayed + 3
+        });
+    });
+}
+
 #[test]
 fn a_file_says_the_same() {
     netns::inside(|world| {

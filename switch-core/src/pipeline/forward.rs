@@ -58,7 +58,7 @@ impl Switch {
             }
             Some(to) if !to.has_room(now, frame, packet, vnet) => Err(DropReason::RateLimited),
             Some(to) => {
-                let to = Exit::untouched(to);
+                let to = Exit::own(to, packet);
                 self.hand_over(host, to, packet, vnet, frame)
             }
             None => {
@@ -101,7 +101,7 @@ impl Switch {
             None => Err(DropReason::NoFlow),
             Some(to) if !to.has_room(now, frame, packet, vnet) => Err(DropReason::RateLimited),
             Some(to) => {
-                let to = Exit::untouched(to);
+                let to = Exit::own(to, packet);
                 self.hand_over(host, to, packet, vnet, frame)
             }
         }

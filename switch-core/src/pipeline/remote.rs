@@ -237,7 +237,7 @@ impl Switch {
         let (Some(port), Some(to)) = (self.ports.get(from), self.ports.get(to)) else {
             return Err(DropReason::NoFlow);
         };
-        let (exit, mtu) = (Exit::untouched(to), to.mtu);
+        let (exit, mtu) = (Exit::own(to, packet), to.mtu);
         if !egress::fits(frame, packet, vnet, mtu) {
             return Err(self.say_too_big(host, from, mtu, packet, frame));
         }

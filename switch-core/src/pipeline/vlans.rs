@@ -22,6 +22,9 @@ use crate::wire::packet::{Kind, Packet};
 use crate::wire::vlan::{Retag, VID};
 use crate::wire::vnet_hdr::VnetHdr;
 
+/// The number of the network's own segment, for trunks that tag what they need not. Source: IEEE 802.1Q table 9-2.
+const OWN: u16 = 1;
+
 /// A VLAN of a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Vlan {
@@ -113,14 +116,26 @@ impl Vlans {
         self.tagged.get(at).copied()
     }
 
+    /// True for a number in a tag that means the same as no tag: none but a priority, or at a trunk the native VLAN's.
+    fn is_native(&self, id: u16) -> bool {
+        let native = match self.untagged {
+            Untagged::Own => OWN,
+            Untagged::Vlan(vlan) => vlan.id,
+            Untagged::Nowhere => 0,
+        };
+        id == 0 || (id == native && !self.tagged.is_empty())
+    }
+
     /// Where a frame with this number in its tag belongs, 0 being none: to the network's own segment, if to none of
     /// its VLANs. Errors: `Vlan`.
     fn classify(&self, id: u16) -> Result<Option<Vlan>, DropReason> {
-        match (id, self.untagged) {
-            (0, Untagged::Own) => Ok(None),
-            (0, Untagged::Vlan(vlan)) => Ok(Some(vlan)),
-            (0, Untagged::Nowhere) => Err(DropReason::Vlan),
-            (id, _) => self.tagged(id).map(Some).ok_or(DropReason::Vlan),
+        if !self.is_native(id) {
+            return self.tagged(id).map(Some).ok_or(DropReason::Vlan);
+        }
+        match self.untagged {
+            Untagged::Own => Ok(None),
+            Untagged::Vlan(vlan) => Ok(Some(vlan)),
+            Untagged::Nowhere => Err(DropReason::Vlan),
         }
     }
 }
@@ -146,7 +161,9 @@ impl Port {
     #[inline]
     pub(super) fn guard_of(&self, packet: &Packet) -> Option<&Guard> {
         match &self.vlans {
-            Some(vlans) if packet.vlan.is_some_and(|tci| tci & VID != 0) => vlans.guard.as_ref(),
+            Some(vlans) if packet.vlan.is_some_and(|tci| !vlans.is_native(tci & VID)) => {
+                vlans.guard.as_ref()
+            }
             _ => self.guard.as_ref(),
         }
     }
@@ -181,26 +198,28 @@ pub(super) struct Exit {
 }
 
 impl Exit {
-    /// For a frame of the network's own segment, which leaves as it came.
+    /// For a frame of the network's own segment, which leaves without a tag: one that it has gave it a priority, or
+    /// came from a trunk.
     #[inline]
-    pub(super) fn untouched(port: &Port) -> Self {
+    pub(super) fn own(port: &Port, packet: &Packet) -> Self {
         Self {
             port: port.id,
             merges: port.uso,
-            retag: Retag::Keep,
+            retag: Retag::new(packet.vlan, None),
         }
     }
 
     /// For a frame of a VLAN that the endpoint is on, or of the own segment.
     #[inline]
     pub(super) fn new(port: &Port, vlan: Option<Vlan>, packet: &Packet) -> Self {
+        let own = Self::own(port, packet);
         let Some(vlan) = vlan else {
-            return Self::untouched(port);
+            return own;
         };
         let tagged = |vlans: &std::sync::Arc<Vlans>| vlans.tagged(vlan.id).map(|v| v.id);
         Self {
             retag: Retag::new(packet.vlan, port.vlans.as_ref().and_then(tagged)),
-            ..Self::untouched(port)
+            ..own
         }
     }
 
