@@ -119,6 +119,9 @@ pub struct DoctorArgs {
 /// `weft demo`
 #[derive(Debug, Args)]
 pub struct DemoArgs {
+    /// So many hosts: 1 for sandboxes and the outside, 2 for an encrypted network of two hosts
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
+    pub hosts: u8,
     /// One of the demo's own parts.
     #[arg(long, hide = true)]
     pub part: Option<String>,

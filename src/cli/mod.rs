@@ -47,7 +47,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
             run::attach(config)
         }
         Command::Doctor(args) => doctor::run(&args),
-        Command::Demo(args) => demo::demo(args.part.as_deref()),
+        Command::Demo(args) => demo::demo(args.part.as_deref(), args.hosts),
         Command::Completions(args) => shell::completions(&args).map(|()| ExitCode::SUCCESS),
         Command::Man(args) => shell::man(&args).map(|()| ExitCode::SUCCESS),
         Command::Up(args) => daemon::up(&args),

@@ -50,14 +50,14 @@ while True:
 "#;
 
 /// Whoever keeps the interfaces up.
-struct Interfaces {
+pub(crate) struct Interfaces {
     _running: Option<Running>,
     _script: tempfile::NamedTempFile,
 }
 
 /// Gives a sandbox an interface `vlanN` for each VLAN, with `eth0` below, which has this address and reaches these.
 #[track_caller]
-fn interfaces(place: &Place, vlans: &[(u16, &str, &[&str])]) -> Interfaces {
+pub(crate) fn interfaces(place: &Place, vlans: &[(u16, &str, &[&str])]) -> Interfaces {
     let script = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(script.path(), INTERFACES).unwrap();
     let of_kernel = vlans.iter().all(|(id, ..)| {

@@ -14,12 +14,24 @@ const STEPS: [&str; 9] = [
     "all 10 steps passed",
 ];
 
-fn check(mut command: Command) {
+const ACROSS: [&str; 9] = [
+    "'weft peer invite' on the first prints: weft peer add",
+    "the hosts have met: up, a round trip of",
+    "db is 10.9.",
+    "ping it by its name",
+    "a letter over TCP and back",
+    "the letter is in none of them but the one that was sent in the clear",
+    "TCP between the hosts, in the clear: ",
+    "TCP over the encrypted network: ",
+    "all 12 steps passed",
+];
+
+fn check(mut command: Command, steps: &[&str]) {
     let out = command.output().unwrap();
     let text = String::from_utf8_lossy(&out.stdout);
     let errors = String::from_utf8_lossy(&out.stderr);
     assert!(out.status.success(), "{text}\n{errors}");
-    for step in STEPS {
+    for step in steps {
         assert!(
             text.contains(step),
             "'{step}' is missing in:\n{text}\n{errors}"
@@ -32,11 +44,27 @@ fn check(mut command: Command) {
 fn every_step_passes() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_weft"));
     command.arg("demo");
-    check(command);
+    check(command, &STEPS);
 }
 
 #[test]
 fn every_step_passes_as_an_ordinary_user() {
+    as_an_ordinary_user(&["demo"], &STEPS);
+}
+
+#[test]
+fn every_step_passes_between_hosts() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_weft"));
+    command.args(["demo", "--hosts", "2"]);
+    check(command, &ACROSS);
+}
+
+#[test]
+fn every_step_passes_between_hosts_as_an_ordinary_user() {
+    as_an_ordinary_user(&["demo", "--hosts", "2"], &ACROSS);
+}
+
+fn as_an_ordinary_user(words: &[&str], steps: &[&str]) {
     if !nix::unistd::geteuid().is_root() {
         // The test above was it.
         return;
@@ -54,7 +82,7 @@ fn every_step_passes_as_an_ordinary_user() {
     command
         .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
         .arg(&copy)
-        .arg("demo")
+        .args(words)
         .current_dir("/");
-    check(command);
+    check(command, steps);
 }

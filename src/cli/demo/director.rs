@@ -1,85 +1,18 @@
 //! The demo's host: makes the wire to the outside, starts both sandboxes, and shows what they report.
 
-use std::io::{BufRead, BufReader, IsTerminal, Lines, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::{Command, ExitCode};
+use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
+use super::part::{Part, Tally};
+use super::veth::There;
 use super::{HOST_V4, HOST_V6, OUTSIDE_V4, OUTSIDE_V6, PUBLISHED, myself, say, veth};
 use crate::host::link;
 
-/// The demo ends by then, whatever hangs.
-const LIMIT: Duration = Duration::from_secs(60);
-
-/// What has been shown.
-#[derive(Default)]
-struct Tally {
-    steps: u32,
-    failed: u32,
-}
-
-impl Tally {
-    fn step(&mut self, good: bool, text: &str) {
-        self.steps += 1;
-        self.failed += u32::from(!good);
-        let (mark, colour) = if good { ("✓", 32) } else { ("✗", 31) };
-        if std::io::stdout().is_terminal() {
-            say(&format!("\x1b[{colour}m{mark}\x1b[0m {text}"));
-        } else {
-            say(&format!("{mark} {text}"));
-        }
-    }
-}
-
-/// A part with its ends of the pipes.
-struct Part {
-    child: Child,
-    to: ChildStdin,
-    from: Lines<BufReader<ChildStdout>>,
-}
-
-impl Part {
-    fn start(mut command: Command) -> Result<Self> {
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("starting a part")?;
-        let to = child.stdin.take().context("no pipe to the part")?;
-        let from = BufReader::new(child.stdout.take().context("no pipe from the part")?).lines();
-        Ok(Self { child, to, from })
-    }
-
-    fn line(&mut self) -> Result<String> {
-        self.from
-            .next()
-            .context("a part of the demo ended early")?
-            .context("reading from a part")
-    }
-
-    fn expect(&mut self, word: &str) -> Result<()> {
-        match self.line()? {
-            line if line == word => Ok(()),
-            line => bail!("expected '{word}', got '{line}'"),
-        }
-    }
-
-    fn tell(&mut self, word: &str) -> Result<()> {
-        writeln!(self.to, "{word}").context("writing to a part")
-    }
-}
-
 /// Runs in the host's namespaces, as their first command.
 pub(super) fn run() -> Result<ExitCode> {
-    let start = Instant::now();
-    thread::spawn(|| {
-        thread::sleep(LIMIT);
-        say("demo: not done after 60 s, giving up");
-        std::process::exit(1);
-    });
-    let mut tally = Tally::default();
+    let mut tally = Tally::begin();
     veth::prepare();
     let mut outside = outside()?;
     say(&format!(
@@ -94,21 +27,14 @@ pub(super) fn run() -> Result<ExitCode> {
             .arg("--")
             .arg(&exe)
             .args(["demo", "--part", part]);
-        Part::start(command)
+        Part::start(Command::spawn, command)
     };
     let dns = OUTSIDE_V4.to_string();
     let mut guest = sandbox(&["--name", "one", "--dns", &dns], "guest")?;
     say("sandbox one:");
-    while let Some(line) = guest.from.next().transpose()? {
-        let (good, text) = match line.split_once(' ') {
-            Some(("ok", text)) => (true, text),
-            Some((_, text)) => (false, text),
-            None => (false, line.as_str()),
-        };
-        tally.step(good, text);
-    }
+    let steps = guest.report(&mut tally)?;
     tally.step(
-        guest.child.wait()?.success() && tally.steps == 7,
+        guest.child.wait()?.success() && steps == 7,
         "sandbox one ended well",
     );
     say(&format!(
@@ -141,28 +67,16 @@ pub(super) fn run() -> Result<ExitCode> {
     tally.step(server.child.wait()?.success(), "sandbox two ended well");
     drop(outside.to);
     outside.child.wait()?;
-    let seconds = start.elapsed().as_secs_f64();
-    if tally.failed == 0 {
-        say(&format!(
-            "demo: all {} steps passed in {seconds:.1} s",
-            tally.steps
-        ));
-        return Ok(ExitCode::SUCCESS);
-    }
-    say(&format!(
-        "demo: {} of {} steps failed",
-        tally.failed, tally.steps
-    ));
-    Ok(ExitCode::FAILURE)
+    Ok(tally.end())
 }
 
 /// Starts the outside and lays the wire to it.
 fn outside() -> Result<Part> {
     let mut command = myself()?;
     command.args(["demo", "--part", "outside"]);
-    let mut outside = Part::start(command)?;
+    let mut outside = Part::start(Command::spawn, command)?;
     outside.expect("ready")?;
-    veth::make("up0", "out0", outside.child.id())
+    veth::make("up0", "out0", &There::Process(outside.child.id()))
         .context("making the wire between host and outside")?;
     let addresses = [(HOST_V4.into(), 24), (HOST_V6.into(), 64)];
     veth::up("up0", &addresses, &[OUTSIDE_V4.into(), OUTSIDE_V6.into()])

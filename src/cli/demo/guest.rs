@@ -17,9 +17,9 @@ const MEASURED: Duration = Duration::from_secs(2);
 const CHUNK: usize = 128 * 1024;
 
 /// A step: what it shows, and the figure or what went wrong.
-type Step = (&'static str, fn() -> Result<String>);
+pub(super) type Step = (&'static str, fn() -> Result<String>);
 
-/// Goes through the steps of the sandbox that goes out; one line each: `ok` or `bad`, what, and the figure.
+/// Goes through the steps of the sandbox that goes out.
 pub(super) fn run() -> Result<ExitCode> {
     let steps: [Step; 7] = [
         ("fetch a page from outside, IPv4", || {
@@ -30,10 +30,17 @@ pub(super) fn run() -> Result<ExitCode> {
         }),
         ("resolve a name", resolve),
         ("ping the outside", ping),
-        ("TCP to the outside at MTU 1500", up),
+        ("TCP to the outside at MTU 1500", || {
+            up(SocketAddr::new(OUTSIDE_V4.into(), SINK))
+        }),
         ("TCP from the outside at MTU 1500", down),
         ("the host's loopback is closed", closed),
     ];
+    go(&steps)
+}
+
+/// Goes through steps; one line each: `ok` or `bad`, what, and the figure.
+pub(super) fn go(steps: &[Step]) -> Result<ExitCode> {
     for (what, step) in steps {
         match step() {
             Ok(figure) => say(&format!("ok {what}: {figure}")),
@@ -43,7 +50,8 @@ pub(super) fn run() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn ms(since: Instant) -> String {
+/// How long ago something was.
+pub(super) fn ms(since: Instant) -> String {
     format!("{:.2} ms", since.elapsed().as_secs_f64() * 1e3)
 }
 
@@ -71,13 +79,18 @@ fn resolve() -> Result<String> {
 }
 
 fn ping() -> Result<String> {
+    ping_to(OUTSIDE_V4)
+}
+
+/// Sends one ping; gives what has come back, and when.
+pub(super) fn ping_to(to: Ipv4Addr) -> Result<String> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::ICMPV4))?;
     socket.set_read_timeout(Some(Duration::from_secs(3)))?;
     let start = Instant::now();
     // Type 8, code 0; the kernel fills in checksum and identifier.
     socket.send_to(
         &[8, 0, 0, 0, 0, 0, 0, 1, 0x77, 0x65, 0x66, 0x74],
-        &SocketAddr::new(OUTSIDE_V4.into(), 0).into(),
+        &SocketAddr::new(to.into(), 0).into(),
     )?;
     let mut reply = [MaybeUninit::uninit(); 64];
     let n = socket.recv(&mut reply).context("no answer")?;
@@ -93,8 +106,9 @@ fn rate(bytes: u64, time: Duration) -> String {
     format!("{gbits:.1} Gbit/s")
 }
 
-fn up() -> Result<String> {
-    let mut stream = connect(SocketAddr::new(OUTSIDE_V4.into(), SINK))?;
+/// Sends to a sink for a while; gives the rate.
+pub(super) fn up(sink: SocketAddr) -> Result<String> {
+    let mut stream = connect(sink)?;
     let buffer = vec![0xa5; CHUNK];
     let (start, mut sent) = (Instant::now(), 0u64);
     while start.elapsed() < MEASURED {

@@ -1,12 +1,18 @@
 //! `weft demo`: a host and an outside world made of namespaces, two sandboxes between them, and what they do, measured.
+//! `weft demo --hosts 2`: two hosts, a sandbox on each, an encrypted network between them, and what is seen of it outside.
 //!
 //! The demo runs inside `weft run --network none`: that is the host's namespace, and its end takes everything along. The
 //! parts are this program again, told apart by a hidden option.
 
+mod across;
 mod director;
 mod guest;
+mod hosts;
+mod net;
 mod outside;
+mod part;
 mod veth;
+mod wire;
 
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
@@ -26,14 +32,24 @@ const SINK: u16 = 5001;
 const SOURCE: u16 = 5002;
 /// The published port, and its name outside.
 const PUBLISHED: u16 = 8080;
+/// The sandbox on the second host, and the port that it takes letters on.
+const AWAY: &str = "db";
+const POST: u16 = 5003;
+/// What nobody between the hosts is to read.
+const LETTER: &str = "a letter that nobody on the way can read";
 /// A name that only the outside's resolver knows.
 const NAME: &str = "www.demo.test";
 
 /// Runs the demo, or one of its parts.
-pub(super) fn demo(part: Option<&str>) -> Result<ExitCode> {
+pub(super) fn demo(part: Option<&str>, hosts: u8) -> Result<ExitCode> {
     match part {
-        None => start(),
+        None if hosts == 2 => start("hosts"),
+        None => start("director"),
         Some("director") => director::run(),
+        Some("hosts") => hosts::run(),
+        Some("near") => across::near(),
+        Some("fast") => across::fast(),
+        Some("away") => across::away(),
         Some("outside") => outside::run(),
         Some("guest") => guest::run(),
         Some("server") => guest::serve(),
@@ -48,12 +64,12 @@ fn myself() -> Result<Command> {
     ))
 }
 
-fn start() -> Result<ExitCode> {
+fn start(part: &str) -> Result<ExitCode> {
     let exe = std::env::current_exe().context("finding this program's own file")?;
     let status = myself()?
         .args(["run", "--network", "none", "--name", "host", "--"])
         .arg(exe)
-        .args(["demo", "--part", "director"])
+        .args(["demo", "--part", part])
         .status()
         .context("starting the demo's host")?;
     Ok(ExitCode::from(

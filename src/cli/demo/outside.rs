@@ -42,7 +42,8 @@ pub(super) fn run() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn listen(port: u16, serve: fn(TcpStream) -> std::io::Result<()>) -> Result<()> {
+/// Serves each connection to a port on a thread of its own.
+pub(super) fn listen(port: u16, serve: fn(TcpStream) -> std::io::Result<()>) -> Result<()> {
     let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))
         .with_context(|| format!("listening on port {port}"))?;
     thread::spawn(move || {
@@ -65,7 +66,7 @@ fn page(mut stream: TcpStream) -> std::io::Result<()> {
 }
 
 /// Takes everything and answers with how much it was.
-fn sink(mut stream: TcpStream) -> std::io::Result<()> {
+pub(super) fn sink(mut stream: TcpStream) -> std::io::Result<()> {
     let mut buffer = vec![0; CHUNK];
     let mut total = 0u64;
     loop {

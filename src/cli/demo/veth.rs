@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
@@ -16,13 +17,24 @@ use crate::host::netlink::Netlink;
 /// How long the kernel may take until it takes packets for a new address.
 const READY: Duration = Duration::from_secs(5);
 
-/// Makes a pair: `name` here, `peer` in the network namespace of process `pid`.
-pub(super) fn make(name: &str, peer: &str, pid: u32) -> io::Result<()> {
+/// Where the other end is.
+pub(super) enum There<'a> {
+    /// In the network namespace of a process.
+    Process(u32),
+    /// In one that is open.
+    Open(BorrowedFd<'a>),
+}
+
+/// Makes a pair: `name` here, `peer` there.
+pub(super) fn make(name: &str, peer: &str, there: &There<'_>) -> io::Result<()> {
     let mut other = LinkMessage::default();
     other
         .attributes
         .push(LinkAttribute::IfName(peer.to_owned()));
-    other.attributes.push(LinkAttribute::NetNsPid(pid));
+    other.attributes.push(match there {
+        There::Process(pid) => LinkAttribute::NetNsPid(*pid),
+        There::Open(fd) => LinkAttribute::NetNsFd(fd.as_raw_fd()),
+    });
     let mut message = LinkMessage::default();
     message
         .attributes

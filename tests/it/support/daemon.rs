@@ -31,7 +31,8 @@ static NEXT: AtomicU32 = AtomicU32::new(4_000_001);
 /// A daemon. It is killed with the value, and leaves its directory behind only while the value lives.
 #[derive(Debug)]
 pub(crate) struct Daemon<'w> {
-    world: &'w World,
+    /// The host it runs on.
+    at: &'w Namespace,
     dir: tempfile::TempDir,
     /// A process in the user namespace of the one who runs it all.
     user: Option<(Running, u32)>,
@@ -55,16 +56,22 @@ impl<'w> Daemon<'w> {
     /// A place for a daemon, which is not started.
     #[track_caller]
     pub(crate) fn new(world: &'w World, who: Who) -> Self {
+        Self::on(&world.host, who)
+    }
+
+    /// As `new`, on any host.
+    #[track_caller]
+    pub(crate) fn on(at: &'w Namespace, who: Who) -> Self {
         let user = (who == Who::User).then(|| {
             let mark = mark();
             let mut command = Command::new("unshare");
             command.args(["--user", "--map-user=1000", "--map-group=1000"]);
             command.args(["--", "sleep", &mark]);
-            let running = Running::start(&world.host, &mut command);
+            let running = Running::start(at, &mut command);
             (running, sleeper(&mark))
         });
         Self {
-            world,
+            at,
             dir: tempfile::tempdir().unwrap(),
             user,
             running: None,
@@ -93,7 +100,7 @@ impl<'w> Daemon<'w> {
         let store = self.store();
         let store = ["--store", store.to_str().unwrap()];
         let words = [&["up"], &store[..], options].concat();
-        Running::start(&self.world.host, &mut self.command(&words))
+        Running::start(self.at, &mut self.command(&words))
     }
 
     /// The store's file.
@@ -140,7 +147,7 @@ impl<'w> Daemon<'w> {
     #[track_caller]
     pub(crate) fn words(&self, words: &[&str]) -> Ended {
         let mut command = self.command(words);
-        Running::start(&self.world.host, &mut command).end(Duration::from_secs(60))
+        Running::start(self.at, &mut command).end(Duration::from_secs(60))
     }
 
     /// As `weft`, which must end well.
@@ -201,7 +208,7 @@ impl<'w> Daemon<'w> {
             command.args(["--user", "--map-root-user"]);
         }
         command.args(["--net", "--", "sleep", &mark]);
-        let running = Running::start(&self.world.host, &mut command);
+        let running = Running::start(self.at, &mut command);
         let pid = sleeper(&mark);
         let net = Namespace::of(pid);
         net.ip("link set lo up");

@@ -3,6 +3,7 @@
 pub(crate) mod daemon;
 pub(crate) mod dns;
 pub(crate) mod guest;
+pub(crate) mod hosts;
 pub(crate) mod lease;
 pub(crate) mod netns;
 pub(crate) mod servers;
