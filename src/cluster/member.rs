@@ -1,6 +1,7 @@
 //! A peer, beside what the machines know of it.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use switch_core::addr::Vni;
 use switch_core::time::Tick;
 use switch_core::tunnel::control::Ping;
 use switch_core::tunnel::pmtu::PathMtu;
+use switch_core::tunnel::seal::SendKey;
 
 use super::command::{Asked, Lane};
 
@@ -21,6 +23,8 @@ const LATELY: usize = 100;
 const ASKED: usize = 64;
 /// Problems that are kept of one peer.
 const PROBLEMS: usize = 16;
+/// Datagrams between two looks that are more than the sessions' own: what they may be is worth knowing soon.
+const BUSY: u64 = 16;
 
 #[derive(Debug)]
 pub(super) struct Member {
@@ -34,6 +38,8 @@ pub(super) struct Member {
     pub(super) rtt: Option<Duration>,
     /// The session that it was heard on last.
     pub(super) heard: Option<u32>,
+    /// What is sent to it is sealed with this; and how much was, at the last look.
+    key: Option<(Arc<SendKey>, u64)>,
     next_ping: Tick,
     pings: u32,
     /// The question that is under way, and since when.
@@ -54,6 +60,7 @@ impl Member {
             v6: false,
             rtt: None,
             heard: None,
+            key: None,
             next_ping: Tick::NEVER,
             pings: 0,
             pending: None,
@@ -74,6 +81,23 @@ impl Member {
         self.up = false;
         self.next_ping = Tick::NEVER;
         self.pending = None;
+    }
+
+    /// It is sent to with this key from now on.
+    pub(super) fn seal_with(&mut self, key: &Arc<SendKey>) {
+        self.key = Some((Arc::clone(key), key.sealed()));
+    }
+
+    /// Sees whether much is sent to it.
+    pub(super) fn look(&mut self, now: Tick) {
+        let Some((key, seen)) = &mut self.key else {
+            return;
+        };
+        let sealed = key.sealed();
+        if sealed.saturating_sub(*seen) > BUSY {
+            self.mtu.sent_large(now);
+        }
+        *seen = sealed;
     }
 
     /// When there is something to ask, or a question is lost.

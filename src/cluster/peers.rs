@@ -57,8 +57,11 @@ impl Run {
                 },
             ),
         };
-        if let Err(e) = added {
-            self.complain(peer, format!("it cannot be used: {e}"));
+        match added {
+            // Each tells the other what it has before anybody asks for it.
+            Ok(()) if endpoint.is_some() => self.node.demand(now, peer),
+            Ok(()) => {}
+            Err(e) => self.complain(peer, format!("it cannot be used: {e}")),
         }
     }
 

@@ -232,6 +232,9 @@ impl Run {
         if self.announcer.poll_timeout().is_some_and(|due| due <= now) {
             self.announcer.handle_timeout(now);
         }
+        for member in self.members.values_mut().filter(|m| m.up) {
+            member.look(now);
+        }
         let due: Vec<PeerId> = self
             .members
             .iter()
@@ -337,6 +340,9 @@ impl Run {
                     self.workers.receive(peer, *key, at);
                 }
                 Event::Send { peer, key, to } => {
+                    if let Some(member) = self.members.get_mut(&peer) {
+                        member.seal_with(&key);
+                    }
                     self.workers.send(peer, Some((key, to)));
                     self.rises(now, peer, to);
                 }

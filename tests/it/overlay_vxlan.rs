@@ -136,12 +136,6 @@ fn stations_behind_a_bridge_of_the_kernel_are_found_and_kept_apart_by_vlans() {
                 ["10.9.0.2".parse().unwrap(), to.parse().unwrap()],
             );
         }
-        // Both were learned, each where it is.
-        let macs = daemon.json("show macs").to_string();
-        for n in [1, 2] {
-            let mac = format!("02:00:00:00:02:0{n}");
-            assert!(macs.contains(&mac), "{mac} in {macs}");
-        }
         // Tagged frames pass as they are, to those on their VLAN.
         let tagged = daemon.sandbox();
         let pid = tagged.pid;
