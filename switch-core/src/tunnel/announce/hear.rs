@@ -11,6 +11,8 @@ use crate::tunnel::control::record::{EndpointView, Network, Record, Records};
 
 /// Records that a network costs, which is compared with those of every peer.
 const NETWORK_COST: u32 = 64;
+/// Records that a peer's new start costs, for which everything is told again.
+const START_COST: u32 = 64;
 /// Of a table that was full, so many hundredths are in use when those are asked who had to be left out.
 const ROOM_AGAIN: usize = 90;
 
@@ -25,10 +27,12 @@ impl Announcer {
             return self.refuse(id, Refusal::Over, None);
         }
         // Every message costs, so that those which say nothing new are no way around.
+        let restarted = arrival == Arrival::Begins && peer.inb.is_other_start(message.stream);
         let cost = match arrival {
             Arrival::Known | Arrival::Over => 1,
             Arrival::Begins | Arrival::Next | Arrival::Early => cost(message.records),
         };
+        let cost = if restarted { cost + START_COST } else { cost };
         if !peer.records.take(now, cost) {
             return self.refuse(id, Refusal::Flood, None);
         }
@@ -48,6 +52,10 @@ impl Announcer {
         }
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.inb.answer(message.stream);
+            // It knows nothing any more, and is not asked for it while there is no news.
+            if restarted && peer.out.is_open() {
+                self.begin(now, id);
+            }
         }
         self.touch(id);
     }

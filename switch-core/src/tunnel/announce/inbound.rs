@@ -82,6 +82,11 @@ impl Inbound {
         }
     }
 
+    /// Whether who sends this has started anew since it was heard last.
+    pub(super) fn is_other_start(&self, stream: Stream) -> bool {
+        self.last.is_some_and(|last| last.start != stream.start)
+    }
+
     /// Begins a stream. Gives how many kept messages were thrown away.
     pub(super) fn begin(&mut self, stream: Stream) -> usize {
         if let Some(last) = self.last.filter(|last| last.start != stream.start) {

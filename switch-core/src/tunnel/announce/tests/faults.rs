@@ -177,6 +177,19 @@ fn a_peer_that_forgot_is_told_again() {
     }
 }
 
+/// It is back so soon that its peer has missed nothing, and has no news for it.
+#[test]
+fn who_has_started_anew_is_told_everything_while_nothing_happens() {
+    for seed in 0..4 {
+        let mut w = World::new(2, 200 + seed, 20);
+        churn(&mut w, 30);
+        w.seconds(30);
+        w.restart_unseen(1, &rules(&[1, 2]));
+        w.seconds(30);
+        w.agree();
+    }
+}
+
 #[test]
 fn a_late_message_of_an_old_stream_changes_nothing() {
     let mut w = World::new(2, 1, 0);
