@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::daemon::{DaemonCommand, UpArgs};
+use super::sidecar::SidecarArgs;
 use crate::config::NetOptions;
 
 /// A virtual switch for containers that lives wholly in user space
@@ -40,6 +41,8 @@ pub enum Command {
     Man(ManArgs),
     /// Runs the switch as a daemon: many sandboxes, many networks
     Up(UpArgs),
+    /// Puts the application that it shares a network namespace with, as in a pod, on an overlay network
+    Sidecar(SidecarArgs),
     /// What the daemon is asked.
     #[command(flatten)]
     Daemon(DaemonCommand),
@@ -65,6 +68,7 @@ impl Command {
             Self::Completions(_) => "completions",
             Self::Man(_) => "man",
             Self::Up(_) => "up",
+            Self::Sidecar(_) => "sidecar",
             Self::Daemon(_) => "daemon",
             Self::Trace(_) => "trace",
             Self::Capture(_) => "capture",

@@ -10,6 +10,7 @@ mod publish;
 pub mod run;
 pub mod session;
 mod shell;
+mod sidecar;
 mod sys;
 
 use std::process::ExitCode;
@@ -51,6 +52,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Completions(args) => shell::completions(&args).map(|()| ExitCode::SUCCESS),
         Command::Man(args) => shell::man(&args).map(|()| ExitCode::SUCCESS),
         Command::Up(args) => daemon::up(&args),
+        Command::Sidecar(args) => sidecar::sidecar(&args),
         Command::Daemon(command) => daemon::run(&command, &mut std::io::stdout().lock()),
         Command::Trace(_) | Command::Capture(_) | Command::Top(_) | Command::Replay(_) => {
             bail!("'weft {name}' comes with {}", resolve::NEXT_RELEASE)

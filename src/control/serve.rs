@@ -19,7 +19,7 @@ use super::identity::{self, Identity};
 use super::model::Model;
 use super::plan::Facts;
 use super::plane::Plane;
-use super::proto::Request;
+use super::proto::{Reply, Request};
 use super::server::{self, Handle, Listener};
 use super::store::{self, OpenError, Store};
 use super::sys;
@@ -43,6 +43,12 @@ pub struct Options {
     pub metrics_port: Option<u16>,
     /// A file to apply once everything is back.
     pub config: Option<TopologyFile>,
+    /// What to do then, in this order; one that is refused ends it.
+    pub first: Vec<Request>,
+    /// Begins with an empty store, whatever an earlier one has left.
+    pub fresh: bool,
+    /// Where the host's key is; beside the store if absent.
+    pub key: Option<PathBuf>,
     /// The hard limit on descriptors.
     pub descriptors: u64,
 }
@@ -68,7 +74,9 @@ pub fn default_store() -> PathBuf {
     state.unwrap_or_else(runtime_dir).join("weft/weft.redb")
 }
 
-fn runtime_dir() -> PathBuf {
+/// Where a user's sockets are, and what need not outlive the machine's run.
+#[must_use]
+pub fn runtime_dir() -> PathBuf {
     if nix::unistd::geteuid().is_root() {
         return PathBuf::from("/run/weft");
     }
@@ -102,6 +110,15 @@ async fn run<P: Plane>(plane: P, options: Options) -> Result<()> {
 }
 
 async fn serve_on<P: Plane>(listener: Listener, plane: P, options: &Options) -> Result<()> {
+    if options.fresh {
+        // Nobody else has it: the socket is ours.
+        match std::fs::remove_file(&options.store) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(e).with_context(|| format!("store {}", options.store.display()));
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
     let (database, model) = open(&options.store)
         .await
         .with_context(|| format!("store {}", options.store.display()))?;
@@ -118,7 +135,8 @@ async fn serve_on<P: Plane>(listener: Listener, plane: P, options: &Options) -> 
         host: crate::config::facts::host_name(),
         ..Facts::default()
     };
-    let identity = Identity::at(identity::path(&options.store));
+    let key = options.key.clone();
+    let identity = Identity::at(key.unwrap_or_else(|| identity::path(&options.store)));
     // From here on interfaces are in sandboxes: every way out leads past the engine's end.
     let mut engine = Engine::restore(plane, store, model, facts, identity).await?;
     let (handle, jobs) = Handle::new();
@@ -126,7 +144,12 @@ async fn serve_on<P: Plane>(listener: Listener, plane: P, options: &Options) -> 
     if let Some(listener) = metrics {
         tokio::spawn(listener.serve(server::metrics_router(handle)));
     }
-    let served = match apply(&mut engine, options.config.as_ref()).await {
+    let applied = apply(&mut engine, options.config.as_ref()).await;
+    let begun = match applied {
+        Ok(()) => begin(&mut engine, &options.first).await,
+        refused => refused,
+    };
+    let served = match begun {
         Ok(()) => {
             notify(NotifyState::Ready);
             info!(socket = %options.socket.display(), "serving");
@@ -215,6 +238,29 @@ async fn apply<P: Plane>(engine: &mut Engine<P>, file: Option<&TopologyFile>) ->
         Ok(Ok(_)) => Ok(()),
         Ok(Err(problem)) => Err(file.point(&problem).into()),
         Err(_) => bail!("the switch is ending"),
+    }
+}
+
+/// Does what the daemon was started for. Errors: the first refusal.
+async fn begin<P: Plane>(engine: &mut Engine<P>, requests: &[Request]) -> Result<()> {
+    for request in requests.iter().cloned() {
+        let (answer, wait) = tokio::sync::oneshot::channel();
+        engine.handle([Job { request, answer }]).await;
+        let reply = wait.await.context("the switch is ending")?;
+        tell(&reply?);
+    }
+    Ok(())
+}
+
+/// Logs what came of a request that nobody waits for.
+fn tell(reply: &Reply) {
+    if let Reply::Accepted(accepted) = reply {
+        let peer = &accepted.peer;
+        info!(peer = peer.name, networks = ?peer.networks, "invited");
+        accepted.warnings.iter().for_each(|told| warn!("{told}"));
+    } else if let Reply::Endpoint(made) = reply {
+        info!(name = made.name, v4 = ?made.v4, v6 = ?made.v6, ifname = made.ifname, "connected");
+        made.warnings.iter().for_each(|told| warn!("{told}"));
     }
 }
 

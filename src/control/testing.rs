@@ -32,6 +32,9 @@ pub(crate) fn with_daemon_of<T: Send + 'static>(
         store: dir.path().join("d/weft.redb"),
         metrics_port: None,
         config: None,
+        first: Vec::new(),
+        fresh: false,
+        key: None,
         descriptors: 20_000,
     };
     change(&mut options);

@@ -80,6 +80,17 @@ impl Broker {
     /// the other end of such a pipe sees it close.
     /// Errors: as [`Self::spawn`].
     pub fn spawn_without(private: &[RawFd]) -> Result<Self> {
+        Self::fork(private, false)
+    }
+
+    /// As [`Self::spawn`]; the network namespace that it runs in itself may be a sandbox, the only one that needs no right to
+    /// go into any: `CAP_NET_ADMIN` in it is enough.
+    /// Errors: as [`Self::spawn`].
+    pub fn spawn_at_home() -> Result<Self> {
+        Self::fork(&[], true)
+    }
+
+    fn fork(private: &[RawFd], at_home: bool) -> Result<Self> {
         let (ours, theirs) = Channel::pair().context("cannot make the broker's channel")?;
         let resolvers = Resolvers::of_host();
         let known = resolvers.clone();
@@ -97,7 +108,7 @@ impl Broker {
             if !blocked || !guarded {
                 return 1;
             }
-            serve::run(theirs, mask, known)
+            serve::run(theirs, mask, known, at_home)
         })
         .context("cannot fork the broker")?;
         Ok(Self {

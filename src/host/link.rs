@@ -275,7 +275,8 @@ pub fn sysctl(name: &str, value: &str) -> io::Result<()> {
 
 /// Prepares the address families of a sandbox before its link comes up, best effort: pings and low ports for
 /// everyone, no duplicate detection; and where weft sets the addresses itself, no router solicitations.
-pub fn prepare_families(ifname: &str, v6: bool, configure: bool) {
+/// `shared`: the sandbox is others' as well, and only what is the link's own is set.
+pub fn prepare_families(ifname: &str, v6: bool, configure: bool, shared: bool) {
     let v6_off = if v6 { "0" } else { "1" };
     let own = |key: &str| format!("conf/{ifname}/{key}");
     let groups = mapped_groups();
@@ -283,18 +284,23 @@ pub fn prepare_families(ifname: &str, v6: bool, configure: bool) {
         ("ping_group_range".to_owned(), groups.as_str()),
         ("ip_unprivileged_port_start".to_owned(), "0"),
     ];
-    let mut of_v6 = vec![
+    let of_all = [
         ("conf/all/disable_ipv6".to_owned(), "0"),
         ("conf/lo/disable_ipv6".to_owned(), "0"),
+    ];
+    let mut of_v6 = if shared { Vec::new() } else { of_all.to_vec() };
+    of_v6.extend([
         (own("disable_ipv6"), v6_off),
         (own("accept_dad"), "0"),
         (own("dad_transmits"), "0"),
-    ];
+    ]);
     if configure {
         of_v6.push((own("accept_ra"), "0"));
         of_v6.push((own("router_solicitations"), "0"));
     }
-    sysctls("net/ipv4", &of_v4);
+    if !shared {
+        sysctls("net/ipv4", &of_v4);
+    }
     sysctls("net/ipv6", &of_v6);
 }
 

@@ -22,6 +22,9 @@ mod sys;
 #[cfg(test)]
 mod testing;
 
+/// The network namespace that the process is in, by no file that anyone has mounted.
+pub const OWN_NET: &str = "/proc/self/ns/net";
+
 /// Repeats a call that a signal has interrupted.
 fn retry<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
     loop {

@@ -68,7 +68,7 @@ pub(super) fn set_up(spec: &SandboxSpec, own: bool) -> Result<(Option<Interface>
     let made = open(spec, own, &mut warnings)?;
     let index = link::index_of(name)?;
     let refused = |what: String| move || format!("cannot set {what} on {name} in the sandbox");
-    link::prepare_families(name, spec.v6.is_some(), spec.configure);
+    link::prepare_families(name, spec.v6.is_some(), spec.configure, false);
     let mut change = LinkChange {
         mac: Some(spec.mac),
         mtu: Some(spec.mtu),

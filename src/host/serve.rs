@@ -43,6 +43,8 @@ struct Server {
     mask: SigSet,
     watch: Resolv,
     helper: Option<Helper>,
+    /// The namespace that the broker is in may be a sandbox.
+    at_home: bool,
     /// None until the first request that is about one of many sandboxes.
     fleet: Option<Fleet>,
 }
@@ -77,13 +79,14 @@ impl Resolv {
 }
 
 /// Serves until the main process closes its end; the result is the broker's exit status.
-pub(super) fn run(main: Channel, mask: SigSet, known: Resolvers) -> i32 {
+pub(super) fn run(main: Channel, mask: SigSet, known: Resolvers, at_home: bool) -> i32 {
     let watch = Resolv::Later(Instant::now() + WATCH_AFTER, known);
     let mut server = Server {
         main,
         mask,
         watch,
         helper: None,
+        at_home,
         fleet: None,
     };
     let result = server.serve();
@@ -219,7 +222,7 @@ impl Server {
     fn fleet(&mut self) -> Result<&mut Fleet, FleetError> {
         let fleet = match self.fleet.take() {
             Some(fleet) => fleet,
-            None => Fleet::new()?,
+            None => Fleet::new(self.at_home)?,
         };
         Ok(self.fleet.insert(fleet))
     }

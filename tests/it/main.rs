@@ -40,6 +40,7 @@ mod regress;
 mod run;
 mod run_network;
 mod run_packet;
+mod sidecar;
 mod source;
 mod support;
 mod tcp;

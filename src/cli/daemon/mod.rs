@@ -3,7 +3,7 @@
 
 mod args;
 mod check;
-mod peer;
+pub(super) mod peer;
 mod table;
 #[cfg(test)]
 mod tests;

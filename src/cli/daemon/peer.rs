@@ -129,7 +129,7 @@ impl Session<'_> {
 }
 
 /// Reads an invite from the standard input. Errors: it is a terminal, or cannot be read.
-fn read_invite() -> Result<String> {
+pub(in crate::cli) fn read_invite() -> Result<String> {
     let stdin = std::io::stdin();
     if stdin.is_terminal() {
         crate::cli::exit::complain(format_args!("paste the invite, then press Ctrl-D"));

@@ -89,12 +89,16 @@ pub fn up(args: &UpArgs) -> Result<ExitCode> {
     let plane = LivePlane::start(&Options {
         workers: args.workers.or(wish.workers).map(usize::from),
         user: args.user.clone(),
+        at_home: false,
     })?;
     let options = serve::Options {
         socket,
         store,
         metrics_port: args.metrics_port.or(wish.metrics_port),
         config,
+        first: Vec::new(),
+        fresh: false,
+        key: None,
         descriptors,
     };
     serve::serve(plane, options)?;

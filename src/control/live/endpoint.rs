@@ -310,7 +310,8 @@ impl LivePlane {
             mtu: spec.mtu,
             gso_max_size: None,
             vnet: true,
-            persistent: spec.persistent,
+            // At home it goes with this process, however that ends: the next one finds the place as it was.
+            persistent: spec.persistent && !self.at_home,
             configure: spec.configure,
             addresses: both.iter().map(|b| b.0).collect(),
             default_route: DefaultRoute {
@@ -326,6 +327,7 @@ impl LivePlane {
                     via: r.via,
                 })
                 .collect(),
+            shared: self.at_home,
             sysctls: spec.sysctls.clone(),
         })
     }

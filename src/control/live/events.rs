@@ -54,6 +54,7 @@ impl LivePlane {
                     self.told.push_back(PlaneEvent::SandboxGone(id));
                 }
             }
+            Event::Resolvers(_) if self.at_home => {}
             Event::Resolvers(found) => {
                 self.view.rcu(|old| HostView {
                     resolvers: found.servers.clone(),

@@ -130,6 +130,8 @@ struct Rule {
 #[derive(Debug)]
 pub struct LivePlane {
     broker: Broker,
+    /// The namespace that the process is in is the one sandbox.
+    at_home: bool,
     start: Instant,
     hands: Vec<Hand>,
     lost: Arc<Lost>,

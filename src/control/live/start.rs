@@ -40,13 +40,19 @@ pub struct Options {
     pub workers: Option<usize>,
     /// Become this user, as root.
     pub user: Option<String>,
+    /// The namespace that the process is in is the one sandbox, and others' as well.
+    pub at_home: bool,
 }
 
 impl LivePlane {
     /// Starts broker and workers. Must be called while the process has one thread; afterwards it has no capability.
     /// Errors: one line.
     pub fn start(options: &Options) -> Result<Self> {
-        let mut broker = Broker::spawn()?;
+        let mut broker = if options.at_home {
+            Broker::spawn_at_home()?
+        } else {
+            Broker::spawn()?
+        };
         let limit = privileges::raise_descriptor_limit()?;
         tracing::debug!(limit, "descriptors");
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -63,7 +69,12 @@ impl LivePlane {
         let watch = NetWatch::open().ok();
         privileges::lock_down(options.user.as_deref())?;
         let view = HostView {
-            resolvers: broker.resolvers().servers.clone(),
+            // At home these may name our own gateway, and a query would go round.
+            resolvers: if options.at_home {
+                Vec::new()
+            } else {
+                broker.resolvers().servers.clone()
+            },
             ..HostView::default()
         };
         let ports = tunnels::FIRST;
@@ -71,6 +82,7 @@ impl LivePlane {
         let macs = MacTable::with_limit(STATIONS, places, STATIONS_OF_ONE as usize);
         let mut plane = Self {
             broker,
+            at_home: options.at_home,
             start: Instant::now(),
             hands: Vec::new(),
             lost: Arc::new(Lost::new().context("an event descriptor")?),

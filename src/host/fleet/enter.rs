@@ -15,11 +15,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::super::broker_proto::Channel;
-use super::super::sys;
+use super::super::{OWN_NET, sys};
 use super::FleetError;
-
-/// The network namespace that the process is in, by no file that anyone has mounted.
-const OWN_NET: &str = "/proc/self/ns/net";
 
 /// What is done inside gives a result and descriptors.
 pub(super) type Inside<T> = Result<(T, Vec<OwnedFd>), FleetError>;
@@ -28,14 +25,32 @@ pub(super) type Inside<T> = Result<(T, Vec<OwnedFd>), FleetError>;
 #[derive(Debug)]
 pub(super) struct Place {
     net: File,
-    /// The user namespace in which alone we may act. Whoever joins one cannot come back, so a forked child does.
-    user: Option<OwnedFd>,
+    way: Way,
+}
+
+/// How to go there.
+#[derive(Debug)]
+enum Way {
+    /// The broker may, and may come back.
+    Itself,
+    /// By the user namespace in which alone we may act. Whoever joins one cannot come back, so a forked child does.
+    User(OwnedFd),
+    /// The broker is there. The kernel asks for rights in the user namespace even of who joins the namespace it is in.
+    Here,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Said<T>(Result<T, FleetError>);
 
 impl Place {
+    /// The namespace that the broker is in.
+    pub(super) fn here(net: File) -> Self {
+        Self {
+            net,
+            way: Way::Here,
+        }
+    }
+
     /// Finds out how to go into the namespace `net`. `home` is the broker's own. `mounted`: it was opened by a file that is
     /// mounted somewhere, which is let go of, for nobody could unmount it.
     /// Errors: `NotPermitted` when neither way is open.
@@ -50,7 +65,8 @@ impl Place {
                 };
                 come_back(home);
                 let net = again.map_err(|e| refuse_entry(&e))?;
-                return Ok(Self { net, user: None });
+                let way = Way::Itself;
+                return Ok(Self { net, way });
             }
             Err(Errno::EPERM) => {}
             Err(e) => return Err(FleetError::refused("cannot enter the sandbox", &e.into())),
@@ -62,7 +78,7 @@ impl Place {
         }
         let mut place = Self {
             net,
-            user: Some(owner),
+            way: Way::User(owner),
         };
         if mounted {
             let open = || {
@@ -81,8 +97,10 @@ impl Place {
     where
         T: Serialize + DeserializeOwned,
     {
-        if self.user.is_some() {
-            return self.start(body)?.finish();
+        match self.way {
+            Way::Itself => {}
+            Way::User(_) => return self.start(body)?.finish(),
+            Way::Here => return body(),
         }
         setns(&self.net, CloneFlags::CLONE_NEWNET).map_err(|e| refuse_entry(&e.into()))?;
         let result = body();
@@ -120,11 +138,13 @@ impl Place {
 
     /// In the child. The kernel forgets the signal for the parent's death when credentials change.
     fn join(&self) -> Result<(), FleetError> {
-        let user = match &self.user {
-            Some(user) => setns(user, CloneFlags::CLONE_NEWUSER),
-            None => Ok(()),
+        let net = || setns(&self.net, CloneFlags::CLONE_NEWNET);
+        let joined = match &self.way {
+            Way::Itself => net(),
+            Way::User(user) => setns(user, CloneFlags::CLONE_NEWUSER).and_then(|()| net()),
+            Way::Here => Ok(()),
         };
-        user.and_then(|()| setns(&self.net, CloneFlags::CLONE_NEWNET))
+        joined
             .and_then(|()| prctl::set_pdeathsig(Signal::SIGKILL))
             .map_err(|e| refuse_entry(&e.into()))
     }

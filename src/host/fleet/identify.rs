@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 
 use super::super::broker_proto::Target;
 use super::super::end_watch::process_of;
-use super::super::sys;
+use super::super::{OWN_NET, sys};
 use super::{FleetError, Identity};
 
 /// A namespace that is held open, and the process that stands for it.
@@ -21,11 +21,14 @@ pub(super) struct Opened {
     pub(super) net: File,
     /// Readable when the process has ended.
     pub(super) process: Option<OwnedFd>,
+    /// It is the one that this process is in.
+    pub(super) at_home: bool,
 }
 
 /// Opens what `target` names now. Everything is of one process: had it ended meanwhile, that would be seen at the end.
+/// `at_home`: it may be the namespace that this process is in.
 /// Errors: `SandboxGone`, `NotPermitted`; `Refused` for a path that is not absolute.
-pub(super) fn open(target: &Target) -> Result<Opened, FleetError> {
+pub(super) fn open(target: &Target, at_home: bool) -> Result<Opened, FleetError> {
     if let Target::Path(path) = target
         && path.is_relative()
     {
@@ -54,7 +57,8 @@ pub(super) fn open(target: &Target) -> Result<Opened, FleetError> {
     if process.as_ref().is_some_and(has_ended) {
         return Err(explain(&io::Error::from_raw_os_error(libc::ESRCH), &what));
     }
-    if netns == own_namespace().map_err(refused)? {
+    let own = netns == own_namespace().map_err(refused)?;
+    if own && !at_home {
         return Err(FleetError::NotPermitted(format!(
             "{what} is in the host's own network: only a network namespace of its own can be a sandbox"
         )));
@@ -68,6 +72,7 @@ pub(super) fn open(target: &Target) -> Result<Opened, FleetError> {
         identity,
         net,
         process,
+        at_home: own,
     })
 }
 
@@ -79,11 +84,11 @@ pub fn is_another_process(pid: i32, then: u64) -> bool {
 
 /// Opens the namespace of an identity that was settled before.
 /// Errors: `SandboxGone` when its process id or path leads to another one now; as [`open`].
-pub(super) fn open_again(known: &Identity) -> Result<Opened, FleetError> {
+pub(super) fn open_again(known: &Identity, at_home: bool) -> Result<Opened, FleetError> {
     // Before the namespace is looked at, which may be one that no sandbox can have.
     let opened = match (&known.target, known.start_time) {
         (Target::Pid(pid), Some(then)) if is_another_process(*pid, then) => None,
-        _ => Some(open(&known.target)?),
+        _ => Some(open(&known.target, at_home)?),
     };
     if let Some(opened) = opened
         && opened.identity == *known
@@ -114,7 +119,7 @@ fn open_namespace(path: &Path, what: &str) -> Result<File, FleetError> {
 }
 
 fn own_namespace() -> io::Result<(u64, u64)> {
-    Ok(inode(&fs::metadata("/proc/self/ns/net")?))
+    Ok(inode(&fs::metadata(OWN_NET)?))
 }
 
 /// Device and inode.
@@ -177,13 +182,13 @@ mod tests {
             start_time: Some(then - 1),
             netns: (4, 1),
         };
-        let gone = open_again(&known).unwrap_err();
+        let gone = open_again(&known, false).unwrap_err();
         assert!(matches!(gone, FleetError::SandboxGone(_)), "{gone:?}");
     }
 
     #[test]
     fn what_is_no_sandbox() {
-        let of = |target: Target| open(&target).unwrap_err();
+        let of = |target: Target| open(&target, false).unwrap_err();
         let gone = of(Target::Pid(i32::MAX));
         assert!(matches!(gone, FleetError::SandboxGone(_)), "{gone:?}");
         let gone = of(Target::Path("/run/no/such".into()));
@@ -197,5 +202,9 @@ mod tests {
         assert!(matches!(relative, FleetError::Refused { .. }), "{relative}");
         let host = of(Target::Pid(Pid::this().as_raw()));
         assert!(matches!(host, FleetError::NotPermitted(_)), "{host:?}");
+        let home = open(&Target::Path(OWN_NET.into()), true).unwrap();
+        assert!(home.at_home);
+        assert!(open_again(&home.identity, true).unwrap().at_home);
+        assert!(open_again(&home.identity, false).is_err());
     }
 }

@@ -195,7 +195,7 @@ fn configure(spec: &LinkSpec) -> Result<(u32, Vec<String>), FleetError> {
         |what: String| move |e: io::Error| FleetError::refused(format!("cannot set {what}"), &e);
     let index = index(name)?;
     let v6 = !spec.configure || spec.addresses.iter().any(|(addr, _)| addr.is_ipv6());
-    link::prepare_families(name, v6, spec.configure);
+    link::prepare_families(name, v6, spec.configure, spec.shared);
     for (key, value) in &spec.sysctls {
         let what = format!("sysctl net.{key} to {value}");
         sysctl_path(key, name)
@@ -207,7 +207,9 @@ fn configure(spec: &LinkSpec) -> Result<(u32, Vec<String>), FleetError> {
         up: true,
         ..LinkChange::default()
     };
-    link::set_link(&mut netlink, LOOPBACK, &up).map_err(refused("lo up".to_owned()))?;
+    if !spec.shared {
+        link::set_link(&mut netlink, LOOPBACK, &up).map_err(refused("lo up".to_owned()))?;
+    }
     let ours = alias(spec.endpoint);
     let change = LinkChange {
         mac: Some(spec.mac),

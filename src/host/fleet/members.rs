@@ -50,11 +50,17 @@ impl Fleet {
             sandbox.users += 1;
             return Ok(id);
         }
-        let opened = identify::open_again(identity)?;
+        let opened = identify::open_again(identity, self.at_home)?;
         let mounted = matches!(identity.target, Target::Path(_));
-        let place = Place::new(opened.net, &self.home, mounted)?;
+        let place = if opened.at_home {
+            Place::here(opened.net)
+        } else {
+            Place::new(opened.net, &self.home, mounted)?
+        };
         let cannot = |e: std::io::Error| FleetError::refused("cannot watch the sandbox", &e);
         let file = match &identity.target {
+            // It ends with this process.
+            Target::Path(_) if opened.at_home => None,
             Target::Path(path) => Some(self.files.add(path, identity.netns).map_err(cannot)?),
             Target::Pid(_) => None,
         };

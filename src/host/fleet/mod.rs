@@ -113,6 +113,8 @@ pub struct LinkSpec {
     pub default_route: DefaultRoute,
     /// More routes, set when `configure` is.
     pub routes: Vec<LinkRoute>,
+    /// The namespace is others' as well: nothing is set in it but the interface.
+    pub shared: bool,
     /// Settings below /proc/sys/net, by dotted name without `net.`, with `IFNAME` for the interface's name.
     pub sysctls: Vec<(String, String)>,
 }
@@ -132,6 +134,7 @@ impl Default for LinkSpec {
             addresses: Vec::new(),
             default_route: DefaultRoute::default(),
             routes: Vec::new(),
+            shared: false,
             sysctls: Vec::new(),
         }
     }

@@ -35,6 +35,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(in super::super) struct Fleet {
     pub(super) home: File,
+    /// The namespace at home may be a sandbox, too.
+    pub(super) at_home: bool,
     pub(super) epoll: Epoll,
     pub(super) files: FileEnds,
     pub(super) sandboxes: HashMap<SandboxId, Sandbox>,
@@ -46,8 +48,9 @@ pub(in super::super) struct Fleet {
 }
 
 impl Fleet {
+    /// `at_home`: the namespace that this process is in may be a sandbox.
     /// Errors: `Refused` when out of descriptors, or /proc is not readable.
-    pub(in super::super) fn new() -> Result<Self, FleetError> {
+    pub(in super::super) fn new(at_home: bool) -> Result<Self, FleetError> {
         let cannot = |e: std::io::Error| FleetError::refused("cannot watch sandboxes", &e);
         // A sandbox takes two or three; with a low hard limit there are fewer sandboxes.
         if let Err(error) = privileges::raise_descriptor_limit() {
@@ -55,6 +58,7 @@ impl Fleet {
         }
         Ok(Self {
             home: File::open("/proc/self/ns/net").map_err(cannot)?,
+            at_home,
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(|e| cannot(e.into()))?,
             files: FileEnds::new().map_err(cannot)?,
             sandboxes: HashMap::new(),
@@ -119,7 +123,7 @@ impl Fleet {
         let done = (Answer::Done, Vec::new());
         match request {
             Request::Identify(target) => {
-                let identity = identify::open(&target)?.identity;
+                let identity = identify::open(&target, self.at_home)?.identity;
                 Ok((Answer::Identity(identity), Vec::new()))
             }
             Request::Join(identity) => Ok((Answer::Joined(self.join(&identity)?), Vec::new())),

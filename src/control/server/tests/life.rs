@@ -76,6 +76,9 @@ fn a_second_daemon_says_so() {
         store: dir.path().join("weft.redb"),
         metrics_port: None,
         config: None,
+        first: Vec::new(),
+        fresh: false,
+        key: None,
         descriptors: 1024,
     };
     let _held = crate::control::store::open(&dir.path().join("weft.redb")).unwrap();
