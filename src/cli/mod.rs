@@ -10,7 +10,7 @@ mod publish;
 pub mod run;
 pub mod session;
 mod shell;
-mod sidecar;
+pub mod sidecar;
 mod sys;
 
 use std::process::ExitCode;

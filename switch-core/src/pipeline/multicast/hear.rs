@@ -64,7 +64,7 @@ impl Switch {
             };
             match wish {
                 Wish::Join if !snooper.join(group, seat, now) => {
-                    result = Err(DropReason::GroupLimit)
+                    result = Err(DropReason::GroupLimit);
                 }
                 Wish::Join => {}
                 Wish::Leave if snooper.leave(group, from, seat, now) => {

@@ -149,7 +149,9 @@ fn every_vlan_is_asked_in_its_turn() {
         .filter(|f| f.0.0 == 1)
         .map(|f| match Packet::parse(&f.2).unwrap().kind {
             crate::wire::packet::Kind::Ip(ip) => ip.src.to_string(),
-            other => panic!("{other:?}"),
+            other @ (crate::wire::packet::Kind::Arp | crate::wire::packet::Kind::Other(_)) => {
+                panic!("{other:?}")
+            }
         })
         .collect();
     let link_local = net.switch.config.gateway.link_local().to_string();
