@@ -163,7 +163,12 @@ impl Run {
             9 => self.side(near).addr = elsewhere(bytes.u8()),
             10 => {
                 let wall = WALL + u64::from(bytes.u16()) * 1_000_000_000;
-                *self.side(near) = boot(self.now, near, wall);
+                let now = self.now;
+                let side = self.side(near);
+                // What its last life has sealed may still arrive.
+                let sealed = core::mem::take(&mut side.sealed);
+                *side = boot(now, near, wall);
+                side.sealed = sealed;
                 self.meet(near);
             }
             _ => {

@@ -84,6 +84,42 @@ fn every_message_again_changes_nothing() {
     assert!(world.resume(0, 1, SECOND).is_some());
 }
 
+/// Both hosts restart, both with clocks that went back, and someone sends them what their first lives sent: it locks
+/// nobody out. Found by the fuzz target.
+#[test]
+fn what_was_kept_from_a_former_life_locks_nobody_out() {
+    let mut world = World::mesh(2, Link::GOOD, 13);
+    world.run(600 * SECOND);
+    let kept: Vec<_> = world
+        .tape
+        .iter()
+        .filter(|flight| flight.3[0] == 1)
+        .cloned()
+        .collect();
+    assert!(
+        kept.iter().any(|flight| flight.1 == addr(0))
+            && kept.iter().any(|flight| flight.1 == addr(1))
+    );
+    for n in [0, 1] {
+        world.restart(n, WALL - 1_000_000_000_000);
+    }
+    world.introduce(0, 1, None, None);
+    world.introduce(1, 0, None, None);
+    for (_, from, to, bytes) in kept.iter().rev() {
+        world.inject(*from, *to, bytes.clone());
+        world.run(Duration::from_millis(30));
+    }
+    let now = world.now;
+    for (n, other) in [(0, 1), (1, 0)] {
+        world.hosts[n]
+            .node
+            .set_endpoint(now, id(other), Some(addr(other)));
+        world.hosts[n].node.demand(now, id(other));
+        world.settle(n);
+    }
+    assert!(world.resume(0, 1, 20 * SECOND).is_some());
+}
+
 #[test]
 fn no_changed_message_is_taken() {
     let mut world = World::new(2, Link::GOOD, 2);

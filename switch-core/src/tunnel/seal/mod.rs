@@ -80,8 +80,10 @@
 //! 4. load: 50 handshakes a second are free. Beyond them mac2 must be right, or a cookie reply is all that follows;
 //!    then 20 a second for each address (a /64 counts as one), and 500 a second in all;
 //! 5. one Diffie-Hellman (`es`) reveals the static key. It must be a peer's, whose `ss` is known in advance;
-//! 6. the stamp must be higher than any before it of that peer, the secret one that this peer may use, and the last
-//!    answer 20 ms ago;
+//! 6. the stamp must be higher than that of any session of that peer that was confirmed, and than that of the last
+//!    answer while it is younger than 5 s; the secret one that this peer may use; the last answer 20 ms ago. A stamp
+//!    counts for good only when its session is confirmed: an initiation that somebody kept for long cannot then lock a
+//!    host out whose clock went back;
 //! 7. two more Diffie-Hellman make the response.
 //!
 //! Each answer is shorter than its question, and goes to where that came from: nothing is amplified. A stranger whose

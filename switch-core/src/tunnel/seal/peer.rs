@@ -96,9 +96,10 @@ pub(super) struct Peer {
     pub(super) next: Option<Session>,
     pub(super) pending: Option<Pending>,
     pub(super) attempt: Option<Attempt>,
-    /// The highest stamp of an initiation of it, and when that came.
+    /// The highest stamp of an initiation whose session was confirmed, and so was no replay.
     pub(super) stamp: u64,
-    pub(super) answered: Option<Tick>,
+    /// The stamp of the initiation that was answered last, and when that was.
+    pub(super) answered: Option<(u64, Tick)>,
     pub(super) cookie: Option<([u8; MAC_LEN], Tick)>,
     pub(super) heard: Option<Tick>,
     pub(super) sent: Tick,

@@ -167,15 +167,19 @@ impl Peer {
         if !self.hints.contains(&message.second) {
             return Err(Refusal::WrongNetwork);
         }
-        if hello.stamp <= self.stamp {
+        let (last, at) = self.answered.unwrap_or((0, Tick::ZERO));
+        let since = now.since(at);
+        // One that nobody has confirmed may be an old one that somebody kept. It must not be undone by an older one
+        // while its confirmation is on the way; but if it outlived that, a host whose clock went back would be locked out.
+        let unconfirmed = if since < LONG_WAIT { last } else { 0 };
+        if hello.stamp <= self.stamp.max(unconfirmed) {
             self.heal(now, from, shared);
             return Err(Refusal::StaleStamp);
         }
-        if self.answered.is_some_and(|at| now.since(at) < ANSWER_GAP) {
+        if self.answered.is_some() && since < ANSWER_GAP {
             return Err(Refusal::TooOften);
         }
-        self.stamp = hello.stamp;
-        self.answered = Some(now);
+        self.answered = Some((hello.stamp, now));
         let index = shared.new_index(self.id).ok_or(Refusal::TableFull)?;
         let made = hello.respond().and_then(|(noise, split)| {
             let indices = (index, message.sender);
@@ -335,6 +339,8 @@ impl Peer {
     pub(super) fn confirm(&mut self, now: Tick, shared: &mut Shared) {
         if let Some(mut session) = self.next.take() {
             session.confirmed = true;
+            let (stamp, _) = self.answered.unwrap_or_default();
+            self.stamp = self.stamp.max(stamp);
             self.promote(now, session, shared);
             // Tells the initiator that it need not repeat its confirmation.
             self.keep_alive(now, shared);
