@@ -38,6 +38,11 @@ fn underlay() {
 }
 
 #[test]
+fn announce() {
+    replay("announce", fuzz::announce::run);
+}
+
+#[test]
 fn frame() {
     replay("frame", fuzz::frame::run);
 }

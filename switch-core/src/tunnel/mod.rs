@@ -6,6 +6,7 @@ pub mod cut;
 pub mod ecn;
 pub mod entropy;
 pub mod gather;
+pub mod peers;
 pub mod pmtu;
 pub mod seal;
 pub mod vxlan;

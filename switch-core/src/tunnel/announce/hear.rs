@@ -80,7 +80,10 @@ impl Announcer {
         let mut changes = Vec::new();
         for record in records {
             match record {
-                Record::Endpoint(view) => self.take_endpoint(id, view, &mut changes),
+                Record::Endpoint(view) => {
+                    // Counted and told there.
+                    let _ = self.take_endpoint(id, view, &mut changes);
+                }
                 Record::Gone(vni, mac) => {
                     self.table.remove(Holder::Peer(id), vni, mac, &mut changes);
                 }
@@ -100,29 +103,39 @@ impl Announcer {
         }
     }
 
-    fn take_endpoint(&mut self, id: PeerId, view: EndpointView<'_>, changes: &mut Vec<Change>) {
-        let Some(peer) = self.peers.get_mut(&id) else {
-            return;
-        };
+    /// Errors: why it is refused, which is counted and told.
+    pub(super) fn take_endpoint(
+        &mut self,
+        id: PeerId,
+        view: EndpointView<'_>,
+        changes: &mut Vec<Change>,
+    ) -> Result<(), Refusal> {
         let (vni, mac) = (view.vni(), view.mac());
         let holder = Holder::Peer(id);
-        if let Err(why) = peer.rules.allow(view) {
-            // It may have been another before, and that it is no longer.
-            self.table.remove(holder, vni, mac, changes);
-            return self.refuse(id, why, Some((vni, mac)));
-        }
-        let full = if self.table.count(holder) >= peer.rules.endpoints {
-            Some(Refusal::TooMany)
-        } else if self.table.len() >= self.limits.endpoints {
-            Some(Refusal::Full)
-        } else {
-            None
-        };
-        if let Some(why) = full.filter(|_| !self.table.has(holder, vni, mac)) {
+        let peer = self.peers.get_mut(&id).ok_or(Refusal::Network)?;
+        let allowed = peer.rules.allow(view).and_then(|()| {
+            let full = if self.table.count(holder) >= peer.rules.endpoints {
+                Refusal::TooMany
+            } else if self.table.len() >= self.limits.endpoints {
+                Refusal::Full
+            } else {
+                return Ok(());
+            };
+            if self.table.has(holder, vni, mac) {
+                return Ok(());
+            }
             peer.missed = true;
-            return self.refuse(id, why, Some((vni, mac)));
+            Err(full)
+        });
+        match allowed {
+            Ok(()) => self.table.put(holder, view, changes),
+            Err(why) => {
+                // It may have been another before, and that it is no longer.
+                self.table.remove(holder, vni, mac, changes);
+                self.refuse(id, why, Some((vni, mac)));
+            }
         }
-        self.table.put(holder, view, changes);
+        allowed
     }
 
     fn take_network(&mut self, id: PeerId, network: Network) {

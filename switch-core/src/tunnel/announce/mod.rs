@@ -127,6 +127,17 @@ pub enum JoinError {
     Full,
 }
 
+/// Why an endpoint of a peer is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PlaceError {
+    /// It says what no endpoint may say.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// It is refused, or the peer is not known.
+    #[error("{}", .0.name())]
+    Refused(Refusal),
+}
+
 /// Announcements to and from every peer.
 #[derive(Debug)]
 pub struct Announcer {
@@ -270,6 +281,25 @@ impl Announcer {
             }
             self.touch(id);
         }
+    }
+
+    /// Gives a peer an endpoint that it has not announced itself, as another source says; checked as if it had. What the
+    /// peer then announces as all that it has replaces it. Errors: why it is refused, or what it says wrongly.
+    pub fn place(&mut self, now: Tick, id: PeerId, endpoint: &Announced) -> Result<(), PlaceError> {
+        let record = endpoint.record()?;
+        let view = record.get(RECORD_HEAD..).and_then(EndpointView::check);
+        let view = view.ok_or(RecordError::Names)?;
+        let mut changes = Vec::new();
+        let taken = self.take_endpoint(id, view, &mut changes);
+        self.tell(now, changes);
+        taken.map_err(PlaceError::Refused)
+    }
+
+    /// Takes an endpoint from a peer that it has not taken back itself. One that it does not have is no error.
+    pub fn take_back(&mut self, now: Tick, id: PeerId, vni: Vni, mac: Mac) {
+        let mut changes = Vec::new();
+        self.table.remove(Holder::Peer(id), vni, mac, &mut changes);
+        self.tell(now, changes);
     }
 
     /// Takes a message that the seal has proven to be the peer's. False if it is none of announcements.

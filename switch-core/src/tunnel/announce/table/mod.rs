@@ -142,6 +142,20 @@ impl Table {
         self.row(at).map(Row::view)
     }
 
+    /// What it takes. Units: bytes, with what an allocator adds to a row's body.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        let body = |row: &Row| (row.body.len() + 8).next_multiple_of(16).max(32);
+        let indexes = [&self.macs, &self.addrs, &self.names, &self.hidden];
+        self.rows.capacity() * size_of::<Option<Row>>()
+            + self.rows.iter().map(|(_, row)| body(row)).sum::<usize>()
+            + indexes
+                .map(HashTable::allocation_size)
+                .iter()
+                .sum::<usize>()
+            + self.owned.capacity() * (size_of::<(Holder, Owned)>() + 1)
+    }
+
     /// Who has this MAC.
     pub(super) fn by_mac(&self, vni: Vni, mac: Mac) -> Option<(Holder, EndpointView<'_>)> {
         let row = self.row(self.holder(vni, Contested::Mac(mac))?)?;

@@ -1,5 +1,6 @@
 mod faults;
 mod limits;
+mod table;
 mod world;
 
 use world::{World, endpoint, id, mac, network, rules, vni};
@@ -326,4 +327,20 @@ fn this_host_does_not_announce_what_contradicts_itself() {
         Err(RecordError::Mac(Mac::BROADCAST).into())
     );
     assert!(Announcer::new("no name", 1, Limits::default()).is_err());
+}
+
+#[test]
+fn endpoints_may_come_from_another_source() {
+    let mut w = World::new(2, 1, 0);
+    let now = w.now;
+    let host = &mut w.hosts[0].announcer;
+    assert_eq!(host.place(now, id(1), &endpoint(1, 1)), Ok(()));
+    let refused = Err(PlaceError::Refused(Refusal::Network));
+    assert_eq!(host.place(now, id(1), &endpoint(3, 1)), refused);
+    assert_eq!(host.place(now, id(9), &endpoint(1, 1)), refused);
+    w.settle(0);
+    assert_eq!(w.hosts[0].has(vni(1), mac(1)), Some(id(1)));
+    w.hosts[0].announcer.take_back(now, id(1), vni(1), mac(1));
+    w.settle(0);
+    assert!(w.hosts[0].view.is_empty());
 }
