@@ -156,6 +156,11 @@ impl Pod {
 
     /// What the pod has of its own, and the sidecar is to leave alone.
     fn picture(&self) -> Value {
+        // An address that is still looked for is none of the sidecar's doing.
+        wait::until("its own addresses are there", SOON, || {
+            let own = json(&self.net, &["addr", "show", "dev", "eth0"]);
+            !own.to_string().contains("tentative")
+        });
         let shown = [
             json(&self.net, &["-4", "route", "show", "default"]),
             json(&self.net, &["addr", "show", "dev", "eth0"]),

@@ -15,7 +15,7 @@ use crate::config::facts;
 use crate::control::ids::{EndpointId, PeerId};
 use crate::control::key::PublicKey;
 use crate::control::plane::{PlaneError, PlaneEvent};
-use crate::control::spec::{Carrier, EndpointSpec, NameOwner, NetworkSpec, OverlaySpec, Prefix};
+use crate::control::spec::{Carrier, EndpointSpec, NameOwner, NetworkSpec, OverlaySpec};
 
 impl LivePlane {
     /// The thread that keeps sessions, started where it is not there yet.
@@ -58,7 +58,7 @@ impl LivePlane {
         let network = Network {
             vni,
             name: spec.name.to_ascii_lowercase().into(),
-            ranges: own_ranges(spec, overlay),
+            ranges: own_ranges(overlay),
         };
         cluster.tell(Command::SetNetwork(Overlay {
             slot: net.slot,
@@ -142,30 +142,12 @@ pub(super) fn sealed(spec: &NetworkSpec) -> Option<(&OverlaySpec, Vni)> {
     Some((overlay, Vni::new(overlay.vni)?))
 }
 
-/// What this host hands out on a network: of both families alike.
-pub(super) fn own_ranges<const N: usize>(
-    spec: &NetworkSpec,
-    overlay: &OverlaySpec,
-) -> ArrayVec<Range, N> {
+/// What this host hands out on a network. What of IPv6 it does follows from that: both addresses end in the same number.
+pub(super) fn own_ranges<const N: usize>(overlay: &OverlaySpec) -> ArrayVec<Range, N> {
     let mut ranges = ArrayVec::new();
     let (first, last) = (overlay.range.first, overlay.range.last);
     if let Some(range) = Range::new(first.into(), last.into()) {
         let _ = ranges.try_push(range);
-    }
-    if let (Some(v4), Some(v6)) = (spec.v4, spec.v6) {
-        // Addresses of both families end in the same number.
-        let twin = |addr: std::net::Ipv4Addr| {
-            let host = Prefix {
-                addr: addr.into(),
-                len: 32,
-            };
-            host.twin(&v4, &v6).map(|p| p.addr)
-        };
-        if let (Some(first), Some(last)) = (twin(first), twin(last))
-            && let Some(range) = Range::new(first, last)
-        {
-            let _ = ranges.try_push(range);
-        }
     }
     ranges
 }

@@ -412,8 +412,11 @@ fn allowed(spec: &NetworkSpec, vni: Vni, prefixes: &[Prefix]) -> Allowed {
         spec.v4.map(|s| (IpAddr::V4(s.network), s.prefix)),
         spec.v6.map(|s| (IpAddr::V6(s.network), s.prefix)),
     ];
-    let given = prefixes.iter().map(|p| (p.addr, p.len));
-    let given: Vec<(IpAddr, u8)> = given.collect();
+    // One division of the subnet divides both families.
+    let twin = |p: &Prefix| p.twin(&spec.v4?, &spec.v6?);
+    let twins = prefixes.iter().filter_map(twin);
+    let given = prefixes.iter().copied().chain(twins);
+    let given: Vec<(IpAddr, u8)> = given.map(|p| (p.addr, p.len)).collect();
     let chosen = if given.is_empty() {
         whole.into_iter().flatten().collect()
     } else {
@@ -424,7 +427,7 @@ fn allowed(spec: &NetworkSpec, vni: Vni, prefixes: &[Prefix]) -> Allowed {
         spec.v6.map(|s| IpAddr::V6(s.gateway)),
     ];
     let gateways = gateways.into_iter().flatten();
-    let own = overlay(spec).map(|o| own_ranges::<2>(spec, o));
+    let own = overlay(spec).map(|o| own_ranges::<1>(o));
     Allowed {
         vni,
         prefixes: chosen

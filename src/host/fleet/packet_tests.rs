@@ -149,7 +149,7 @@ fn a_tag_that_the_kernel_takes_off_is_put_back() {
         }
         // Of two the kernel takes the outer one, also of the longest frame that a slot is for.
         let (vnet, frame) = &frames(100)[2];
-        for pad in [0, 1496 - (frame.len() - 14)] {
+        for pad in [0, 1492 - (frame.len() - 14)] {
             let tags = [0x88, 0xa8, 0x00, 0x07, 0x81, 0, 0x60, 5];
             let tagged = [&frame[..12], &tags, &frame[12..], &vec![9; pad]].concat();
             send(&mut a, vnet, &tagged);
