@@ -263,30 +263,6 @@ fn an_application_reaches_another_host_by_the_sidecar_in_its_namespace() {
 }
 
 #[test]
-fn a_sidecar_that_was_killed_comes_back() {
-    netns::inside(|world| {
-        let (daemon, db) = other_host(world);
-        let there = address(&db.net, "eth0").to_string();
-        let mut pod = Pod::new(world);
-        let invite = invite(&daemon, pod.dir.path());
-        let mut addresses = Vec::new();
-        for _ in 0..2 {
-            pod.sidecar("", &format!("--peer {invite} --name app"));
-            pod.serves();
-            wait::until("the sandbox on the other host answers", SOON, || {
-                pod.pings(&there)
-            });
-            addresses.push(address(&pod.net, "weft0"));
-            pod.signal(Signal::SIGKILL);
-            wait::until("the interface goes with it", SOON, || {
-                !pod.interfaces().contains(&"weft0".to_owned())
-            });
-        }
-        assert_eq!(addresses[0], addresses[1]);
-    });
-}
-
-#[test]
 fn what_is_missing_or_wrong_is_one_line() {
     netns::inside(|world| {
         let (daemon, _db) = other_host(world);

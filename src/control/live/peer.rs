@@ -427,7 +427,7 @@ fn allowed(spec: &NetworkSpec, vni: Vni, prefixes: &[Prefix]) -> Allowed {
         spec.v6.map(|s| IpAddr::V6(s.gateway)),
     ];
     let gateways = gateways.into_iter().flatten();
-    let own = overlay(spec).map(|o| own_ranges::<1>(o));
+    let own = overlay(spec).map(own_ranges::<1>);
     Allowed {
         vni,
         prefixes: chosen

@@ -1,4 +1,4 @@
-//! [7] A super-frame to inner frames of the wire's size, without a copy of payload: the headers of each segment are
+//! `[7]` A super-frame to inner frames of the wire's size, without a copy of payload: the headers of each segment are
 //! written anew, its payload stays where it is.
 //!
 //! What comes out is what `gso::split` makes, byte by byte; there the payload is copied as well. A checksum may be left

@@ -1,4 +1,4 @@
-//! [7] Congestion marks of a tunnel's outer and inner packets. Source: RFC 6040 sections 4.1 (normal mode) and 4.2.
+//! `[7]` Congestion marks of a tunnel's outer and inner packets. Source: RFC 6040 sections 4.1 (normal mode) and 4.2.
 
 use crate::wire::checksum::patch;
 use crate::wire::{be16, put};

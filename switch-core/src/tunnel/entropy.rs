@@ -1,4 +1,4 @@
-//! [7] Which packets belong together: those of one inner flow take one way through the underlay. Source: RFC 7348 section 5.
+//! `[7]` Which packets belong together: those of one inner flow take one way through the underlay. Source: RFC 7348 section 5.
 
 use crate::wire::be16;
 

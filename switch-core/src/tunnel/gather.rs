@@ -1,4 +1,4 @@
-//! [7] Neighbours of one flow, as datagrams brought them, to one super-frame, in place: payload moves to the front of the
+//! `[7]` Neighbours of one flow, as datagrams brought them, to one super-frame, in place: payload moves to the front of the
 //! buffer, over the headers that are not needed any more.
 //!
 //! A checksum is verified before its frame is merged, or is partial by what the sender says of it. A frame whose checksum

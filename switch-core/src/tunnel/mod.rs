@@ -1,4 +1,4 @@
-//! [7] Frames to and from other hosts: what stands on the wire between two switches. The sockets are the program's.
+//! `[7]` Frames to and from other hosts: what stands on the wire between two switches. The sockets are the program's.
 
 pub mod announce;
 pub mod control;

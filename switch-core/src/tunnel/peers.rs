@@ -1,4 +1,4 @@
-//! [7] Where peers come from: what a configuration says, or one day what hosts tell each other of third ones, or what a
+//! `[7]` Where peers come from: what a configuration says, or one day what hosts tell each other of third ones, or what a
 //! store that they share says. Neighbours: `announce`, which takes peers and endpoints from here; the program, which
 //! makes sessions with them.
 

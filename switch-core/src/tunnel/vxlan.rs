@@ -1,4 +1,4 @@
-//! [7] The VXLAN header: eight bytes between the UDP header and the inner Ethernet frame. Source: RFC 7348 section 5.
+//! `[7]` The VXLAN header: eight bytes between the UDP header and the inner Ethernet frame. Source: RFC 7348 section 5.
 //!
 //! ```text
 //! byte 0    flags: 0x08 says that the identifier is valid

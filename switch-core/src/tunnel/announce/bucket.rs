@@ -1,4 +1,4 @@
-//! [7] So many in a time, and some more at once.
+//! `[7]` So many in a time, and some more at once.
 
 use core::time::Duration;
 

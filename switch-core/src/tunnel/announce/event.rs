@@ -1,4 +1,4 @@
-//! [7] What the announcements of peers come to, told to the program.
+//! `[7]` What the announcements of peers come to, told to the program.
 
 use super::table::{Contested, Holder};
 use crate::addr::{Mac, PeerId, Vni};

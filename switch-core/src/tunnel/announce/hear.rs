@@ -1,4 +1,4 @@
-//! [7] What a peer announces: put in order, checked against its rules, entered, and told.
+//! `[7]` What a peer announces: put in order, checked against its rules, entered, and told.
 
 use super::Announcer;
 use super::event::{Event, Refusal};

@@ -1,4 +1,4 @@
-//! [7] What one peer tells: its stream put in order again, and what is answered.
+//! `[7]` What one peer tells: its stream put in order again, and what is answered.
 
 use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};

@@ -1,4 +1,4 @@
-//! [7] What this host has to tell, in the order of change. Each thing stands in it once, where it changed last: who
+//! `[7]` What this host has to tell, in the order of change. Each thing stands in it once, where it changed last: who
 //! has been told everything up to a place needs only what is behind it, whatever happened before.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

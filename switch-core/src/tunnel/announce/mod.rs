@@ -1,11 +1,11 @@
-//! [7] Announcements: which endpoints and networks each host has, told to every peer that may know of them, and what
+//! `[7]` Announcements: which endpoints and networks each host has, told to every peer that may know of them, and what
 //! peers tell, checked. Neighbours: `control`, which writes and reads the messages; the seal, which carries them.
 //!
-//! A peer is told the log of this host ([`log`]) in a stream of numbered messages: from its beginning when the peer
+//! A peer is told the log of this host (`log`) in a stream of numbered messages: from its beginning when the peer
 //! is there anew, and what changes from then on. Acks are cumulative and name what came early; what is lost is written
-//! again ([`outbound`]). A stream that is complete replaces all that an earlier one has told, so nothing that was
-//! missed stays wrong ([`inbound`]). A peer may announce what its rules allow. Who asks for a MAC or an address that
-//! another endpoint has waits for it ([`table`]); of hosts that are connected all come to the same once what they
+//! again (`outbound`). A stream that is complete replaces all that an earlier one has told, so nothing that was
+//! missed stays wrong (`inbound`). A peer may announce what its rules allow. Who asks for a MAC or an address that
+//! another endpoint has waits for it (`table`); of hosts that are connected all come to the same once what they
 //! announce does not contradict itself.
 //!
 //! What a peer can cost: endpoints as many as its rules say; a window of messages that came early; a number of records

@@ -1,4 +1,4 @@
-//! [7] Who is on which network, under which name, and who hands out from where.
+//! `[7]` Who is on which network, under which name, and who hands out from where.
 
 use std::collections::{BTreeMap, VecDeque};
 

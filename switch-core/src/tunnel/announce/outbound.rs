@@ -1,4 +1,4 @@
-//! [7] What one peer is told: a window of messages over the log, each a stretch of it. What is lost is written again
+//! `[7]` What one peer is told: a window of messages over the log, each a stretch of it. What is lost is written again
 //! from the log, so a peer that never answers costs no more than the list of stretches.
 
 use core::time::Duration;

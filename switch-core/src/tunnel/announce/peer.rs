@@ -1,4 +1,4 @@
-//! [7] One peer: its rules, its streams both ways, and what is counted of it.
+//! `[7]` One peer: its rules, its streams both ways, and what is counted of it.
 
 use core::time::Duration;
 

@@ -1,4 +1,4 @@
-//! [7] Messages between two switches, which travel inside sealed datagrams. Neighbours: `announce` and `pmtu`, which
+//! `[7]` Messages between two switches, which travel inside sealed datagrams. Neighbours: `announce` and `pmtu`, which
 //! say them; the seal, which proves who said them.
 //!
 //! All integers are little-endian. Every message begins with four bytes: version (1), kind, flags, and a zero. Bits

@@ -1,4 +1,4 @@
-//! [7] Blocks and ranges of addresses: what a peer may announce, and what a host hands out from.
+//! `[7]` Blocks and ranges of addresses: what a peer may announce, and what a host hands out from.
 
 use core::fmt;
 use core::net::IpAddr;

@@ -1,4 +1,4 @@
-//! [7] What an announcement is made of: endpoints and networks that are there or gone, and the name of the host.
+//! `[7]` What an announcement is made of: endpoints and networks that are there or gone, and the name of the host.
 //!
 //! A record has a kind (u8), the length of its body (u16), and the body. A kind that is not known is skipped.
 //!

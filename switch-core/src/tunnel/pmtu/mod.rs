@@ -1,4 +1,4 @@
-//! [7] The largest packet that the path to a peer carries. Neighbours: `control`, whose probes it sends; the program,
+//! `[7]` The largest packet that the path to a peer carries. Neighbours: `control`, whose probes it sends; the program,
 //! which tells what the kernel reports and makes the overlay's MTU of what is found. Source: RFC 8899.
 //!
 //! A probe of the link's own size goes first: where the path carries it, one answer ends the search. Else the least

@@ -1,4 +1,4 @@
-//! [7] Which size to try next.
+//! `[7]` Which size to try next.
 
 use super::{BASE, LEAST};
 

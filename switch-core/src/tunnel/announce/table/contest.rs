@@ -1,4 +1,4 @@
-//! [7] Who gets what only one can have: the first who asks, and this host before any other. Who comes later waits,
+//! `[7]` Who gets what only one can have: the first who asks, and this host before any other. Who comes later waits,
 //! and gets it when it is given back: so an endpoint that moves is there although its new host speaks before its old
 //! one does.
 

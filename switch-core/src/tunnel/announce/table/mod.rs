@@ -1,4 +1,4 @@
-//! [7] Endpoints of every host, this one's among them, in little room: who holds which MAC, address and name of a
+//! `[7]` Endpoints of every host, this one's among them, in little room: who holds which MAC, address and name of a
 //! network, and who waits for one that another holds. `contest` decides between them.
 //!
 //! A row keeps the body of the record that announced it. The indexes hold nothing but places of rows.
