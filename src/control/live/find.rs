@@ -82,8 +82,8 @@ impl Finder {
 
 fn look_up(peer: PeerId, wanted: &Weak<HostPort>, tell: &Sender<Found>, told: &EventFd) {
     let mut known = None;
-    while let Some(name) = wanted.upgrade() {
-        let name = HostPort::clone(&name);
+    // Nothing is held while it rests, or it would never end.
+    while let Some(name) = wanted.upgrade().map(|name| HostPort::clone(&name)) {
         let found = (name.host.as_str(), name.port).to_socket_addrs();
         let found = found.ok().and_then(|mut all| all.next());
         if let Some(at) = found.filter(|at| known != Some(*at)) {
