@@ -3,6 +3,7 @@
 //! The owner alone receives; any worker may transmit. Capture and fault injection wrap an endpoint.
 
 mod cut;
+pub mod datagrams;
 pub mod memory;
 mod opened;
 pub mod packet;

@@ -8,6 +8,8 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::datagrams::{self, Slots};
+
 pub use sys::{Name, Outgoing};
 
 /// Datagrams that one send may be cut into. Source: UDP_MAX_SEGMENTS of linux/udp.h before 6.9.
@@ -15,8 +17,10 @@ pub const MAX_SEGMENTS: usize = 64;
 /// Bytes of one send at most: those of the largest datagram over IPv4.
 pub const MAX_SEND: usize = 65_507;
 /// Messages of one batch.
-pub const BATCH: usize = sys::BATCH;
+pub const BATCH: usize = datagrams::BATCH;
 
+/// Words of control messages of a message that comes: segment size and type of service.
+const CONTROL: usize = 8;
 /// What the socket's buffers are asked to hold: of what arrives while the worker writes one batch.
 const BUFFER: usize = 8 << 20;
 /// The source ports for entropy. Source: RFC 7348 section 5.
@@ -52,9 +56,9 @@ impl UnderlaySocket {
             SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_RECVTOS),
             SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS),
         };
-        sys::set(fd, level, tos, 1)?;
+        datagrams::set(fd, level, tos, 1)?;
         // Without it each datagram comes alone, as before Linux 5.0.
-        let _alone = sys::set(fd, libc::SOL_UDP, libc::UDP_GRO, 1);
+        let _alone = datagrams::set(fd, libc::SOL_UDP, libc::UDP_GRO, 1);
         opened.grow(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF);
         opened.socket.bind(&at.into())?;
         Ok(opened)
@@ -116,7 +120,7 @@ impl UnderlaySocket {
         } else {
             probed
         };
-        sys::set(socket.as_fd(), level, option, value)?;
+        datagrams::set(socket.as_fd(), level, option, value)?;
         let opened = Self {
             socket,
             segments: true,
@@ -129,8 +133,8 @@ impl UnderlaySocket {
     fn grow(&self, force: i32, ask: i32) {
         let size = i32::try_from(BUFFER).unwrap_or(i32::MAX);
         let fd = self.socket.as_fd();
-        if sys::set(fd, libc::SOL_SOCKET, force, size).is_err() {
-            let _ = sys::set(fd, libc::SOL_SOCKET, ask, size);
+        if datagrams::set(fd, libc::SOL_SOCKET, force, size).is_err() {
+            let _ = datagrams::set(fd, libc::SOL_SOCKET, ask, size);
         }
     }
 
@@ -212,8 +216,8 @@ pub fn path_mtu(to: SocketAddr) -> io::Result<usize> {
     opened.socket.connect(&to.into())?;
     let fd = opened.socket.as_fd();
     let mtu = match to {
-        SocketAddr::V4(_) => sys::get(fd, libc::IPPROTO_IP, libc::IP_MTU),
-        SocketAddr::V6(_) => sys::get(fd, libc::IPPROTO_IPV6, libc::IPV6_MTU),
+        SocketAddr::V4(_) => datagrams::get(fd, libc::IPPROTO_IP, libc::IP_MTU),
+        SocketAddr::V6(_) => datagrams::get(fd, libc::IPPROTO_IPV6, libc::IPV6_MTU),
     };
     mtu.map(|mtu| usize::try_from(mtu).unwrap_or(0))
 }
@@ -232,19 +236,10 @@ pub struct Incoming<'a> {
 }
 
 /// Room for a batch of what comes.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Inbox {
-    slots: sys::Slots,
+    slots: Slots<CONTROL>,
     count: usize,
-}
-
-impl Default for Inbox {
-    fn default() -> Self {
-        Self {
-            slots: sys::Slots::new(),
-            count: 0,
-        }
-    }
 }
 
 impl Inbox {
@@ -258,7 +253,7 @@ impl Inbox {
 
     /// A message of the last batch.
     pub fn get(&mut self, i: usize) -> Option<Incoming<'_>> {
-        let (from, controls, bytes) = self.slots.get(i).filter(|_| i < self.count)?;
+        let (from, controls, bytes) = self.slots.get_mut(i).filter(|_| i < self.count)?;
         let (mut tos, mut segment) = (0, bytes.len());
         for (level, kind, data) in controls {
             let number = || data.first_chunk().map_or(0, |b| i32::from_ne_bytes(*b));

@@ -1,36 +1,25 @@
-//! Datagram system calls with control messages: batches in, runs out, and the error queue.
+//! Datagram system calls with control messages: what a batch says of its datagrams, runs out, and the error queue.
 #![allow(
     unsafe_code,
-    reason = "recvmmsg, sendmsg with control messages and the error queue have no safe wrapper that does not allocate"
+    reason = "sendmsg with control messages and the error queue have no safe wrapper that does not allocate"
 )]
 
 use std::io::{self, IoSlice};
-use std::mem::{size_of, zeroed};
+use std::mem::zeroed;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use switch_core::flow::host::DatagramMeta;
 
-/// Datagrams taken in one call.
-pub(super) const BATCH: usize = 32;
-/// Room of a slot: the largest datagram, or the largest run that UDP_GRO makes.
-const SLOT: usize = 65_536;
+pub(super) use crate::endpoint::datagrams::{BATCH, set as set_int};
+use crate::endpoint::datagrams::{Controls, Slots, address, socklen};
+
 /// Room for control messages of a datagram.
 const CONTROL: usize = 256;
 
-/// Buffers for a batch. Slots lie 64 KB apart in memory that costs nothing until it is written to.
-pub(super) struct Batch {
-    bytes: Vec<u8>,
-    names: Box<[libc::sockaddr_storage; BATCH]>,
-    controls: Box<[[u64; CONTROL / 8]; BATCH]>,
-    filled: [(usize, usize, usize); BATCH],
-}
-
-impl std::fmt::Debug for Batch {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Batch").finish_non_exhaustive()
-    }
-}
+/// Buffers for a batch.
+#[derive(Debug, Default)]
+pub(super) struct Batch(Slots<{ CONTROL / 8 }>);
 
 /// One received datagram, or a run of them.
 #[derive(Debug, Clone, Copy)]
@@ -45,68 +34,25 @@ pub(super) struct Incoming<'a> {
 
 impl Batch {
     pub(super) fn new() -> Self {
-        // SAFETY: a sockaddr_storage of zeros is a valid value (family AF_UNSPEC).
-        let name: libc::sockaddr_storage = unsafe { zeroed() };
-        Self {
-            bytes: vec![0; BATCH * SLOT],
-            names: Box::new([name; BATCH]),
-            controls: Box::new([[0; CONTROL / 8]; BATCH]),
-            filled: [(0, 0, 0); BATCH],
-        }
+        Self::default()
     }
 
     /// Receives what waits, up to a batch. Errors: `WouldBlock`, or the socket's pending error.
     pub(super) fn recv(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
-        // SAFETY: iovec and mmsghdr are plain C structs for which zeros are valid.
-        let mut iovs: [libc::iovec; BATCH] = unsafe { zeroed() };
-        // SAFETY: as above.
-        let mut msgs: [libc::mmsghdr; BATCH] = unsafe { zeroed() };
-        for (i, slot) in self.bytes.chunks_exact_mut(SLOT).enumerate() {
-            iovs[i] = libc::iovec {
-                iov_base: slot.as_mut_ptr().cast(),
-                iov_len: SLOT,
-            };
-            let h = &mut msgs[i].msg_hdr;
-            h.msg_name = (&raw mut self.names[i]).cast();
-            h.msg_namelen = socklen::<libc::sockaddr_storage>();
-            h.msg_iov = &raw mut iovs[i];
-            h.msg_iovlen = 1;
-            h.msg_control = self.controls[i].as_mut_ptr().cast();
-            h.msg_controllen = CONTROL;
-        }
-        // SAFETY: every header points to its own slot, name and control buffer, all of which outlive the call.
-        let n = unsafe {
-            libc::recvmmsg(
-                fd.as_raw_fd(),
-                msgs.as_mut_ptr(),
-                libc::c_uint::try_from(BATCH).unwrap_or(0),
-                libc::MSG_DONTWAIT,
-                std::ptr::null_mut(),
-            )
-        };
-        let n = usize::try_from(n).map_err(|_| io::Error::last_os_error())?;
-        for (i, m) in msgs.iter().take(n).enumerate() {
-            self.filled[i] = (
-                m.msg_len as usize,
-                m.msg_hdr.msg_namelen as usize,
-                m.msg_hdr.msg_controllen,
-            );
-        }
-        Ok(n)
+        self.0.recv(fd, BATCH)
     }
 
     /// The datagram in a slot that the last call filled.
     pub(super) fn get(&self, i: usize) -> Option<Incoming<'_>> {
-        let &(len, _, control) = self.filled.get(i)?;
-        let from = address(&self.names[i])?;
+        let (from, controls, payload) = self.0.get(i)?;
         let mut out = Incoming {
             from,
             local: None,
             tos: 0,
             segment: 0,
-            payload: self.bytes.get(i * SLOT..i * SLOT + len)?,
+            payload,
         };
-        for (level, kind, data) in Controls::new(&self.controls[i], control) {
+        for (level, kind, data) in controls {
             match (level, kind) {
                 (libc::SOL_UDP, libc::UDP_GRO) => {
                     out.segment = first4(data).map_or(0, |v| u16::try_from(v).unwrap_or(0));
@@ -136,57 +82,6 @@ impl Batch {
 
 fn first4(data: &[u8]) -> Option<i32> {
     data.first_chunk().map(|b| i32::from_ne_bytes(*b))
-}
-
-fn socklen<T>() -> libc::socklen_t {
-    libc::socklen_t::try_from(size_of::<T>()).unwrap_or(0)
-}
-
-/// Walks control messages as bytes: header of 16 bytes (length, level, type), data, padding to 8.
-struct Controls<'a>(&'a [u8]);
-
-impl<'a> Controls<'a> {
-    fn new(words: &'a [u64; CONTROL / 8], len: usize) -> Self {
-        // SAFETY: any u64 array may be read as bytes, and the length stays within it.
-        let bytes =
-            unsafe { std::slice::from_raw_parts(words.as_ptr().cast::<u8>(), len.min(CONTROL)) };
-        Self(bytes)
-    }
-}
-
-impl<'a> Iterator for Controls<'a> {
-    type Item = (i32, i32, &'a [u8]);
-    fn next(&mut self) -> Option<Self::Item> {
-        let len = usize::from_ne_bytes(*self.0.first_chunk()?);
-        let level = i32::from_ne_bytes(*self.0.get(8..)?.first_chunk()?);
-        let kind = i32::from_ne_bytes(*self.0.get(12..)?.first_chunk()?);
-        let data = self.0.get(16..len)?;
-        self.0 = self.0.get(len.next_multiple_of(8)..).unwrap_or_default();
-        Some((level, kind, data))
-    }
-}
-
-fn address(s: &libc::sockaddr_storage) -> Option<SocketAddr> {
-    let at: *const libc::sockaddr_storage = s;
-    match i32::from(s.ss_family) {
-        libc::AF_INET => {
-            // SAFETY: the family says that a sockaddr_in lies here, which is smaller than the storage.
-            let a = unsafe { &*at.cast::<libc::sockaddr_in>() };
-            Some(SocketAddr::new(
-                Ipv4Addr::from(u32::from_be(a.sin_addr.s_addr)).into(),
-                u16::from_be(a.sin_port),
-            ))
-        }
-        libc::AF_INET6 => {
-            // SAFETY: the family says that a sockaddr_in6 lies here, which is smaller than the storage.
-            let a = unsafe { &*at.cast::<libc::sockaddr_in6>() };
-            Some(SocketAddr::new(
-                Ipv6Addr::from_octets(a.sin6_addr.s6_addr).into(),
-                u16::from_be(a.sin6_port),
-            ))
-        }
-        _ => None,
-    }
 }
 
 /// Control messages in the making.
@@ -392,25 +287,6 @@ pub(super) fn forbid_fragments(fd: BorrowedFd<'_>, v6: bool, forbid: bool) {
     };
     // As old as IPv6 itself; without it the kernel does as its defaults say.
     let _ = set_int(fd, level, name, mode);
-}
-
-/// Sets an option that is an int.
-pub(super) fn set_int(fd: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> io::Result<()> {
-    // SAFETY: the option's value is an int on this stack frame, and its length is given.
-    let r = unsafe {
-        libc::setsockopt(
-            fd.as_raw_fd(),
-            level,
-            name,
-            (&raw const value).cast(),
-            socklen::<i32>(),
-        )
-    };
-    if r == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
 }
 
 /// Sets a socket option that is an array of words.
