@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use smoltcp::phy::{self, DeviceCapabilities, Medium};
 use smoltcp::time::Instant;
 
+use super::probe::Fins;
 use crate::gso::merge::Run;
 use crate::testing::link::Offered;
 use crate::wire::packet::Packet;
@@ -15,6 +16,7 @@ pub(super) struct Card {
     pub(super) mtu: u16,
     pub(super) arrived: VecDeque<Vec<u8>>,
     pub(super) leaving: VecDeque<Vec<u8>>,
+    fins: Fins,
 }
 
 impl Card {
@@ -23,17 +25,20 @@ impl Card {
             mtu,
             arrived: VecDeque::new(),
             leaving: VecDeque::new(),
+            fins: Fins::default(),
         }
     }
 
     /// Takes what leaves, each frame as it is.
     pub(super) fn plain(&mut self) -> Vec<Offered> {
+        self.correct();
         let frames = self.leaving.drain(..);
         frames.map(|f| (VnetHdr::default(), f)).collect()
     }
 
     /// Takes what leaves, neighbours of one flow as super-frames.
     pub(super) fn merged(&mut self) -> Vec<Offered> {
+        self.correct();
         let vnet = VnetHdr {
             flags: DATA_VALID,
             ..VnetHdr::default()
@@ -63,6 +68,12 @@ impl Card {
         }
         finish(run.take(), &mut out);
         out
+    }
+
+    fn correct(&mut self) {
+        for frame in &mut self.leaving {
+            self.fins.correct(frame);
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! A guest: a smoltcp stack with applications that follow scripts.
 
 mod device;
+mod probe;
 mod tcp;
 
 use core::fmt;
