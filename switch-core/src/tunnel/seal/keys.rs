@@ -28,70 +28,56 @@ fn wipe(bytes: &mut [u8; 32]) {
     black_box(bytes);
 }
 
-/// A host's private X25519 key. Never shown, and overwritten when dropped.
-#[derive(Clone)]
-pub struct HostSecret([u8; 32]);
-
-impl HostSecret {
-    /// The key of these bytes, all of which are possible keys.
-    #[must_use]
-    pub const fn new(bytes: [u8; 32]) -> Self {
-        Self(bytes)
-    }
-
-    /// A new key.
-    #[must_use]
-    pub fn generate(random: &mut dyn Random) -> Self {
-        let mut bytes = [0; 32];
-        random.fill(&mut bytes);
-        Self(bytes)
-    }
-
-    /// The bytes, to be stored.
-    #[must_use]
-    pub const fn bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
+macro_rules! secret {
+    ($(#[$meta:meta])* $name:ident) => {
+        $(#[$meta])*
+        #[derive(Clone)]
+        pub struct $name([u8; 32]);
+        impl $name {
+            /// That of these bytes, all of which are possible.
+            #[must_use]
+            pub const fn new(bytes: [u8; 32]) -> Self {
+                Self(bytes)
+            }
+            /// A new one.
+            #[must_use]
+            pub fn generate(random: &mut dyn Random) -> Self {
+                let mut bytes = [0; 32];
+                random.fill(&mut bytes);
+                Self(bytes)
+            }
+            /// The bytes, for those who may know them.
+            #[must_use]
+            pub const fn bytes(&self) -> &[u8; 32] {
+                &self.0
+            }
+        }
+        impl Drop for $name {
+            fn drop(&mut self) {
+                wipe(&mut self.0);
+            }
+        }
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(concat!(stringify!($name), "(..)"))
+            }
+        }
+    };
 }
 
-impl Drop for HostSecret {
-    fn drop(&mut self) {
-        wipe(&mut self.0);
-    }
+secret! {
+    /// A host's private X25519 key. Never shown, and overwritten when dropped.
+    HostSecret
 }
 
-impl fmt::Debug for HostSecret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("HostSecret(..)")
-    }
+secret! {
+    /// What the hosts of one network have in common, from the invitation. Who does not know it costs a host no more than
+    /// one MAC; it opens nothing by itself. Never shown, and overwritten when dropped.
+    #[derive(PartialEq, Eq)]
+    NetworkSecret
 }
-
-/// What the hosts of one network have in common, from the invitation. Who does not know it costs a host no more than
-/// one MAC; it opens nothing by itself. Never shown, and overwritten when dropped.
-#[derive(Clone, PartialEq, Eq)]
-pub struct NetworkSecret([u8; 32]);
 
 impl NetworkSecret {
-    /// The secret of these bytes.
-    #[must_use]
-    pub const fn new(bytes: [u8; 32]) -> Self {
-        Self(bytes)
-    }
-
-    /// A new secret.
-    #[must_use]
-    pub fn generate(random: &mut dyn Random) -> Self {
-        let mut bytes = [0; 32];
-        random.fill(&mut bytes);
-        Self(bytes)
-    }
-
-    /// The bytes, to be stored or written into an invitation.
-    #[must_use]
-    pub const fn bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
-
     /// HMAC-SHA256 of a label and a public key.
     fn derive(&self, label: &[u8], key: &[u8]) -> [u8; 32] {
         let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, &self.0));
@@ -115,18 +101,6 @@ impl NetworkSecret {
     /// The key that cookie replies of `sender` are sealed with.
     pub(super) fn cookie_key(&self, sender: &PublicKey) -> [u8; 32] {
         self.derive(b"weft cookie", &sender.0)
-    }
-}
-
-impl Drop for NetworkSecret {
-    fn drop(&mut self) {
-        wipe(&mut self.0);
-    }
-}
-
-impl fmt::Debug for NetworkSecret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("NetworkSecret(..)")
     }
 }
 
