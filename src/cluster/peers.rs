@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use switch_core::addr::PeerId;
 use switch_core::time::Tick;
+use switch_core::tunnel::peers::{News as Said, Source};
 use switch_core::tunnel::seal::{NetworkSecret, PeerConfig, PublicKey};
 
 use super::command::{Asked, News, View};
@@ -15,7 +16,24 @@ use super::run::Run;
 const AROUND: u16 = 16 + 16 + 8 + 14;
 
 impl Run {
-    pub(super) fn set_peer(&mut self, now: Tick, peer: PeerId, asked: Asked) {
+    /// Takes what the source of peers says.
+    pub(super) fn ask_source(&mut self, now: Tick) {
+        while let Some(said) = self.source.poll_news(now) {
+            match said {
+                Said::Peer(peer, asked) => self.set_peer(now, peer, asked),
+                Said::NoPeer(peer) => self.remove_peer(now, peer),
+                Said::Endpoint(peer, endpoint) => {
+                    if let Err(e) = self.announcer.place(now, peer, &endpoint) {
+                        let mac = endpoint.mac;
+                        self.complain(peer, format!("its endpoint {mac} is not taken: {e}"));
+                    }
+                }
+                Said::NoEndpoint(peer, vni, mac) => self.announcer.take_back(now, peer, vni, mac),
+            }
+        }
+    }
+
+    fn set_peer(&mut self, now: Tick, peer: PeerId, asked: Asked) {
         self.announcer.set_peer(now, peer, asked.rules.clone());
         // What it may no longer have goes while the ways there are known.
         self.hear_announcer(now);
@@ -65,7 +83,7 @@ impl Run {
         }
     }
 
-    pub(super) fn remove_peer(&mut self, now: Tick, peer: PeerId) {
+    fn remove_peer(&mut self, now: Tick, peer: PeerId) {
         self.announcer.remove_peer(now, peer);
         self.hear_announcer(now);
         self.forget(now, peer);

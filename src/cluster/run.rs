@@ -14,11 +14,12 @@ use switch_core::addr::{PeerId, Vni};
 use switch_core::time::Tick;
 use switch_core::tunnel::announce::{Announcer, Limits};
 use switch_core::tunnel::control::{Message, Ping, Probe};
+use switch_core::tunnel::peers::Static;
 use switch_core::tunnel::pmtu::{self, MtuEvent};
 use switch_core::tunnel::seal::{Event, HostSecret, Node, NodeConfig, Random, Suite};
 
 use super::Start;
-use super::command::{Command, News, Overlay};
+use super::command::{Asked, Command, News, Overlay};
 use super::install::{Change, Workers};
 use super::member::Member;
 use crate::endpoint::udp::UnderlaySocket;
@@ -50,6 +51,8 @@ pub(super) struct Run {
     slow: Slow,
     pub(super) node: Node,
     pub(super) announcer: Announcer,
+    /// Who says which peers there are: the plane.
+    pub(super) source: Static<Asked>,
     sockets: [Option<UnderlaySocket>; 2],
     pub(super) link_mtu: u16,
     pub(super) members: BTreeMap<PeerId, Member>,
@@ -90,6 +93,7 @@ impl Run {
             slow: start.slow,
             node,
             announcer: announcer.map_err(io::Error::other)?,
+            source: Static::default(),
             sockets: [None, None],
             link_mtu: start.link_mtu,
             members: BTreeMap::new(),
@@ -150,8 +154,14 @@ impl Run {
                     self.announcer.remove_network(now, vni);
                     self.overlays.remove(&vni);
                 }
-                Command::SetPeer(peer, asked) => self.set_peer(now, peer, *asked),
-                Command::RemovePeer(peer) => self.remove_peer(now, peer),
+                Command::SetPeer(peer, asked) => {
+                    self.source.set(peer, *asked);
+                    self.ask_source(now);
+                }
+                Command::RemovePeer(peer) => {
+                    self.source.remove(peer);
+                    self.ask_source(now);
+                }
                 Command::Join(endpoint) => {
                     if let Err(e) = self.announcer.join(now, &endpoint) {
                         tracing::warn!("endpoint {} is not announced: {e}", endpoint.mac);
