@@ -98,12 +98,14 @@ pub fn sandbox_name(
             .unwrap_or_default(),
     };
     name(&wanted, "name")?;
-    if let Some(other) = model
-        .of_sandbox(&wanted)
-        .find(|e| e.spec.sandbox.netns != sandbox.netns)
+    // Whoever asks for a name need not keep its case (RFC 4343).
+    let mut others = model.endpoints.values();
+    if let Some(other) = others
+        .find(|e| e.spec.sandbox.netns != sandbox.netns && e.name.eq_ignore_ascii_case(&wanted))
     {
         let message = format!(
-            "the name '{wanted}' belongs to another sandbox, on network '{}'",
+            "the name '{}' belongs to another sandbox, on network '{}'",
+            other.name,
             model.network_name(other.spec.network)
         );
         return Err(Problem::new(Code::NameTaken, message).at("name"));
@@ -236,12 +238,15 @@ fn all_names(
         let message = format!("{} aliases: at most {ALIASES}", wish.aliases.len());
         return Err(Problem::new(Code::BadOption, message).at("aliases"));
     }
-    let taken = |n: &str| model.services_on(network.spec.id).any(|s| s.wish.name == n);
+    let taken = |n: &str| {
+        let mut services = model.services_on(network.spec.id);
+        services.any(|s| s.wish.name.eq_ignore_ascii_case(n))
+    };
     let mut all = vec![sandbox.to_owned()];
     let fields = wish.hostname.iter().map(|h| ("hostname", h));
     for (field, text) in fields.chain(wish.aliases.iter().map(|a| ("aliases", a))) {
         let checked = coded(Code::BadName, field, names::host(field, text))?;
-        if !all.contains(&checked) {
+        if !all.iter().any(|n| n.eq_ignore_ascii_case(&checked)) {
             all.push(checked);
         }
     }

@@ -36,7 +36,17 @@ pub fn create(
         );
         return Err(Problem::new(Code::NameTaken, message).at("name"));
     }
-    if model.on_network(on).any(|e| e.names.contains(&wish.name)) {
+    let same = |name: &String| name.eq_ignore_ascii_case(&wish.name);
+    // Whoever asks for a name need not keep its case (RFC 4343).
+    let another = |s: &&Arc<ServiceRecord>| s.wish.name != wish.name && same(&s.wish.name);
+    if let Some(other) = model.services_on(on).find(another) {
+        let message = format!(
+            "there is a service '{}' on network '{}' already",
+            other.wish.name, wish.network
+        );
+        return Err(Problem::new(Code::NameTaken, message).at("name"));
+    }
+    if model.on_network(on).any(|e| e.names.iter().any(same)) {
         let message = format!(
             "the name '{}' is a sandbox's on network '{}'",
             wish.name, wish.network

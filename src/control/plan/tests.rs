@@ -157,6 +157,8 @@ fn endpoints_that_are_refused() {
         (2, wish("nowhere", "x"), Code::UnknownNetwork),
         (2, wish("web", "db"), Code::NameTaken),
         (2, wish("back", "db"), Code::NameTaken),
+        (2, wish("back", "DB"), Code::NameTaken),
+        (2, wish("web", "WWW"), Code::NameTaken),
         (1, wish("back", "other"), Code::NameTaken),
         (1, wish("web", "db"), Code::Connected),
         (2, wish("web", "www"), Code::NameTaken),
@@ -378,7 +380,14 @@ fn services_know_their_backends() {
         (wish(&["81"], &["b"]), Code::NameTaken),
         (
             ServiceWish {
-                name: "b".into(),
+                name: wish(&[], &[]).name.to_ascii_uppercase(),
+                ..wish(&["81"], &[])
+            },
+            Code::NameTaken,
+        ),
+        (
+            ServiceWish {
+                name: "B".into(),
                 ..wish(&["81"], &[])
             },
             Code::NameTaken,
