@@ -30,7 +30,8 @@ pub(super) fn block<T>(future: impl Future<Output = T>) -> T {
 /// A daemon that comes up in a world, on a disk. `None` when the disk fails.
 pub(super) fn up(world: &Rc<RefCell<World>>, disk: &Disk) -> Option<Engine<FakePlane>> {
     let (database, model) = open_backend(disk.clone()).ok()?;
-    let store = Store::start(database).unwrap();
+    let again = disk.clone();
+    let store = Store::start(database, move || Ok(open_backend(again.clone())?.0)).unwrap();
     let facts = Facts {
         descriptors: 20_000,
         host: "here".to_owned(),

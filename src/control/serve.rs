@@ -122,7 +122,9 @@ async fn serve_on<P: Plane>(listener: Listener, plane: P, options: &Options) -> 
     let (database, model) = open(&options.store)
         .await
         .with_context(|| format!("store {}", options.store.display()))?;
-    let store = Store::start(database).context("starting the store's thread")?;
+    let path = options.store.clone();
+    let again = move || store::reopen(&path);
+    let store = Store::start(database, again).context("starting the store's thread")?;
     let metrics = match options.metrics_port {
         None => None,
         Some(port) => {

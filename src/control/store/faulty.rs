@@ -44,6 +44,11 @@ impl Disk {
         state.tear = tear;
     }
 
+    /// It can be written again: what was full has room. What was written is seen, synced or not.
+    pub(crate) fn heal(&self) {
+        self.state().left = None;
+    }
+
     /// Writes so far.
     pub(crate) fn count(&self) -> u64 {
         self.state().count

@@ -8,7 +8,7 @@ mod open;
 mod records;
 mod writer;
 
-pub use open::{OpenError, open, open_backend};
+pub use open::{OpenError, open, open_backend, reopen};
 pub use records::{Key, Write, read};
 pub use writer::{Store, StoreError};
 

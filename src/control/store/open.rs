@@ -64,6 +64,19 @@ impl OpenError {
 /// Opens the store at `path`, and makes an empty one if nothing is there. Gives what is in it.
 /// Errors: see [`OpenError`]; the file is left as it was.
 pub fn open(path: &Path) -> Result<(Database, Model), OpenError> {
+    match there(path) {
+        Err(OpenError::Io(e)) if e.kind() == io::ErrorKind::NotFound => create(path),
+        opened => opened,
+    }
+}
+
+/// Opens the store at `path` once more. Errors: see [`OpenError`]; one that is gone by now is not made anew, since it would
+/// hold nothing of what the switch has.
+pub fn reopen(path: &Path) -> Result<Database, OpenError> {
+    there(path).map(|(database, _)| database)
+}
+
+fn there(path: &Path) -> Result<(Database, Model), OpenError> {
     match OpenOptions::new().read(true).write(true).open(path) {
         // A pipe would be waited for when it is read.
         Ok(file) if !file.metadata()?.is_file() => Err(OpenError::Foreign),
@@ -77,7 +90,6 @@ pub fn open(path: &Path) -> Result<(Database, Model), OpenError> {
             check(path, &bytes)?;
             open_backend(backend)
         }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => create(path),
         Err(e) => Err(e.into()),
     }
 }

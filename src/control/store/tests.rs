@@ -1,5 +1,6 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::faulty::Disk;
@@ -15,6 +16,16 @@ fn block<T>(future: impl Future<Output = T>) -> T {
         .build()
         .unwrap()
         .block_on(future)
+}
+
+fn start(database: redb::Database, disk: &Disk) -> Store {
+    let disk = disk.clone();
+    Store::start(database, move || Ok(open_backend(disk.clone())?.0)).unwrap()
+}
+
+fn again(path: &Path) -> impl FnMut() -> Result<redb::Database, OpenError> + Send + 'static {
+    let path = path.to_owned();
+    move || reopen(&path)
 }
 
 /// A model with one network more.
@@ -54,7 +65,7 @@ fn write(disk: &Disk, history: &[Model]) -> usize {
         return 0;
     };
     assert_eq!(model, Model::default());
-    let store = Store::start(database).unwrap();
+    let store = start(database, disk);
     let steps = history.windows(2);
     let done = steps.take_while(|pair| {
         let writes = diff::writes(&pair[0], &pair[1]);
@@ -98,7 +109,7 @@ fn what_is_acknowledged_survives_a_death_at_every_write() {
 fn commits_that_wait_are_written_together() {
     let disk = Disk::default();
     let (database, _) = open_backend(disk.clone()).unwrap();
-    let store = Store::start(database).unwrap();
+    let store = start(database, &disk);
     let mut model = Model::default();
     let mut batches = Vec::new();
     for n in 0..64 {
@@ -126,7 +137,7 @@ fn commits_that_wait_are_written_together() {
     assert_eq!(open_backend(disk.reborn()).unwrap().1, model);
     let alone = Disk::default();
     let (database, _) = open_backend(alone.clone()).unwrap();
-    let store = Store::start(database).unwrap();
+    let store = start(database, &alone);
     let before = alone.count();
     let mut model = Model::default();
     for n in 0..64 {
@@ -143,6 +154,53 @@ fn commits_that_wait_are_written_together() {
 }
 
 #[test]
+fn after_a_disk_was_full_it_is_written_again_without_what_was_refused() {
+    let history = history();
+    let step = |n: usize| diff::writes(&history[n], &history[n + 1]);
+    let mut refusals = 0;
+    for at in 1.. {
+        let disk = Disk::default();
+        let (database, _) = open_backend(disk.clone()).unwrap();
+        let store = start(database, &disk);
+        block(store.commit(step(0))).unwrap();
+        disk.fail_at(at, false);
+        if block(store.commit(step(1))).is_ok() {
+            // The write that fails is behind the commit: every one of it has been tried.
+            break;
+        }
+        refusals += 1;
+        // Still no room.
+        assert!(block(store.commit(step(1))).is_err());
+        disk.heal();
+        // As if the second network had never been wished for: it comes first now.
+        let mut expected = history[1].clone();
+        for n in 7..9 {
+            let next = grown(&expected, n);
+            block(store.commit(diff::writes(&expected, &next))).unwrap();
+            expected = next;
+        }
+        drop(store);
+        assert_eq!(
+            open_backend(disk.reborn()).unwrap().1,
+            expected,
+            "write {at}"
+        );
+    }
+    assert!(refusals > 2, "{refusals} writes were refused");
+}
+
+#[test]
+fn a_store_that_is_gone_is_not_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("weft.redb");
+    drop(open(&path).unwrap());
+    assert!(reopen(&path).is_ok());
+    fs::remove_file(&path).unwrap();
+    assert!(matches!(reopen(&path), Err(OpenError::Io(_))));
+    assert!(!path.exists());
+}
+
+#[test]
 fn a_file_is_kept_and_locked() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("weft.redb");
@@ -154,7 +212,7 @@ fn a_file_is_kept_and_locked() {
     );
     assert!(matches!(open(&path), Err(OpenError::Busy)));
     let next = grown(&model, 1);
-    let store = Store::start(database).unwrap();
+    let store = Store::start(database, again(&path)).unwrap();
     block(store.commit(diff::writes(&model, &next))).unwrap();
     drop(store);
     assert_eq!(open(&path).unwrap().1, next);
@@ -165,7 +223,7 @@ fn what_is_torn_or_alien_is_refused_and_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("weft.redb");
     let (database, model) = open(&path).unwrap();
-    let store = Store::start(database).unwrap();
+    let store = Store::start(database, again(&path)).unwrap();
     let mut next = model.clone();
     for n in 0..20 {
         next = grown(&next, n);

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use redb::Database;
 use tokio::sync::oneshot;
 
+use super::open::OpenError;
 use super::records::{RECORDS, Write};
 
 /// Commits that become one transaction at most.
@@ -16,21 +17,15 @@ const GROUP: usize = 256;
 /// Why records could not be written.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
-    /// The database has refused; what is on the disk is one of: all of these records, or none of them.
-    #[error("{}", failed(.0))]
+    /// The database has refused; what it holds is what it held before, at the latest when it is written again.
+    #[error("the store cannot be written: {0}")]
     Failed(Arc<redb::Error>),
+    /// After a failure the store is opened anew, and that has failed.
+    #[error("the store cannot be opened again: {0}")]
+    Reopen(Arc<OpenError>),
     /// The thread has ended.
     #[error("the store is closed")]
     Closed,
-}
-
-/// What has failed, and what to do where nothing will succeed until the store is opened again.
-fn failed(error: &redb::Error) -> String {
-    if let redb::Error::PreviousIo = error {
-        return "the store cannot be written since its disk has failed; see to that, and start the switch again"
-            .to_owned();
-    }
-    format!("the store cannot be written: {error}")
 }
 
 type Answer = oneshot::Sender<Result<(), StoreError>>;
@@ -43,12 +38,21 @@ pub struct Store {
 }
 
 impl Store {
-    /// Starts the thread. Errors: it cannot be started.
-    pub fn start(database: Database) -> io::Result<Self> {
+    /// Starts the thread. `reopen` opens the same store again after its disk has failed, since redb writes no more then.
+    /// Errors: it cannot be started.
+    pub fn start(
+        database: Database,
+        reopen: impl FnMut() -> Result<Database, OpenError> + Send + 'static,
+    ) -> io::Result<Self> {
         let (commits, waiting) = channel();
+        let mut writer = Writer {
+            database: Some(database),
+            doubtful: Vec::new(),
+            reopen: Box::new(reopen),
+        };
         let thread = std::thread::Builder::new()
             .name("store".to_owned())
-            .spawn(move || run(&database, &waiting))?;
+            .spawn(move || writer.run(&waiting))?;
         Ok(Self {
             commits: Some(commits),
             thread: Some(thread),
@@ -80,32 +84,80 @@ impl Drop for Store {
     }
 }
 
-fn run(database: &Database, waiting: &Receiver<(Vec<Write>, Answer)>) {
-    while let Ok(first) = waiting.recv() {
-        let mut group = vec![first];
-        group.extend(waiting.try_iter().take(GROUP - 1));
-        let writes = group.iter().flat_map(|(writes, _)| writes);
-        let result = transact(database, writes).map_err(|e| StoreError::Failed(Arc::new(e)));
-        for (_, answer) in group {
-            // Whoever asked may have gone.
-            let _ = answer.send(result.clone());
+type Value = (String, Option<Vec<u8>>);
+
+struct Writer {
+    /// None since a failure, until it is opened again.
+    database: Option<Database>,
+    /// What stood where a failed transaction wrote: whether that one is on the disk is not known.
+    doubtful: Vec<Value>,
+    reopen: Box<dyn FnMut() -> Result<Database, OpenError> + Send>,
+}
+
+impl Writer {
+    fn run(&mut self, waiting: &Receiver<(Vec<Write>, Answer)>) {
+        while let Ok(first) = waiting.recv() {
+            let mut group = vec![first];
+            group.extend(waiting.try_iter().take(GROUP - 1));
+            let writes = group.iter().flat_map(|(writes, _)| writes);
+            let values: Vec<_> = writes
+                .map(|w| (w.key.to_string(), w.value.as_deref()))
+                .collect();
+            let result = self.write(&values);
+            for (_, answer) in group {
+                // Whoever asked may have gone.
+                let _ = answer.send(result.clone());
+            }
         }
+    }
+
+    fn write(&mut self, values: &[(String, Option<&[u8]>)]) -> Result<(), StoreError> {
+        let database = match self.database.take() {
+            Some(database) => database,
+            None => self.again()?,
+        };
+        // The newest first, as several of one group may write to one place.
+        let mut before = Vec::with_capacity(values.len());
+        let result = transact(&database, values, &mut before);
+        if let Err(error) = result {
+            before.reverse();
+            self.doubtful = before;
+            return Err(StoreError::Failed(Arc::new(error)));
+        }
+        self.database = Some(database);
+        Ok(())
+    }
+
+    /// Opens the store again, and takes back what was told to have failed.
+    fn again(&mut self) -> Result<Database, StoreError> {
+        let database = (self.reopen)().map_err(|e| StoreError::Reopen(Arc::new(e)))?;
+        let values: Vec<_> = self
+            .doubtful
+            .iter()
+            .map(|(key, value)| (key.clone(), value.as_deref()))
+            .collect();
+        transact(&database, &values, &mut Vec::new())
+            .map_err(|e| StoreError::Failed(Arc::new(e)))?;
+        self.doubtful.clear();
+        Ok(database)
     }
 }
 
-fn transact<'a>(
+/// Writes all or nothing. `before` gets what stood there.
+fn transact(
     database: &Database,
-    writes: impl Iterator<Item = &'a Write>,
+    values: &[(String, Option<&[u8]>)],
+    before: &mut Vec<Value>,
 ) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
     {
         let mut records = transaction.open_table(RECORDS)?;
-        for write in writes {
-            let key = write.key.to_string();
-            match &write.value {
-                Some(value) => records.insert(key.as_str(), value.as_slice())?,
+        for (key, value) in values {
+            let old = match value {
+                Some(value) => records.insert(key.as_str(), *value)?,
                 None => records.remove(key.as_str())?,
             };
+            before.push((key.clone(), old.map(|old| old.value().to_vec())));
         }
     }
     transaction.commit()?;
