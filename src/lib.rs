@@ -5,5 +5,6 @@ pub mod config;
 pub mod control;
 pub mod endpoint;
 pub mod host;
+pub mod memory;
 pub mod observe;
 pub mod worker;

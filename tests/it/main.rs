@@ -32,6 +32,7 @@ mod icmp;
 mod impair;
 mod layering;
 mod loopback;
+mod memory;
 mod overlay_faults;
 mod overlay_sealed;
 mod overlay_vxlan;
@@ -45,3 +46,6 @@ mod source;
 mod support;
 mod tcp;
 mod udp;
+
+#[global_allocator]
+static MEMORY: weft::memory::Lazy = weft::memory::Lazy;
