@@ -51,10 +51,16 @@ impl Peer {
             self.look(now, shared);
         }
         if self.attempt.is_none() && self.wants_handshake(now) {
+            // What the peer has begun, and this side has just answered, will most likely do.
+            let answered = self.next.as_ref().map(|session| session.made);
+            let next = match answered.map(|at| at + FIRST_WAIT * 2) {
+                Some(at) if now < at => at + shared.jitter(FIRST_WAIT),
+                _ => now,
+            };
             self.attempt = Some(Attempt {
                 since: now,
                 tries: 0,
-                next: now,
+                next,
             });
         }
         if self.attempt.is_some_and(|attempt| attempt.next <= now) {
