@@ -77,12 +77,10 @@ unsafe impl GlobalAlloc for Lazy {
         // SAFETY: the caller promises that the size is not zero.
         let moved = unsafe { self.alloc(new) };
         if !moved.is_null() {
-            // SAFETY: the old memory has `layout.size()` bytes, the new one `size`, and they do not overlap; the old one is
-            // the caller's no more.
-            unsafe {
-                at.copy_to_nonoverlapping(moved, layout.size().min(size));
-                self.dealloc(at, layout);
-            }
+            // SAFETY: the old memory has `layout.size()` bytes, the new one `size`, and they do not overlap.
+            unsafe { at.copy_to_nonoverlapping(moved, layout.size().min(size)) };
+            // SAFETY: the old memory came from here with this layout, and is the caller's no more.
+            unsafe { self.dealloc(at, layout) };
         }
         moved
     }
