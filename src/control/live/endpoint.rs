@@ -308,7 +308,10 @@ impl LivePlane {
             ifname: spec.ifname.clone(),
             mac: spec.mac,
             mtu: spec.mtu,
-            gso_max_size: None,
+            gso_max_size: net
+                .overlay
+                .as_ref()
+                .and_then(|o| o.carrier.gso_max_size(spec.mtu)),
             vnet: true,
             // At home it goes with this process, however that ends: the next one finds the place as it was.
             persistent: spec.persistent && !self.at_home,

@@ -30,6 +30,20 @@ pub enum Carrier {
     FlannelUdp,
 }
 
+/// Headers of IPv4 and UDP. Units: bytes.
+const UDP_OVER_IPV4: u32 = 20 + 8;
+/// What one send over IPv6 takes at most, which is less than over IPv4. Units: bytes.
+const LONGEST_RUN: u32 = 65_535 - 40 - 8;
+/// Datagrams that one send is cut into. Source: UDP_MAX_SEGMENTS of linux/udp.h before 6.9.
+const MAX_SEGMENTS: u32 = 64;
+/// IPv4 and TCP with timestamps, as in nearly every segment. Units: bytes.
+const TCP_HEADERS: u32 = 20 + 32;
+/// What Linux keeps free of a super-frame: MAX_TCP_HEADER and one, which is 161 to 385 as it is configured; the rest is less
+/// than a segment. Source: net/core/sock.c, `sk_dst_gso_max_size`. Units: bytes.
+const TCP_SPARE: u32 = 448;
+/// An interface's own, unless another is set. Source: linux/netdevice.h. Units: bytes.
+const GSO_LEGACY_MAX_SIZE: u32 = 65_536;
+
 impl Carrier {
     /// The UDP port that is used unless another is asked for. Source: RFC 7348 section 5; flannel's backend/udp.
     #[must_use]
@@ -51,6 +65,17 @@ impl Carrier {
             Self::Vxlan => ip + 8 + 8 + 14,
             Self::FlannelUdp => ip + 8,
         }
+    }
+
+    /// The longest super-frame whose segments leave as one run of datagrams: a longer one would cost a second send for a
+    /// few segments. None where not even two fit, or all do. Units: bytes, as of the interface's `gso_max_size`.
+    #[must_use]
+    pub fn gso_max_size(self, mtu: u16) -> Option<u32> {
+        let mtu = u32::from(mtu);
+        let datagram = mtu + u32::from(self.overhead(false)) - UDP_OVER_IPV4;
+        let segments = (LONGEST_RUN / datagram).min(MAX_SEGMENTS);
+        let size = segments * mtu.saturating_sub(TCP_HEADERS) + TCP_SPARE;
+        (segments > 1 && size < GSO_LEGACY_MAX_SIZE).then_some(size)
     }
 
     /// Its word, as in files.
@@ -351,6 +376,30 @@ mod tests {
         assert_eq!(all.map(|c| c.overhead(false)), [82, 50, 28]);
         assert_eq!(all.map(|c| c.overhead(true)), [102, 70, 48]);
         assert_eq!(all.map(Carrier::port), [7348, 4789, 8285]);
+    }
+
+    #[test]
+    fn a_super_frame_has_the_segments_of_one_run() {
+        for (carrier, mtu, datagram, segments) in [
+            (Carrier::Vxlan, 1450, 1472, 44),
+            (Carrier::Sealed, 1418, 1472, 44),
+            (Carrier::FlannelUdp, 1472, 1472, 44),
+            (Carrier::Sealed, 1198, 1252, 52),
+            (Carrier::Vxlan, 8950, 8972, 7),
+        ] {
+            let size = carrier.gso_max_size(mtu).unwrap();
+            assert!(datagram * segments <= 65_507 && datagram * (segments + 1) > 65_487);
+            // Over IPv4, with what kernels keep free, and over IPv6 where segments are few enough.
+            for (headers, spare) in [(52, 161), (52, 385), (72, 161), (72, 385)] {
+                if headers == 72 && segments > 44 {
+                    continue;
+                }
+                let fit = (size - spare) / (u32::from(mtu) - headers);
+                assert_eq!(fit, segments, "{carrier} {mtu} {headers} {spare}");
+            }
+        }
+        assert_eq!(Carrier::Vxlan.gso_max_size(65_450), None);
+        assert_eq!(Carrier::Sealed.gso_max_size(40_000), None);
     }
 
     #[test]
