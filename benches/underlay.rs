@@ -21,7 +21,7 @@ use switch_core::tunnel::seal::{KEY_LEN, OpenKey, SendKey, Suite};
 use switch_core::tunnel::vxlan;
 use weft::endpoint::tap::{Tap, TapOptions};
 use weft::endpoint::tap_io::TapEndpoint;
-use weft::endpoint::udp::{PathMtu, UnderlaySocket};
+use weft::endpoint::udp::{Name, PathMtu, UnderlaySocket};
 use weft::endpoint::{Endpoint, Opened, RX_BUFFER};
 use weft::worker::budget::Turn;
 use weft::worker::underlay::rx::{Carrier, Target, UnderlayRx};
@@ -88,9 +88,9 @@ impl Host {
             let (ours, theirs) = (number(local), number(remote));
             let send = SendKey::new(suite, &key(ours), theirs).context("a key")?;
             let open = OpenKey::new(suite, &key(theirs), ours).context("a key")?;
-            tx.set_key(PEER, Some((Arc::new(send), to)));
+            tx.set_key(PEER, Some((Arc::new(send), Name::from(to))));
             tx.set_way(PORT, NET, Way::Sealed { peer: PEER, vni });
-            rx.add_key(open, PEER, to);
+            rx.add_key(open, PEER, (to, None));
             rx.accept(vni, Origin::Sealed(PEER), target);
             (tx, Carrier::Sealed)
         } else {

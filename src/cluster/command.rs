@@ -62,6 +62,11 @@ pub enum Command {
     SetPeer(PeerId, Box<Asked>),
     /// There is no such peer any more.
     RemovePeer(PeerId),
+    /// The host has other addresses.
+    HostChanged {
+        /// The MTU of the way to the world.
+        link_mtu: u16,
+    },
     /// An endpoint of this host is there, or has changed.
     Join(Announced),
     /// An endpoint of this host is gone.

@@ -6,11 +6,14 @@ use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 use switch_core::addr::{Mac, PeerId, PortId};
+use switch_core::l2::snoop::Wants;
 use switch_core::respond::Guest;
 use switch_core::respond::directory::Owner;
+use switch_core::time::Tick;
 use switch_core::tunnel::control::record::Announced;
 use switch_core::tunnel::seal::{OpenKey, SendKey};
 
+use crate::endpoint::udp::Name;
 use crate::worker::board::Board;
 use crate::worker::{Job, Signals};
 
@@ -28,6 +31,12 @@ pub(super) enum Change {
     },
     /// It is gone.
     Down { slot: u32, port: PortId, mac: Mac },
+    /// Its host wants this of multicast.
+    Wants {
+        slot: u32,
+        port: PortId,
+        wants: Arc<Wants>,
+    },
     /// The way to its host takes packets of this size.
     Mtu { slot: u32, port: PortId, mtu: u16 },
 }
@@ -37,30 +46,34 @@ pub(super) enum Change {
 pub(super) struct Workers(pub(super) Vec<Arc<Signals>>);
 
 impl Workers {
-    /// Has one worker do something and waits until it has.
-    fn on(&self, worker: usize, what: impl FnOnce(&mut Board) + Send + 'static) {
-        let Some(signals) = self.0.get(worker) else {
-            return;
-        };
+    /// Has one worker do something and waits until it has. `None` if it has ended, or takes too long.
+    fn on<R: Send + 'static>(
+        &self,
+        worker: usize,
+        what: impl FnOnce(&mut Board) -> R + Send + 'static,
+    ) -> Option<R> {
+        let signals = self.0.get(worker)?;
         let (done, waits) = sync_channel(1);
         let mut job: Job = Box::new(move |board| {
-            what(board);
-            let _ = done.send(());
+            // Nobody waits any more where it took too long.
+            let _ = done.send(what(board));
         });
         let since = Instant::now();
         while let Err(back) = signals.ask(job) {
             if since.elapsed() > PATIENCE {
-                return;
+                return None;
             }
             std::thread::sleep(Duration::from_millis(1));
             job = back;
         }
         // A worker that has ended drops the job, and that is told elsewhere.
-        let _ = waits.recv_timeout(PATIENCE);
+        waits.recv_timeout(PATIENCE).ok()
     }
 
     fn on_all(&self, what: impl Fn(&mut Board) + Send + Clone + 'static) {
-        (0..self.0.len()).for_each(|worker| self.on(worker, what.clone()));
+        for worker in 0..self.0.len() {
+            self.on(worker, what.clone());
+        }
     }
 
     /// The worker that datagrams with this index come to.
@@ -68,10 +81,10 @@ impl Workers {
         index as usize % self.0.len().max(1)
     }
 
-    pub(super) fn receive(&self, peer: PeerId, key: OpenKey, from: SocketAddr) {
+    pub(super) fn receive(&self, peer: PeerId, key: OpenKey, ends: (SocketAddr, Option<IpAddr>)) {
         let owner = self.owner(key.index());
         self.on(owner, move |board| {
-            board.tunnels().rx.add_key(key, peer, from);
+            board.tunnels().rx.add_key(key, peer, ends);
         });
     }
 
@@ -82,7 +95,7 @@ impl Workers {
     }
 
     /// Has frames for a peer sealed with this key and sent there; or dropped.
-    pub(super) fn send(&self, peer: PeerId, key: Option<(Arc<SendKey>, SocketAddr)>) {
+    pub(super) fn send(&self, peer: PeerId, key: Option<(Arc<SendKey>, Name)>) {
         self.on_all(move |board| {
             if let Some(underlay) = &mut board.io.underlay {
                 underlay.set_key(peer, key.clone());
@@ -91,12 +104,19 @@ impl Workers {
     }
 
     /// Has frames for a peer sent to another place, with the key that there is.
-    pub(super) fn moved(&self, peer: PeerId, to: SocketAddr) {
+    pub(super) fn moved(&self, peer: PeerId, to: Name) {
         self.on_all(move |board| {
             if let Some(underlay) = &mut board.io.underlay {
                 underlay.move_peer(peer, to);
             }
         });
+    }
+
+    /// What of a network's multicast is wanted here, and when that is to be looked at again. `None` if there is no such
+    /// network.
+    pub(super) fn wants(&self, slot: u32, now: Tick, before: Wants) -> Option<(Wants, Tick)> {
+        let wants = move |board: &mut Board| Some(board.net(slot)?.wants(now, &before));
+        self.on(0, wants)?
     }
 
     pub(super) fn change(&self, changes: Vec<Change>) {
@@ -127,6 +147,10 @@ fn apply(board: &mut Board, change: &Change) {
                 switch.remove_remote(*port, *mac);
                 switch.remove_names(owner(*mac));
             });
+        }
+        Change::Wants { slot, port, wants } => {
+            let wants = Some(Arc::clone(wants));
+            board.with(*slot, |switch, _| switch.set_wants(*port, wants));
         }
         Change::Mtu { slot, port, mtu } => {
             board.with(*slot, |switch, _| switch.set_remote_mtu(*port, *mtu));

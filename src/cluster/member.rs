@@ -23,6 +23,11 @@ const LATELY: usize = 100;
 const ASKED: usize = 64;
 /// Problems that are kept of one peer.
 const PROBLEMS: usize = 16;
+/// Between two looks at what is sent, at least.
+const WINDOW: Duration = Duration::from_millis(200);
+/// Questions that are sent soon after each other when the host's network has changed, and the time between.
+const HASTY: u8 = 4;
+const HASTE: Duration = Duration::from_millis(300);
 /// Datagrams between two looks that are more than the sessions' own: what they may be is worth knowing soon.
 const BUSY: u64 = 16;
 
@@ -40,7 +45,9 @@ pub(super) struct Member {
     pub(super) heard: Option<u32>,
     /// What is sent to it is sealed with this; and how much was, at the last look.
     key: Option<(Arc<SendKey>, u64)>,
+    looked: Tick,
     next_ping: Tick,
+    hasty: u8,
     pings: u32,
     /// The question that is under way, and since when.
     pending: Option<(u32, Tick)>,
@@ -61,7 +68,9 @@ impl Member {
             rtt: None,
             heard: None,
             key: None,
+            looked: now,
             next_ping: Tick::NEVER,
+            hasty: 0,
             pings: 0,
             pending: None,
             answered: VecDeque::new(),
@@ -88,16 +97,31 @@ impl Member {
         self.key = Some((Arc::clone(key), key.sealed()));
     }
 
-    /// Sees whether much is sent to it.
-    pub(super) fn look(&mut self, now: Tick) {
+    /// Sees whether much is sent to it. True if so.
+    pub(super) fn look(&mut self, now: Tick) -> bool {
         let Some((key, seen)) = &mut self.key else {
-            return;
+            return false;
         };
+        if now < self.looked + WINDOW {
+            return false;
+        }
+        self.looked = now;
         let sealed = key.sealed();
-        if sealed.saturating_sub(*seen) > BUSY {
+        let busy = sealed.saturating_sub(*seen) > BUSY;
+        *seen = sealed;
+        if busy {
             self.mtu.sent_large(now);
         }
-        *seen = sealed;
+        busy
+    }
+
+    /// The host's network has changed: it is to see where this host is now.
+    pub(super) fn stir(&mut self, now: Tick, link_mtu: u16) {
+        self.mtu.set_max(now, link_mtu);
+        if self.up {
+            self.hasty = HASTY;
+            self.next_ping = now;
+        }
     }
 
     /// When there is something to ask, or a question is lost.
@@ -117,10 +141,11 @@ impl Member {
             self.pending = None;
             self.note(false);
         }
-        if now < self.next_ping || self.pending.is_some() {
+        if now < self.next_ping || (self.pending.is_some() && self.hasty == 0) {
             return None;
         }
-        self.next_ping = now + EVERY;
+        self.next_ping = now + if self.hasty > 0 { HASTE } else { EVERY };
+        self.hasty = self.hasty.saturating_sub(1);
         let ping = self.question(now);
         self.pending = Some((ping.id, now));
         Some(ping)
@@ -155,6 +180,9 @@ impl Member {
         }
         if self.pending.is_some_and(|(id, _)| id == pong.id) {
             self.pending = None;
+            if core::mem::take(&mut self.hasty) > 0 {
+                self.next_ping = now + EVERY;
+            }
             self.rtt = Some(took);
             self.note(true);
         }

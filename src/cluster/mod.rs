@@ -5,13 +5,16 @@
 //! The machines are the core's (`tunnel::seal`, `tunnel::announce`, `tunnel::pmtu`); here is what they need of the
 //! world: sockets, a clock, random bytes.
 //!
-//! Files: `command` is what the plane says and is told, `run` the thread, `install` what the workers get, `member` a peer, `peers` how they come and go.
+//! Files: `command` is what the plane says and is told, `run` the thread, `install` what the workers get, `member` a peer, `peers` how they come and go,
+//! `groups` what of multicast is wanted here, `sources` from which address a peer is answered.
 
 mod command;
+mod groups;
 mod install;
 mod member;
 mod peers;
 mod run;
+mod sources;
 mod tell;
 
 use std::io;

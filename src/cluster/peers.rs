@@ -109,6 +109,7 @@ impl Run {
             member.rises(now);
             member.mtu.restart(now, self.link_mtu);
             self.announcer.connected(now, peer);
+            self.groups.hurry(now);
         }
     }
 

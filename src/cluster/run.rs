@@ -20,13 +20,17 @@ use switch_core::tunnel::seal::{Event, HostSecret, Node, NodeConfig, Random, Sui
 
 use super::Start;
 use super::command::{Asked, Command, News, Overlay};
+use super::groups::Groups;
 use super::install::{Change, Workers};
 use super::member::Member;
-use crate::endpoint::udp::UnderlaySocket;
+use super::sources::Sources;
+use crate::endpoint::udp::{UnderlaySocket, path_mtu};
 use crate::worker::underlay::slow::{Slow, SlowMessage, What};
 
 /// Messages that are taken before others have their turn.
 const TURN: usize = 64;
+/// While anything is sent to peers it looks so often how much.
+const LOOK: Duration = Duration::from_millis(500);
 /// It rests no longer than this, so that a clock that leaps does no harm.
 const LONGEST: Duration = Duration::from_secs(60);
 
@@ -48,7 +52,7 @@ pub(super) struct Run {
     wake: Arc<EventFd>,
     pub(super) news: Sender<News>,
     pub(super) told: Arc<EventFd>,
-    slow: Slow,
+    pub(super) slow: Slow,
     pub(super) node: Node,
     pub(super) announcer: Announcer,
     /// Who says which peers there are: the plane.
@@ -59,6 +63,10 @@ pub(super) struct Run {
     pub(super) overlays: BTreeMap<Vni, Overlay>,
     pub(super) workers: Workers,
     pub(super) changes: Vec<Change>,
+    pub(super) groups: Groups,
+    sources: Sources,
+    /// When to look whether anything is sent still.
+    look: Tick,
     out: Vec<u8>,
 }
 
@@ -100,6 +108,9 @@ impl Run {
             overlays: BTreeMap::new(),
             workers: Workers(start.workers),
             changes: Vec::new(),
+            groups: Groups::default(),
+            sources: Sources::default(),
+            look: Tick::NEVER,
             out: Vec::new(),
         })
     }
@@ -149,6 +160,7 @@ impl Run {
                         tracing::warn!("network '{}' is not announced: {e}", overlay.network.name);
                     }
                     self.overlays.insert(overlay.network.vni, overlay);
+                    self.groups.hurry(now);
                 }
                 Command::RemoveNetwork(vni) => {
                     self.announcer.remove_network(now, vni);
@@ -161,6 +173,12 @@ impl Run {
                 Command::RemovePeer(peer) => {
                     self.source.remove(peer);
                     self.ask_source(now);
+                }
+                Command::HostChanged { link_mtu } => {
+                    self.link_mtu = link_mtu;
+                    for member in self.members.values_mut() {
+                        member.stir(now, link_mtu);
+                    }
                 }
                 Command::Join(endpoint) => {
                     if let Err(e) = self.announcer.join(now, &endpoint) {
@@ -185,8 +203,26 @@ impl Run {
     fn hear(&mut self, now: Tick, message: &SlowMessage) {
         let from = message.from;
         match message.what {
-            What::Handshake => self.node.handle_datagram(now, from, &message.bytes),
-            What::Moved(peer, index) => self.node.heard(now, peer, index, from),
+            What::Handshake => {
+                self.sources.note(from, message.to);
+                self.node.handle_datagram(now, from, &message.bytes);
+            }
+            What::Moved(peer, index) => {
+                let other = self.sources.note(from, message.to);
+                self.node.heard(now, peer, index, from);
+                let at = self.node.status(peer).and_then(|s| s.endpoint);
+                if other && at == Some(from) {
+                    self.workers.moved(peer, self.sources.name(from));
+                }
+            }
+            What::TooBig(peer) => {
+                let to = self.node.status(peer).and_then(|s| s.endpoint);
+                let mtu = to.and_then(|to| path_mtu(to).ok());
+                let mtu = mtu.and_then(|mtu| u16::try_from(mtu).ok());
+                if let (Some(member), Some(mtu)) = (self.members.get_mut(&peer), mtu) {
+                    member.mtu.too_big(now, mtu);
+                }
+            }
             What::Control(peer, index) => {
                 // Who answers a handshake sends nothing with the new key before it has heard with it.
                 let member = self.members.get_mut(&peer);
@@ -242,9 +278,8 @@ impl Run {
         if self.announcer.poll_timeout().is_some_and(|due| due <= now) {
             self.announcer.handle_timeout(now);
         }
-        for member in self.members.values_mut().filter(|m| m.up) {
-            member.look(now);
-        }
+        self.look_at_members(now);
+        self.look_at_groups(now);
         let due: Vec<PeerId> = self
             .members
             .iter()
@@ -270,6 +305,20 @@ impl Run {
         }
         self.out = out;
         self.workers.change(core::mem::take(&mut self.changes));
+    }
+
+    /// Sees to whom much is sent: what may be sent there is worth knowing soon.
+    fn look_at_members(&mut self, now: Tick) {
+        let mut busy = false;
+        for member in self.members.values_mut().filter(|m| m.up) {
+            busy |= member.look(now);
+        }
+        if busy || (self.look == Tick::NEVER && self.slow.is_stirred()) {
+            self.look = now + LOOK;
+        } else if self.look <= now {
+            self.look = Tick::NEVER;
+            self.slow.calm();
+        }
     }
 
     /// Questions and probes that are due.
@@ -334,7 +383,7 @@ impl Run {
 
     fn send(&mut self, to: SocketAddr, bytes: &[u8]) {
         let socket = self.sockets[usize::from(to.is_ipv6())].as_mut();
-        let sent = socket.map(|s| s.send_one(to, bytes));
+        let sent = socket.map(|s| s.send_one(&self.sources.name(to), bytes));
         if let Some(Err(e)) = sent {
             // What was lost is said again, as if the network had lost it.
             tracing::trace!("to {to}: {e}");
@@ -347,17 +396,19 @@ impl Run {
                 Event::Receive { peer, key } => {
                     let at = self.node.status(peer).and_then(|s| s.endpoint);
                     let at = at.unwrap_or_else(|| SocketAddr::from(([0; 4], 0)));
-                    self.workers.receive(peer, *key, at);
+                    let ends = (at, self.sources.get(at));
+                    self.workers.receive(peer, *key, ends);
                 }
                 Event::Send { peer, key, to } => {
                     if let Some(member) = self.members.get_mut(&peer) {
                         member.seal_with(&key);
                     }
-                    self.workers.send(peer, Some((key, to)));
+                    let name = self.sources.name(to);
+                    self.workers.send(peer, Some((key, name)));
                     self.rises(now, peer, to);
                 }
                 Event::Roamed { peer, to } => {
-                    self.workers.moved(peer, to);
+                    self.workers.moved(peer, self.sources.name(to));
                     if let Some(member) = self.members.get_mut(&peer) {
                         member.v6 = to.is_ipv6();
                         member.mtu.restart(now, self.link_mtu);
@@ -384,6 +435,7 @@ impl Run {
         let machines = machines.into_iter().flatten();
         machines
             .chain(self.members.values().map(Member::due))
+            .chain([self.groups.due(), self.look])
             .min()
             .unwrap_or(Tick::NEVER)
     }

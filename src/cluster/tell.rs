@@ -1,9 +1,13 @@
 //! What peers have announced, for the workers, and what is wrong with it, for users.
 
-use switch_core::addr::PeerId;
+use std::sync::Arc;
+
+use switch_core::addr::{PeerId, Vni};
+use switch_core::l2::snoop::Wants;
 use switch_core::time::Tick;
 use switch_core::tunnel::announce::{Event, Holder};
 
+use super::command::Lane;
 use super::install::Change;
 use super::run::Run;
 
@@ -98,12 +102,25 @@ impl Run {
                         );
                     }
                 }
+                Event::Wants { peer, vni, wants } => self.tell_wants(peer, vni, wants),
                 Event::NetworkUp { .. }
                 | Event::NetworkDown { .. }
                 | Event::Host { .. }
                 | Event::Complete { .. } => {}
             }
         }
+    }
+
+    /// Tells the switch of a network what a peer wants of multicast.
+    fn tell_wants(&mut self, peer: PeerId, vni: Vni, wants: Arc<Wants>) {
+        let lane = self.members.get(&peer).and_then(|m| m.lanes.get(&vni));
+        let Some(&Lane { slot, port, .. }) = lane else {
+            return;
+        };
+        // Of what it wants only the last counts.
+        self.changes
+            .retain(|c| !matches!(c, Change::Wants { port: of, .. } if *of == port));
+        self.changes.push(Change::Wants { slot, port, wants });
     }
 
     fn whose(&self, holder: Holder) -> String {
@@ -118,6 +135,13 @@ impl Run {
         let Some(member) = self.members.get(&peer) else {
             return;
         };
+        for (&vni, lane) in &member.lanes {
+            self.changes.push(Change::Wants {
+                slot: lane.slot,
+                port: lane.port,
+                wants: self.announcer.wants(peer, vni),
+            });
+        }
         let endpoints = self.announcer.endpoints(Holder::Peer(peer));
         for endpoint in endpoints {
             if let Some(lane) = member.lanes.get(&endpoint.vni) {

@@ -17,6 +17,7 @@ use switch_core::verdict::{DropReason, Verdict};
 
 use super::budget::Turn;
 use super::tunnels::Tunnels;
+use super::underlay::narrow::Narrows;
 use crate::endpoint::RX_BUFFER;
 use crate::host::sockets::links::Link;
 use crate::host::sockets::{HostIo, SHARED};
@@ -44,6 +45,8 @@ pub struct Board {
     buffer: Vec<u8>,
     /// What comes from other hosts, once there is a way to them.
     tunnels: Option<Box<Tunnels>>,
+    /// Ways to them that take less than their networks.
+    narrows: Narrows,
     /// Stations that have begun to flap.
     pub(super) flaps: Vec<Flap>,
     /// Frames received, and turns taken.
@@ -62,6 +65,7 @@ impl Board {
             held: Vec::new(),
             buffer: vec![0; RX_BUFFER],
             tunnels: None,
+            narrows: Narrows::default(),
             flaps: Vec::new(),
             counts: (0, 0),
         };
@@ -395,6 +399,7 @@ impl Board {
         }
         self.active.truncate(still);
         self.io.flush_underlay();
+        self.follow_ways(now);
         self.counts.1 += 1;
     }
 }

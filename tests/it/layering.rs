@@ -4,7 +4,8 @@
 //! A stage imports nothing beside it, with these exceptions: `nat` may import `conntrack`; `flow`,
 //! which turns frames into the host's sockets and back, may import `conntrack` for its tables,
 //! `policy` for the rule on the host's own addresses, `respond` for the ICMP errors about a packet,
-//! and `frag` and `gso` to cut what it sends; `tunnel` may import `gso` to join what arrives. Every stage may import `flow::host`, the traits by which
+//! and `frag` and `gso` to cut what it sends; `tunnel` may import `gso` to join what arrives, and
+//! `l2` for the groups of multicast that hosts tell each other of. Every stage may import `flow::host`, the traits by which
 //! the core asks the world. `events` (what the host reports) and
 //! `gateway` (the switch's own station) are parts of `pipeline`, and its peers.
 
@@ -62,6 +63,7 @@ const BESIDE: &[(&str, &str)] = &[
     ("flow", "frag"),
     ("flow", "gso"),
     ("tunnel", "gso"),
+    ("tunnel", "l2"),
 ];
 
 /// In the shell: who must not know whom.

@@ -10,7 +10,7 @@ use switch_core::testing::packets::{Link, Segment};
 use switch_core::tunnel::seal::{KEY_LEN, OpenKey, SendKey, Suite};
 use switch_core::wire::checksum::{finish, fold, sum};
 use switch_core::wire::vnet_hdr::VnetHdr;
-use weft::endpoint::udp::{PathMtu, UnderlaySocket};
+use weft::endpoint::udp::{Name, PathMtu, UnderlaySocket};
 use weft::worker::underlay::rx::{Carrier, Target, UnderlayRx};
 use weft::worker::underlay::tx::{Sockets, UnderlayTx};
 use weft::worker::underlay::{Origin, Way};
@@ -49,7 +49,8 @@ fn pair(sealed: bool) -> Pair {
     let way = if sealed {
         sockets.sealed[0] = Some(own);
         let open = OpenKey::new(Suite::fastest(), &[1; KEY_LEN], 1).unwrap();
-        rx.add_key(open, PEER, SocketAddr::new(HERE, from.port()));
+        let from = SocketAddr::new(HERE, from.port());
+        rx.add_key(open, PEER, (from, Some(HERE)));
         rx.accept(vni, Origin::Sealed(PEER), target);
         Way::Sealed { peer: PEER, vni }
     } else {
@@ -59,7 +60,7 @@ fn pair(sealed: bool) -> Pair {
     };
     let mut tx = UnderlayTx::new(sockets);
     let send = SendKey::new(Suite::fastest(), &[1; KEY_LEN], 1).unwrap();
-    tx.set_key(PEER, Some((Arc::new(send), to)));
+    tx.set_key(PEER, Some((Arc::new(send), Name::from(to))));
     tx.set_way(PORT, 0, way);
     let carrier = if sealed {
         Carrier::Sealed

@@ -135,6 +135,7 @@ fn report() -> Report {
         host::low_ports(),
         sockets::peek_offset(),
         sockets::udp_batches(),
+        sockets::udp_buffers(),
         host::congestion_control(),
         host::descriptors(),
         host::ipv6(),

@@ -1,9 +1,12 @@
 //! Probes of what the host's sockets can do, each by trying it on a socket that is closed at once.
 
+use std::net::{Ipv4Addr, SocketAddr};
+
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{Check, set_sysctl, sysctl};
+use crate::endpoint::udp::{BUFFER, PathMtu, UnderlaySocket};
 use crate::host::sockets::tcp::{PeekMode, probe_peek};
 
 pub(super) fn ping() -> Check {
@@ -65,4 +68,61 @@ pub(super) fn udp_batches() -> Check {
         (false, false) => "UDP_SEGMENT and UDP_GRO are refused",
     };
     Check::warn(NAME, found).cost("one system call for each datagram")
+}
+
+/// The buffers of the sockets that other hosts send to.
+pub(super) fn udp_buffers() -> Check {
+    const NAME: &str = "udp buffers";
+    let at = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let opened = UnderlaySocket::service(at, PathMtu::Probed);
+    match opened.and_then(|socket| socket.buffers()) {
+        Ok(held) => judge(NAME, held),
+        Err(e) => Check::fail(NAME, format!("no UDP socket opens: {e}")),
+    }
+}
+
+fn judge(name: &'static str, held: [usize; 2]) -> Check {
+    let settings = ["net.core.rmem_max", "net.core.wmem_max"];
+    let mut short = held
+        .iter()
+        .zip(settings)
+        .filter(|(held, _)| **held < BUFFER);
+    let Some((held, setting)) = short.next() else {
+        let whole = format!("{} MB for what other hosts send, as wished", BUFFER >> 20);
+        return Check::ok(name, whole);
+    };
+    let found = format!(
+        "{} of {} KB, which is as much as {setting} allows",
+        held >> 10,
+        BUFFER >> 10
+    );
+    Check::warn(name, found)
+        .cost("on overlays a burst of other hosts is dropped before weft sees it")
+        .mend(match short.next() {
+            Some((_, other)) => [setting, other]
+                .map(|s| set_sysctl(s, &BUFFER.to_string()))
+                .join("; "),
+            None => set_sysctl(setting, &BUFFER.to_string()),
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Status;
+    use super::*;
+
+    #[test]
+    fn small_buffers_are_named_with_what_mends_them() {
+        assert_eq!(judge("b", [BUFFER, BUFFER]).status, Status::Ok);
+        let small = judge("b", [212_992, BUFFER]);
+        assert_eq!(small.status, Status::Warn);
+        assert!(small.found.starts_with("208 of 8192 KB"), "{}", small.found);
+        let mend = small.mend.unwrap();
+        assert_eq!(mend, "sudo sysctl -w net.core.rmem_max=\"8388608\"");
+        let both = judge("b", [212_992, 212_992]).mend.unwrap();
+        assert!(
+            both.contains("rmem_max") && both.contains("wmem_max"),
+            "{both}"
+        );
+    }
 }

@@ -3,6 +3,8 @@
 use std::sync::atomic::Ordering;
 
 use super::LivePlane;
+use crate::cluster::Command;
+use crate::config::facts;
 use crate::control::plane::{PlaneError, PlaneEvent};
 use crate::host::broker_proto::Event;
 use crate::host::sockets::HostView;
@@ -74,6 +76,11 @@ impl LivePlane {
         for hand in &self.hands {
             hand.signals.changed.store(true, Ordering::Release);
             let _ = hand.signals.waker.wake();
+        }
+        if let Some(cluster) = &self.cluster {
+            cluster.tell(Command::HostChanged {
+                link_mtu: facts::underlay().mtu,
+            });
         }
     }
 

@@ -154,8 +154,9 @@ impl LivePlane {
             };
             let slow = self.slow.clone();
             self.on(worker, move |board| {
+                let underlay = UnderlayTx::new(sockets).telling(slow.clone());
                 board.open_tunnels(slow);
-                board.io.underlay = Some(Box::new(UnderlayTx::new(sockets)));
+                board.io.underlay = Some(Box::new(underlay));
             })?;
         }
         self.underlays.sends = true;

@@ -19,10 +19,10 @@ pub const MAX_SEND: usize = 65_507;
 /// Messages of one batch.
 pub const BATCH: usize = datagrams::BATCH;
 
-/// Words of control messages of a message that comes: segment size and type of service.
-const CONTROL: usize = 8;
+/// Words of control messages of a message that comes: segment size, type of service, and where it came to.
+const CONTROL: usize = 3 + 3 + 5;
 /// What the socket's buffers are asked to hold: of what arrives while the worker writes one batch.
-const BUFFER: usize = 8 << 20;
+pub const BUFFER: usize = 8 << 20;
 /// The source ports for entropy. Source: RFC 7348 section 5.
 const SOURCES: std::ops::RangeInclusive<u16> = 49_152..=65_535;
 /// Source ports that are tried.
@@ -57,6 +57,11 @@ impl UnderlaySocket {
             SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS),
         };
         datagrams::set(fd, level, tos, 1)?;
+        let info = match at {
+            SocketAddr::V4(_) => libc::IP_PKTINFO,
+            SocketAddr::V6(_) => libc::IPV6_RECVPKTINFO,
+        };
+        datagrams::set(fd, level, info, 1)?;
         // Without it each datagram comes alone, as before Linux 5.0.
         let _alone = datagrams::set(fd, libc::SOL_UDP, libc::UDP_GRO, 1);
         opened.grow(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF);
@@ -138,6 +143,17 @@ impl UnderlaySocket {
         }
     }
 
+    /// What the buffers hold, for what comes and for what goes: [`BUFFER`], or what the host's limits allow who may not
+    /// go beyond them. Units: bytes. Errors: those of getsockopt(2).
+    pub fn buffers(&self) -> io::Result<[usize; 2]> {
+        let held = |option| -> io::Result<usize> {
+            let twice = datagrams::get(self.socket.as_fd(), libc::SOL_SOCKET, option)?;
+            // The kernel counts its own bookkeeping with it, and takes as much for that.
+            Ok(usize::try_from(twice).unwrap_or(0) / 2)
+        };
+        Ok([held(libc::SO_RCVBUF)?, held(libc::SO_SNDBUF)?])
+    }
+
     /// Has sealed datagrams come to the worker whose receiver index they bear: the sockets of a port are numbered in the
     /// order of binding. To be called on any one of them, after the last was bound. Errors: those of setsockopt(2).
     pub fn steer(&self, workers: u32) -> io::Result<()> {
@@ -174,14 +190,18 @@ impl UnderlaySocket {
     /// Sends a datagram, or a run. Errors: those of sendmsg(2); `Unsupported` for a run that the kernel does not cut, then
     /// and ever after.
     pub fn send(&mut self, out: &Outgoing<'_>) -> io::Result<()> {
-        let sent = sys::send(self.socket.as_fd(), out);
+        let mut sent = sys::send(self.socket.as_fd(), out);
+        if out.to.source().is_some() && sent.as_ref().is_err_and(is_of_source) {
+            let to = &out.to.leaving(None);
+            sent = sys::send(self.socket.as_fd(), &Outgoing { to, ..*out });
+        }
         self.note(sent, out.segment != 0)
     }
 
     /// Sends one datagram. Errors: those of sendmsg(2).
-    pub fn send_one(&mut self, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
+    pub fn send_one(&mut self, to: &Name, bytes: &[u8]) -> io::Result<()> {
         self.send(&Outgoing {
-            to: &Name::from(to),
+            to,
             tos: 0,
             segment: 0,
             pieces: &[io::IoSlice::new(bytes)],
@@ -193,7 +213,13 @@ impl UnderlaySocket {
     pub fn send_many(&mut self, out: &[Outgoing<'_>]) -> io::Result<usize> {
         let run = out.first().is_some_and(|first| first.segment != 0);
         let sent = sys::send_many(self.socket.as_fd(), out);
-        self.note(sent, run)
+        match (&sent, out.first()) {
+            // Alone it is sent without that.
+            (Err(e), Some(first)) if first.to.source().is_some() && is_of_source(e) => {
+                self.send(first).map(|()| 1)
+            }
+            _ => self.note(sent, run),
+        }
     }
 
     /// A device that cannot compute checksums refuses runs on older kernels.
@@ -206,6 +232,25 @@ impl UnderlaySocket {
             other => other,
         }
     }
+}
+
+/// True for an error that may come from an address which the host has not any more.
+fn is_of_source(e: &io::Error) -> bool {
+    matches!(
+        e.raw_os_error(),
+        Some(libc::EINVAL | libc::EADDRNOTAVAIL | libc::ENETUNREACH | libc::ENODEV)
+    )
+}
+
+/// The address of this host that an address is reached from, as the kernel chooses.
+/// Errors: there is no way to the address.
+pub fn source_to(to: SocketAddr) -> io::Result<IpAddr> {
+    let socket = Socket::new(Domain::for_address(to), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.connect(&to.into())?;
+    let local = socket.local_addr()?.as_socket();
+    local
+        .map(|local| local.ip())
+        .ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// The largest packet of IP that gets to an address in one piece, as far as the kernel knows: the link's MTU, or what a
@@ -227,6 +272,8 @@ pub fn path_mtu(to: SocketAddr) -> io::Result<usize> {
 pub struct Incoming<'a> {
     /// Who sent them.
     pub from: SocketAddr,
+    /// Which of the host's addresses they came to.
+    pub to: Option<IpAddr>,
     /// DSCP and ECN of the outer packets.
     pub tos: u8,
     /// The size of each datagram but the last.
@@ -254,7 +301,7 @@ impl Inbox {
     /// A message of the last batch.
     pub fn get(&mut self, i: usize) -> Option<Incoming<'_>> {
         let (from, controls, bytes) = self.slots.get_mut(i).filter(|_| i < self.count)?;
-        let (mut tos, mut segment) = (0, bytes.len());
+        let (mut tos, mut segment, mut to) = (0, bytes.len(), None);
         for (level, kind, data) in controls {
             let number = || data.first_chunk().map_or(0, |b| i32::from_ne_bytes(*b));
             match (level, kind) {
@@ -265,11 +312,20 @@ impl Inbox {
                 }
                 (libc::IPPROTO_IP, libc::IP_TOS) => tos = data.first().copied().unwrap_or(0),
                 (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => tos = number().to_le_bytes()[0],
+                (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                    // Behind the interface: the address here, which for a multicast is not that of the packet.
+                    let here = data.get(4..).and_then(|d| d.first_chunk::<4>());
+                    to = here.map(|a| IpAddr::from(*a));
+                }
+                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                    to = data.first_chunk::<16>().map(|a| IpAddr::from(*a));
+                }
                 _ => {}
             }
         }
         Some(Incoming {
             from,
+            to,
             tos,
             segment,
             bytes,

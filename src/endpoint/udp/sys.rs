@@ -6,20 +6,22 @@
 
 use std::io::{self, IoSlice};
 use std::mem::zeroed;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use crate::endpoint::datagrams::{BATCH, socklen};
 
-/// Words of control messages of a message that goes: the same two.
-const CONTROL_OUT: usize = 6;
+/// Words of control messages of a message that goes: the same three.
+const CONTROL_OUT: usize = 3 + 3 + 5;
 
-/// An address in the form that the kernel takes.
+/// Where to, in the form that the kernel takes, and from which of the host's addresses.
 #[derive(Clone, Copy)]
 pub struct Name {
     /// For IPv4 its front is a `sockaddr_in`, which is smaller.
     raw: libc::sockaddr_in6,
     len: libc::socklen_t,
+    /// Of the same family; without it the kernel chooses.
+    source: Option<IpAddr>,
 }
 
 impl std::fmt::Debug for Name {
@@ -54,11 +56,29 @@ impl From<SocketAddr> for Name {
                 socklen::<libc::sockaddr_in6>()
             }
         };
-        Self { raw, len }
+        Self {
+            raw,
+            len,
+            source: None,
+        }
     }
 }
 
 impl Name {
+    /// The same, to be reached from this address of the host. Without it, and where the host has not that address any
+    /// more, the kernel chooses one.
+    #[must_use]
+    pub fn leaving(self, source: Option<IpAddr>) -> Self {
+        let source = source.filter(|source| source.is_ipv6() == self.is_v6());
+        Self { source, ..self }
+    }
+
+    /// From which of the host's addresses.
+    #[must_use]
+    pub const fn source(&self) -> Option<IpAddr> {
+        self.source
+    }
+
     /// True for an address of IPv6.
     #[must_use]
     pub fn is_v6(&self) -> bool {
@@ -102,10 +122,26 @@ impl Control {
             };
             control.push(level, kind, &i32::from(out.tos).to_ne_bytes());
         }
+        match out.to.source {
+            Some(IpAddr::V4(a)) => {
+                // struct in_pktinfo: interface, source, an address that is for who receives.
+                let [a, b, c, d] = a.octets();
+                let info = [0, 0, 0, 0, a, b, c, d, 0, 0, 0, 0];
+                control.push(libc::IPPROTO_IP, libc::IP_PKTINFO, &info);
+            }
+            Some(IpAddr::V6(a)) => {
+                // struct in6_pktinfo: source, interface.
+                let mut info = [0; 20];
+                info[..16].copy_from_slice(&a.octets());
+                info[16..].copy_from_slice(&out.to.raw.sin6_scope_id.to_ne_bytes());
+                control.push(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info);
+            }
+            None => {}
+        }
         control
     }
 
-    /// Adds a message: a word for its length, one for level and kind, one for the value. Two of them fit.
+    /// Adds a message: a word for its length, one for level and kind, some for the value. One of each kind fits.
     fn push(&mut self, level: i32, kind: i32, value: &[u8]) {
         let word = |parts: [&[u8]; 2]| {
             let mut bytes = [0; 8];
@@ -117,8 +153,10 @@ impl Control {
         let at = self.len / 8;
         self.words[at] = (16 + value.len()) as u64;
         self.words[at + 1] = word([&level.to_ne_bytes(), &kind.to_ne_bytes()]);
-        self.words[at + 2] = word([value, &[]]);
-        self.len += 24;
+        for (to, from) in self.words[at + 2..].iter_mut().zip(value.chunks(8)) {
+            *to = word([from, &[]]);
+        }
+        self.len += 16 + value.len().next_multiple_of(8);
     }
 }
 

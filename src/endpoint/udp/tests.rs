@@ -102,3 +102,40 @@ fn the_path_is_at_most_what_the_link_takes() {
     let v6 = path_mtu(([0, 0, 0, 0, 0, 0, 0, 1], 9).into());
     assert!(v6.is_ok_and(|mtu| (65_535..=65_536).contains(&mtu) || mtu == link));
 }
+
+#[test]
+fn an_answer_leaves_from_the_address_that_was_asked() {
+    for (any, asked) in [("0.0.0.0", "127.0.0.7"), ("::", "::1")] {
+        let (any, asked): (IpAddr, IpAddr) = (any.parse().unwrap(), asked.parse().unwrap());
+        let mut near = service(SocketAddr::new(any, 0));
+        let at = SocketAddr::new(asked, near.local().unwrap().port());
+        let far = UdpSocket::bind(SocketAddr::new(source_to(at).unwrap(), 0)).unwrap();
+        far.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        far.send_to(b"who", at).unwrap();
+        let mut inbox = Inbox::default();
+        assert_eq!(receive(&mut inbox, &near), 1);
+        let got = inbox.get(0).unwrap();
+        assert_eq!(got.to, Some(asked));
+        let absent: [IpAddr; 2] = ["192.0.2.99", "2001:db8::99"].map(|a| a.parse().unwrap());
+        let mut buf = [0; 9];
+        for source in [got.to, Some(absent[usize::from(any.is_ipv6())]), None] {
+            let to = Name::from(got.from).leaving(source);
+            near.send_one(&to, b"one").unwrap();
+            let piece = [IoSlice::new(b"batch")];
+            let out = Outgoing {
+                to: &to,
+                tos: 1,
+                segment: 3,
+                pieces: &piece,
+            };
+            assert_eq!(near.send_many(&[out]).unwrap(), 1);
+            for text in [&b"one"[..], b"bat", b"ch"] {
+                let (len, from) = far.recv_from(&mut buf).unwrap();
+                assert_eq!(&buf[..len], text);
+                if source == got.to {
+                    assert_eq!(from, at);
+                }
+            }
+        }
+    }
+}

@@ -303,6 +303,12 @@ impl Tx for HostIo {
         }
     }
 
+    fn groups_changed(&mut self) {
+        if let Some(underlay) = &self.underlay {
+            underlay.groups_changed();
+        }
+    }
+
     fn dropped(&mut self, port: PortId, reason: DropReason, count: usize) {
         if let Some(link) = self.links.get_mut(port) {
             link.stats.drops.count_many(reason, count);

@@ -10,6 +10,7 @@ use super::{Board, Net};
 use crate::endpoint::udp::UnderlaySocket;
 use crate::host::sockets::HostIo;
 use crate::worker::tunnels::{self, Tunnels};
+use crate::worker::underlay::Way;
 use crate::worker::underlay::rx::Carrier;
 use crate::worker::underlay::slow::Slow;
 
@@ -45,6 +46,32 @@ impl Board {
         let socket = self.tunnels.as_mut()?.close(at)?;
         self.io.forget_underlay(&socket);
         Some(socket)
+    }
+
+    /// Has packets no larger than what the ways to other hosts take, where the kernel has refused some, or takes them
+    /// again.
+    pub(super) fn follow_ways(&mut self, now: Tick) {
+        while let Some(refused) = self.io.underlay.as_mut().and_then(|u| u.take_refused()) {
+            if let Way::Sealed { peer, .. } = refused.way {
+                if let Some(underlay) = &self.io.underlay {
+                    underlay.too_big(peer);
+                }
+                continue;
+            }
+            let port = self.net(refused.net).and_then(|s| s.port(refused.port));
+            let mtu = port.map(|port| port.mtu);
+            if let Some(mtu) = mtu.and_then(|mtu| self.narrows.take(now, refused, mtu)) {
+                self.with(refused.net, |switch, _| {
+                    switch.set_remote_mtu(refused.port, mtu);
+                });
+            }
+        }
+        for _ in 0..self.narrows.turn() {
+            let Some((way, mtu)) = self.narrows.next(now) else {
+                return;
+            };
+            self.with(way.net, |switch, _| switch.set_remote_mtu(way.port, mtu));
+        }
     }
 
     /// One turn of a socket that other hosts send to. True if it may have more.

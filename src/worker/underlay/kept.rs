@@ -4,6 +4,7 @@ use std::io::{self, IoSlice};
 use std::ops::Range;
 
 use arrayvec::ArrayVec;
+use switch_core::addr::PortId;
 
 use crate::endpoint::udp::{BATCH, MAX_SEGMENTS, MAX_SEND, Name, Outgoing, UnderlaySocket};
 
@@ -19,6 +20,7 @@ const PIECES: usize = 512;
 /// Datagrams of one size to one place by one socket.
 #[derive(Debug, Clone, Copy)]
 struct Run {
+    port: PortId,
     to: Name,
     socket: u8,
     tos: u8,
@@ -48,6 +50,7 @@ pub(super) struct Open {
 /// What is the same for a run.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct To {
+    pub(super) port: PortId,
     pub(super) name: Name,
     /// The place of the socket.
     pub(super) socket: u8,
@@ -129,6 +132,7 @@ impl Kept {
             run: self.runs.len(),
         };
         self.runs.push(Run {
+            port: to.port,
             to: to.name,
             socket: to.socket,
             tos: to.tos,
@@ -140,11 +144,11 @@ impl Kept {
         });
     }
 
-    /// Sends all. `failed` is told of each run that did not go: how many datagrams, and why.
+    /// Sends all. `failed` is told of each run that did not go: by which port, how many datagrams, and why.
     pub(super) fn flush(
         &mut self,
         sockets: &mut [UnderlaySocket],
-        mut failed: impl FnMut(usize, &io::Error),
+        mut failed: impl FnMut(PortId, usize, &io::Error),
     ) {
         for (place, socket) in (0..).zip(sockets.iter_mut()) {
             let mut from = 0;
@@ -164,7 +168,7 @@ impl Kept {
         place: u8,
         socket: &mut UnderlaySocket,
         from: usize,
-        failed: &mut impl FnMut(usize, &io::Error),
+        failed: &mut impl FnMut(PortId, usize, &io::Error),
     ) -> Option<usize> {
         let mut pieces: ArrayVec<IoSlice<'_>, PIECES> = ArrayVec::new();
         let mut chosen: ArrayVec<(usize, Range<usize>), BATCH> = ArrayVec::new();
@@ -195,7 +199,7 @@ impl Kept {
                 Some(first + 1)
             }
             Err(e) => {
-                failed(self.runs[first].count, &e);
+                failed(self.runs[first].port, self.runs[first].count, &e);
                 Some(first + 1)
             }
         }
@@ -232,7 +236,7 @@ impl Kept {
         &self,
         socket: &mut UnderlaySocket,
         run: &Run,
-        failed: &mut impl FnMut(usize, &io::Error),
+        failed: &mut impl FnMut(PortId, usize, &io::Error),
     ) {
         let mut next = Some(run.ends.0);
         while let Some(i) = next {
@@ -244,7 +248,7 @@ impl Kept {
                 pieces: &[IoSlice::new(&self.bytes[one.at.clone()])],
             };
             if let Err(e) = socket.send(&out) {
-                failed(1, &e);
+                failed(run.port, 1, &e);
             }
             next = one.next;
         }

@@ -1,6 +1,7 @@
 //! Stages 1, 7 and 8: Frames to and from other hosts, by UDP. The worker's own sockets; nothing here waits or allocates.
 
 mod kept;
+pub mod narrow;
 mod open;
 mod run;
 pub mod rx;
@@ -36,6 +37,22 @@ pub enum Way {
         /// The other host.
         to: SocketAddr,
     },
+}
+
+impl Way {
+    /// The largest packet of IP inside, where the way takes packets of this size.
+    #[must_use]
+    pub fn inner(self, mtu: usize) -> u16 {
+        let (v6, around) = match self {
+            // UDP, VXLAN, Ethernet.
+            Self::Vxlan { to, .. } => (to.is_ipv6(), 8 + 8 + 14),
+            Self::Bare { to } => (to.is_ipv6(), 8),
+            // What the seal adds is its own matter, and so is the path.
+            Self::Sealed { .. } => return u16::MAX,
+        };
+        let ip = if v6 { 40 } else { 20 };
+        u16::try_from(mtu.saturating_sub(ip + around)).unwrap_or(u16::MAX)
+    }
 }
 
 /// Who may send frames for a network.

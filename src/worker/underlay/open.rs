@@ -1,9 +1,9 @@
 //! Stage 1: One message of the underlay to frames: in the clear, sealed, bare.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
-use switch_core::addr::{Mac, PortId, Vni};
+use switch_core::addr::{Mac, PeerId, PortId, Vni};
 use switch_core::tunnel::gather::Said;
 use switch_core::tunnel::seal::{
     CONTROL, HEADER_LEN, OpenError, Opened, PARTIAL, TAG_LEN, receiver,
@@ -19,6 +19,9 @@ use crate::endpoint::udp::Incoming;
 
 /// The source of frames that are made of bare packets: nobody's, by its group of locally chosen addresses.
 const ROUTED: Mac = Mac([0x02, 0, 0, 0, 0, 0]);
+
+/// Where a message came from, and to which address of the host.
+pub(super) type Ends = (SocketAddr, Option<IpAddr>);
 
 /// The network and sender of the frames that are being gathered.
 #[derive(Default)]
@@ -60,19 +63,20 @@ impl Tables {
         message: Incoming<'_>,
         each: &mut impl FnMut(u32, PortId, &VnetHdr, &[u8]),
     ) {
+        let ends = (message.from, message.to);
         let (bytes, segment) = (message.bytes, message.segment);
         let mut here = Here::default();
         let mut at = 0;
         while at < bytes.len() {
             let end = bytes.len().min(at + segment);
             let Some(index) = receiver(&bytes[at..end]) else {
-                self.hand_on(message.from, What::Handshake, &bytes[at..end]);
+                self.hand_on(ends, What::Handshake, &bytes[at..end]);
                 at = end;
                 continue;
             };
             let Some(session) = self.sessions.get_mut(&index) else {
                 self.drops.count(DropReason::NoKey);
-                self.hand_stray(message.from, &bytes[at..end]);
+                self.hand_stray(ends, &bytes[at..end]);
                 at = end;
                 continue;
             };
@@ -80,12 +84,12 @@ impl Tables {
             let opened = session.key.open(&mut bytes[start..end], at - start);
             let peer = session.peer;
             let moved = match opened {
-                Ok(opened) => session.is_new_at(message.from, opened),
+                Ok(opened) => session.is_news(ends, opened),
                 Err(_) => false,
             };
             at = end;
             if moved {
-                self.hand_on(message.from, What::Moved(peer, index), &[]);
+                self.tell_move(ends, peer, index);
             }
             let inner = opened.map_err(reason).and_then(|opened| {
                 let plain = &bytes[start..start + opened.len];
@@ -105,7 +109,7 @@ impl Tables {
                 }
                 (Ok(_), Ok(opened)) => {
                     let plain = start..start + opened.len;
-                    self.hand_on(message.from, What::Control(peer, index), &bytes[plain]);
+                    self.hand_on(ends, What::Control(peer, index), &bytes[plain]);
                 }
                 (Err(reason), _) => self.drops.count(reason),
                 (Ok(_), Err(_)) => {}
@@ -217,24 +221,36 @@ impl Tables {
     }
 
     /// Tells of a datagram of a session that is not: its sender may not know yet that it is over.
-    fn hand_stray(&self, from: SocketAddr, bytes: &[u8]) {
+    fn hand_stray(&self, ends: Ends, bytes: &[u8]) {
         if let (Some(slow), Some(head)) = (&self.slow, bytes.get(..HEADER_LEN + TAG_LEN)) {
-            slow.push_stray(from, head);
+            slow.push_stray(ends, head);
         }
     }
 
-    fn hand_on(&mut self, from: SocketAddr, what: What, bytes: &[u8]) {
+    /// Tells by which way a peer's newest datagram came. Where there is no room for that, the next one tells.
+    fn tell_move(&mut self, ends: Ends, peer: PeerId, index: u32) {
+        if self.hand_on(ends, What::Moved(peer, index), &[])
+            && let Some(session) = self.sessions.get_mut(&index)
+        {
+            session.ends = ends;
+        }
+    }
+
+    /// False where there is no room, which is counted.
+    fn hand_on(&mut self, ends: Ends, what: What, bytes: &[u8]) -> bool {
         let slow = self.slow.as_ref();
-        if !slow.is_some_and(|slow| slow.push(from, what, bytes)) {
+        let told = slow.is_some_and(|slow| slow.push(ends, what, bytes));
+        if !told {
             self.drops.count(DropReason::TableFull);
         }
+        told
     }
 }
 
 impl Session {
-    /// True if the peer's newest datagram came from another place than the one before.
-    fn is_new_at(&mut self, from: SocketAddr, opened: Opened) -> bool {
-        opened.newest && std::mem::replace(&mut self.from, from) != from
+    /// True if the peer's newest datagram came by another way than the one before, or none came before.
+    fn is_news(&self, ends: Ends, opened: Opened) -> bool {
+        opened.newest && (self.ends != ends || opened.first)
     }
 }
 
@@ -259,7 +275,7 @@ fn reason(error: OpenError) -> DropReason {
 }
 
 /// The EtherType for a packet of IP, and its destination.
-fn destination(packet: &[u8]) -> Option<([u8; 2], std::net::IpAddr)> {
+fn destination(packet: &[u8]) -> Option<([u8; 2], IpAddr)> {
     match packet.first()? >> 4 {
         4 => {
             let to: &[u8; 4] = packet.get(16..)?.first_chunk()?;

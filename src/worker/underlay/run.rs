@@ -9,6 +9,8 @@ use switch_core::tunnel::cut::{Cut, MAX_HEADERS, Walk};
 use switch_core::tunnel::seal::{HEADER_LEN, PARTIAL, SealError, SendKey, TAG_LEN};
 use switch_core::tunnel::{ecn, vxlan};
 use switch_core::verdict::DropReason;
+use switch_core::wire::checksum::complete_partial;
+use switch_core::wire::vnet_hdr::VnetHdr;
 
 use crate::endpoint::udp::{MAX_SEGMENTS, MAX_SEND, Name, Outgoing, UnderlaySocket};
 
@@ -221,7 +223,7 @@ fn send_equal(
     Ok(())
 }
 
-pub(super) fn unsealed(error: SealError) -> DropReason {
+fn unsealed(error: SealError) -> DropReason {
     match error {
         SealError::Exhausted => DropReason::NoKey,
         SealError::Length => DropReason::TooBig,
@@ -235,5 +237,42 @@ pub(super) fn reason(e: &io::Error) -> DropReason {
         Some(libc::EMSGSIZE | libc::EINVAL) => DropReason::TooBig,
         Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM) => DropReason::HostExhausted,
         _ => DropReason::HostError,
+    }
+}
+
+/// Seals a datagram; where its checksum is only partial, the seal says so.
+pub(super) fn seal_small(
+    key: &SendKey,
+    vnet: &VnetHdr,
+    datagram: &mut [u8],
+) -> Result<(), DropReason> {
+    let field = vnet.csum_start.saturating_add(vnet.csum_offset);
+    let places = (u8::try_from(vnet.csum_start), u8::try_from(field));
+    let (flags, csum) = match places {
+        (Ok(start), Ok(field)) if vnet.needs_csum() => (PARTIAL, (start, field)),
+        _ => {
+            let plain = HEADER_LEN + vxlan::HEADER..datagram.len() - TAG_LEN;
+            complete_partial(&mut datagram[plain], vnet)?;
+            (0, (0, 0))
+        }
+    };
+    key.seal(flags, csum, datagram).map_err(unsealed)
+}
+
+/// The first bytes of a frame, with all headers that are looked at.
+pub(super) fn front<'a>(frame: &'a [IoSlice<'_>], scratch: &'a mut [u8; MAX_HEADERS]) -> &'a [u8] {
+    match frame {
+        [] => &[],
+        [whole] => whole,
+        [first, ..] if first.len() >= MAX_HEADERS => first,
+        _ => {
+            let bytes = frame.iter().flat_map(|piece| piece.iter());
+            let mut len = 0;
+            for (to, from) in scratch.iter_mut().zip(bytes) {
+                *to = *from;
+                len += 1;
+            }
+            &scratch[..len]
+        }
     }
 }

@@ -14,6 +14,7 @@ use switch_core::verdict::Drops;
 use switch_core::wire::vnet_hdr::VnetHdr;
 
 use super::Origin;
+use super::open::Ends;
 use super::slow::Slow;
 use crate::endpoint::udp::{BATCH, Inbox, UnderlaySocket};
 use crate::worker::budget::Turn;
@@ -64,8 +65,8 @@ pub(super) struct Source {
 pub(super) struct Session {
     pub(super) key: OpenKey,
     pub(super) peer: PeerId,
-    /// Where its newest datagram came from.
-    pub(super) from: SocketAddr,
+    /// The way of its newest datagram.
+    pub(super) ends: Ends,
 }
 
 /// What messages are opened with.
@@ -156,9 +157,10 @@ impl UnderlayRx {
         };
     }
 
-    /// Opens datagrams of a session with this key from now on; `from` is where its peer is believed to be.
-    pub fn add_key(&mut self, key: OpenKey, peer: PeerId, from: SocketAddr) {
-        let session = Session { key, peer, from };
+    /// Opens datagrams of a session with this key from now on; `ends` is where its peer is believed to be, and which
+    /// address of the host it sends to.
+    pub fn add_key(&mut self, key: OpenKey, peer: PeerId, ends: (SocketAddr, Option<IpAddr>)) {
+        let session = Session { key, peer, ends };
         self.tables.sessions.insert(session.key.index(), session);
     }
 

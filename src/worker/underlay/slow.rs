@@ -2,9 +2,10 @@
 //! goes to the thread that keeps the sessions, by a queue that drops when it is full.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrayvec::ArrayVec;
 use crossbeam::queue::ArrayQueue;
@@ -23,15 +24,20 @@ pub enum What {
     Handshake,
     /// A control message, which was sealed by a peer with the session of this index.
     Control(PeerId, u32),
-    /// A peer's newest datagram, of the session of this index, came from here and not from where its last one did.
+    /// A peer's newest datagram, of the session of this index, did not come by the way of the last one: from elsewhere,
+    /// or to another address of the host. Or it is the session's first.
     Moved(PeerId, u32),
+    /// Something for a peer was larger than what the kernel sends there.
+    TooBig(PeerId),
 }
 
-/// A message, where it came from, and by which worker.
+/// A message, and the way that it came.
 #[derive(Debug, Clone)]
 pub struct SlowMessage {
     /// The underlay's address of the sender.
     pub from: SocketAddr,
+    /// Which of the host's addresses it came to.
+    pub to: Option<IpAddr>,
     /// What it is.
     pub what: What,
     /// Its bytes; none for a move.
@@ -43,6 +49,10 @@ pub struct SlowMessage {
 pub struct Slow {
     queue: Arc<ArrayQueue<SlowMessage>>,
     wake: Arc<EventFd>,
+    /// Somebody here has joined a group of multicast, or has left one.
+    groups: Arc<AtomicBool>,
+    /// Something is sent to peers.
+    busy: Arc<AtomicBool>,
 }
 
 impl Slow {
@@ -52,15 +62,31 @@ impl Slow {
         Ok(Self {
             queue: Arc::new(ArrayQueue::new(WAITING)),
             wake: Arc::new(EventFd::from_value_and_flags(0, flags)?),
+            groups: Arc::default(),
+            busy: Arc::default(),
         })
     }
 
     /// Adds a message. False if there was no room, or it was too long.
-    pub(super) fn push(&self, from: SocketAddr, what: What, bytes: &[u8]) -> bool {
+    pub(super) fn push(
+        &self,
+        (from, to): (SocketAddr, Option<IpAddr>),
+        what: What,
+        bytes: &[u8],
+    ) -> bool {
         let Ok(bytes) = bytes.try_into() else {
             return false;
         };
-        if self.queue.push(SlowMessage { from, what, bytes }).is_err() {
+        if self
+            .queue
+            .push(SlowMessage {
+                from,
+                to,
+                what,
+                bytes,
+            })
+            .is_err()
+        {
             return false;
         }
         // It fails only when it was not read for 2^64 messages.
@@ -69,10 +95,50 @@ impl Slow {
     }
 
     /// As [`Self::push`], for what anybody can forge: it leaves most of the room to others.
-    pub(super) fn push_stray(&self, from: SocketAddr, bytes: &[u8]) {
+    pub(super) fn push_stray(&self, ends: (SocketAddr, Option<IpAddr>), bytes: &[u8]) {
         if self.queue.len() < WAITING / 4 {
-            self.push(from, What::Handshake, bytes);
+            self.push(ends, What::Handshake, bytes);
         }
+    }
+
+    /// Tells that something for a peer was larger than what the kernel sends there. It leaves most of the room to others.
+    pub(super) fn push_too_big(&self, peer: PeerId) {
+        if self.queue.len() < WAITING / 4 {
+            let nobody = SocketAddr::from(([0; 4], 0));
+            self.push((nobody, None), What::TooBig(peer), &[]);
+        }
+    }
+
+    /// Tells that somebody here has joined a group of multicast, or has left one.
+    pub fn groups_changed(&self) {
+        if !self.groups.swap(true, Ordering::Release) {
+            let _ = self.wake.write(1);
+        }
+    }
+
+    /// True if that was told since it was asked last.
+    #[must_use]
+    pub fn take_groups(&self) -> bool {
+        self.groups.swap(false, Ordering::Acquire)
+    }
+
+    /// Tells that something is sent to peers. Cost: one load, while it is known.
+    #[inline]
+    pub(super) fn stir(&self) {
+        if !self.busy.load(Ordering::Relaxed) && !self.busy.swap(true, Ordering::Relaxed) {
+            let _ = self.wake.write(1);
+        }
+    }
+
+    /// True while something is sent to peers, or was when that was asked last.
+    #[must_use]
+    pub fn is_stirred(&self) -> bool {
+        self.busy.load(Ordering::Relaxed)
+    }
+
+    /// Nothing was sent for a while: the next is to be told.
+    pub fn calm(&self) {
+        self.busy.store(false, Ordering::Relaxed);
     }
 
     /// What wakes the reader: it is readable when something waits.

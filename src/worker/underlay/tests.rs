@@ -20,7 +20,7 @@ use super::rx::{Carrier, Target, UnderlayRx};
 use super::slow::{Slow, What};
 use super::tx::{Sockets, UnderlayTx};
 use super::{Origin, Way};
-use crate::endpoint::udp::{PathMtu, UnderlaySocket};
+use crate::endpoint::udp::{Name, PathMtu, UnderlaySocket};
 
 const LINK: Link = Link {
     src: Mac([2, 0, 0, 0, 0, 1]),
@@ -112,9 +112,9 @@ impl World {
             vni: vni(),
         };
         world.tx.set_way(PORT, NET, way);
-        world.tx.set_key(PEER, Some((send_key(), to)));
+        world.tx.set_key(PEER, Some((send_key(), Name::from(to))));
         let open = OpenKey::new(Suite::fastest(), &[7; 32], INDEX).unwrap();
-        world.rx.add_key(open, PEER, from);
+        world.rx.add_key(open, PEER, (from, None));
         let target = Target {
             port: PORT,
             net: NET,

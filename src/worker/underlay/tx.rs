@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use switch_core::addr::{PeerId, PortId};
 use switch_core::tunnel::cut::{Cut, MAX_HEADERS};
-use switch_core::tunnel::seal::{HEADER_LEN, PARTIAL, SendKey, TAG_LEN};
+use switch_core::tunnel::seal::{HEADER_LEN, SendKey, TAG_LEN};
 use switch_core::tunnel::{ecn, entropy, vxlan};
 use switch_core::verdict::{DropReason, Drops};
 use switch_core::wire::checksum::complete_partial;
@@ -16,13 +16,17 @@ use switch_core::wire::vnet_hdr::VnetHdr;
 
 use super::Way;
 use super::kept::{Kept, Open, To};
-use super::run::{self, HEAD, Heads, Whole, reason, unsealed};
+use super::run::{self, HEAD, Heads, Whole, front, reason, seal_small};
+use super::slow::Slow;
 use crate::endpoint::udp::{MAX_SEND, Name, UnderlaySocket};
 
 /// Source ports for entropy, of each family.
 const SOURCES: usize = 4;
 /// What is left out of a frame that goes bare.
 const ETHERNET: usize = 14;
+/// Ports that are remembered until somebody asks by which something was too large.
+const REFUSED: usize = 16;
+
 /// What went to one network of one other host, by this worker.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LaneStats {
@@ -34,9 +38,21 @@ pub struct LaneStats {
     pub failed: u64,
 }
 
+/// A way that does not take what was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refused {
+    /// The place of the network.
+    pub net: u32,
+    /// The port that stands for the other host.
+    pub port: PortId,
+    /// The way there.
+    pub way: Way,
+}
+
 /// One network of one other host.
 #[derive(Debug)]
 struct Lane {
+    port: PortId,
     net: u32,
     way: Way,
     /// Where to; of a peer, what is known with its key.
@@ -89,8 +105,10 @@ pub struct UnderlayTx {
     arena: Vec<u8>,
     kept: Kept,
     drops: Drops,
+    /// Who keeps the sessions with peers.
+    slow: Option<Slow>,
     /// Ports by which something was too large for the path; not all, where they are many.
-    refused: ArrayVec<PortId, 16>,
+    refused: ArrayVec<PortId, REFUSED>,
 }
 
 impl UnderlayTx {
@@ -125,7 +143,22 @@ impl UnderlayTx {
             arena: vec![0; MAX_SEND],
             kept: Kept::new(),
             drops: Drops::default(),
+            slow: None,
             refused: ArrayVec::new(),
+        }
+    }
+
+    /// Has who keeps the sessions with peers told what happens here.
+    #[must_use]
+    pub fn telling(mut self, slow: Slow) -> Self {
+        self.slow = Some(slow);
+        self
+    }
+
+    /// Tells that somebody here has joined a group of multicast, or has left one.
+    pub fn groups_changed(&self) {
+        if let Some(slow) = &self.slow {
+            slow.groups_changed();
         }
     }
 
@@ -144,6 +177,7 @@ impl UnderlayTx {
         }
         let stats = self.lanes[at].take().map(|lane| lane.stats);
         self.lanes[at] = Some(Box::new(Lane {
+            port,
             net,
             way,
             name,
@@ -160,21 +194,18 @@ impl UnderlayTx {
     }
 
     /// Sets the key that frames for a peer are sealed with and where it is; or that there is none now.
-    pub fn set_key(&mut self, peer: PeerId, key: Option<(Arc<SendKey>, SocketAddr)>) {
+    pub fn set_key(&mut self, peer: PeerId, key: Option<(Arc<SendKey>, Name)>) {
         let at = peer.0 as usize;
         if self.peers.len() <= at {
             self.peers.resize_with(at + 1, || None);
         }
-        self.peers[at] = key.map(|(key, to)| Peer {
-            key,
-            name: Name::from(to),
-        });
+        self.peers[at] = key.map(|(key, name)| Peer { key, name });
     }
 
     /// A peer is somewhere else from now on.
-    pub fn move_peer(&mut self, peer: PeerId, to: SocketAddr) {
+    pub fn move_peer(&mut self, peer: PeerId, to: Name) {
         if let Some(Some(peer)) = self.peers.get_mut(peer.0 as usize) {
-            peer.name = Name::from(to);
+            peer.name = to;
         }
     }
 
@@ -199,10 +230,23 @@ impl UnderlayTx {
         Some(lane.stats)
     }
 
-    /// A port by which something was too large for the path since it was asked last: the path's MTU is to be asked for
-    /// again, by [`path_mtu`](crate::endpoint::udp::path_mtu).
-    pub fn take_refused(&mut self) -> Option<PortId> {
-        self.refused.pop()
+    /// A way on which something was too large for the path since it was asked last.
+    #[inline]
+    pub fn take_refused(&mut self) -> Option<Refused> {
+        let port = self.refused.pop()?;
+        let lane = lane_of(port).and_then(|at| self.lanes.get(at)?.as_ref())?;
+        Some(Refused {
+            net: lane.net,
+            port,
+            way: lane.way,
+        })
+    }
+
+    /// Tells that something for a peer was too large for the path.
+    pub fn too_big(&self, peer: PeerId) {
+        if let Some(slow) = &self.slow {
+            slow.push_too_big(peer);
+        }
     }
 
     /// Frames that did not go, by reason.
@@ -233,8 +277,8 @@ impl UnderlayTx {
                 Err(reason) => {
                     lane.stats.failed += 1;
                     self.drops.count(reason);
-                    if reason == DropReason::TooBig && !self.refused.contains(&port) {
-                        let _known_later = self.refused.try_push(port);
+                    if reason == DropReason::TooBig {
+                        note(&mut self.refused, port);
                     }
                 }
             }
@@ -309,6 +353,7 @@ impl UnderlayTx {
         let socket = socket.ok_or(DropReason::HostError)?;
         match lane.way {
             Way::Sealed { peer, vni } => {
+                self.slow.iter().for_each(Slow::stir);
                 let peer = self.peers.get(peer.0 as usize).and_then(Option::as_ref);
                 let key = &peer.ok_or(DropReason::NoKey)?.key;
                 run::send_sealed(socket, &route.name, key, vni, whole, &mut self.arena)
@@ -384,6 +429,7 @@ impl UnderlayTx {
         }
         let socket = self.sockets.get(usize::from(route.socket));
         let to = To {
+            port: lane.port,
             name: route.name,
             socket: route.socket,
             tos: ecn::outward(ecn::tos_of(head)),
@@ -400,10 +446,22 @@ impl UnderlayTx {
         if self.kept.is_empty() {
             return;
         }
-        let drops = &mut self.drops;
-        self.kept.flush(&mut self.sockets, |count, e| {
-            drops.count_many(reason(e), count);
+        self.slow.iter().for_each(Slow::stir);
+        let (drops, refused) = (&mut self.drops, &mut self.refused);
+        self.kept.flush(&mut self.sockets, |port, count, e| {
+            let reason = reason(e);
+            drops.count_many(reason, count);
+            if reason == DropReason::TooBig {
+                note(refused, port);
+            }
         });
+    }
+}
+
+fn note(refused: &mut ArrayVec<PortId, REFUSED>, port: PortId) {
+    if !refused.contains(&port) {
+        // What finds no room is refused again.
+        let _known_later = refused.try_push(port);
     }
 }
 
@@ -419,39 +477,6 @@ fn lead(way: Way) -> (ArrayVec<u8, { vxlan::HEADER }>, usize) {
     }
 }
 
-/// Seals a datagram; where its checksum is only partial, the seal says so.
-fn seal_small(key: &SendKey, vnet: &VnetHdr, datagram: &mut [u8]) -> Result<(), DropReason> {
-    let field = vnet.csum_start.saturating_add(vnet.csum_offset);
-    let places = (u8::try_from(vnet.csum_start), u8::try_from(field));
-    let (flags, csum) = match places {
-        (Ok(start), Ok(field)) if vnet.needs_csum() => (PARTIAL, (start, field)),
-        _ => {
-            let plain = HEADER_LEN + vxlan::HEADER..datagram.len() - TAG_LEN;
-            complete_partial(&mut datagram[plain], vnet)?;
-            (0, (0, 0))
-        }
-    };
-    key.seal(flags, csum, datagram).map_err(unsealed)
-}
-
 fn is_ip(head: &[u8]) -> bool {
     matches!(head.get(12..14), Some([0x08, 0x00] | [0x86, 0xdd]))
-}
-
-/// The first bytes of a frame, with all headers that are looked at.
-fn front<'a>(frame: &'a [IoSlice<'_>], scratch: &'a mut [u8; MAX_HEADERS]) -> &'a [u8] {
-    match frame {
-        [] => &[],
-        [whole] => whole,
-        [first, ..] if first.len() >= MAX_HEADERS => first,
-        _ => {
-            let bytes = frame.iter().flat_map(|piece| piece.iter());
-            let mut len = 0;
-            for (to, from) in scratch.iter_mut().zip(bytes) {
-                *to = *from;
-                len += 1;
-            }
-            &scratch[..len]
-        }
-    }
 }

@@ -68,6 +68,8 @@ pub trait Tx {
     /// Ethernet header; `vnet` says which checksum and segmentation is still to be done.
     /// Returns false if the endpoint did not take it (counted there).
     fn tx(&mut self, port: PortId, vnet: &VnetHdr, frame: &[IoSlice<'_>]) -> bool;
+    /// Tells that somebody has joined a group of multicast, or has left one.
+    fn groups_changed(&mut self) {}
     /// Tells that packets which came for an endpoint from the world, and not from another endpoint's frame, were
     /// dropped.
     fn dropped(&mut self, port: PortId, reason: DropReason, count: usize) {

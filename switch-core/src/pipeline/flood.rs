@@ -80,12 +80,14 @@ impl Switch {
             floods,
             snooper,
             config,
+            wanted,
             ..
         } = self;
         let known = Known {
             config,
             ports,
             macs,
+            wanted,
             vlan: from.vlan,
         };
         let uncharged = snooper.is_some() && packet.dst.is_group() && is_data(packet, frame);
@@ -152,6 +154,7 @@ impl Switch {
             floods,
             snooper,
             config,
+            wanted,
             ..
         } = self;
         floods.spent = 0;
@@ -164,6 +167,7 @@ impl Switch {
                     config,
                     ports,
                     macs,
+                    wanted,
                     vlan: pending.from.vlan,
                 };
                 let reach = Reach::of(snooper.as_mut(), &known, now, &packet, &pending.frame);

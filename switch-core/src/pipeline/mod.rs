@@ -34,7 +34,7 @@ use std::sync::Arc;
 
 use self::flood::Floods;
 use self::forward::Pending;
-use self::multicast::Snooper;
+use self::multicast::{Snooper, Wanted};
 use self::names::Names;
 use self::ports::Ports;
 use self::rules::Rulebook;
@@ -100,6 +100,8 @@ pub struct Switch {
     services: Option<Arc<Services>>,
     pending: Pending,
     snooper: Option<Snooper>,
+    /// What of multicast other hosts want.
+    wanted: Wanted,
     /// The host's own addresses of now.
     pub(crate) own: Vec<IpAddr>,
     pub(crate) macs: Arc<MacTable>,
@@ -131,6 +133,7 @@ impl Switch {
             services: None,
             pending: Pending::default(),
             snooper: None,
+            wanted: Wanted::default(),
             own: Vec::new(),
             macs,
             damped: Damped::default(),

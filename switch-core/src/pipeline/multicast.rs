@@ -10,8 +10,9 @@ mod ask;
 mod hear;
 mod joined;
 mod lists;
+mod peers;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use core::net::IpAddr;
 use core::time::Duration;
@@ -23,6 +24,7 @@ use ahash::RandomState;
 use self::ask::Greeting;
 use self::joined::Joined;
 use self::lists::Lists;
+pub(super) use self::peers::Wanted;
 use super::ports::Ports;
 use super::vlans::{Source, Vlan};
 use super::{Config, Switch};
@@ -74,6 +76,8 @@ pub(super) struct Known<'a> {
     pub(super) config: &'a Config,
     pub(super) ports: &'a Ports,
     pub(super) macs: &'a MacTable,
+    /// What other hosts want.
+    pub(super) wanted: &'a Wanted,
     pub(super) vlan: Option<Vlan>,
 }
 
@@ -82,6 +86,17 @@ struct Asking {
     at: Tick,
     whom: Source,
     group: Group,
+}
+
+/// What came of a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Joins {
+    /// It is a member now.
+    Comes,
+    /// It was one before; or there is no room to keep it.
+    Stays,
+    /// It has joined all that it may.
+    TooMany,
 }
 
 /// What a packet for more than one is.
@@ -122,8 +137,8 @@ pub(super) enum Reach<'a> {
     All,
     /// Members of a group, and routers.
     Members(&'a PortList),
-    /// Routers.
-    Routers(&'a Groups, Scope),
+    /// Routers, and hosts that want all.
+    Routers(&'a Groups, &'a Wanted, Scope),
 }
 
 impl<'a> Reach<'a> {
@@ -131,7 +146,7 @@ impl<'a> Reach<'a> {
     #[inline]
     pub(super) fn of(
         snooper: Option<&'a mut Snooper>,
-        known: &Known<'_>,
+        known: &Known<'a>,
         now: Tick,
         packet: &Packet,
         frame: &[u8],
@@ -141,7 +156,7 @@ impl<'a> Reach<'a> {
         };
         let on = |family| Scope::new(number(known.vlan), family);
         match Content::of(ip, frame) {
-            Content::Report(family) => Self::Routers(&snooper.how.groups, on(family)),
+            Content::Report(family) => Self::Routers(&snooper.how.groups, known.wanted, on(family)),
             Content::Data(group) if snooper.is_active(known.config, on(group.family()), now) => {
                 let groups = &*snooper.how.groups;
                 let members = snooper.lists.members(groups, group, known, now);
@@ -168,10 +183,13 @@ impl<'a> Reach<'a> {
     pub(super) fn has(&self, macs: &MacTable, to: PortId, now: Tick) -> bool {
         match *self {
             Self::All | Self::Members(_) => true,
-            Self::Routers(groups, Scope { vlan, family }) => macs.station(to).is_some_and(|of| {
-                let seat = Seat { of, vlan };
-                groups.until(Want::Router(family), seat, now).is_some()
-            }),
+            Self::Routers(groups, wanted, Scope { vlan, family }) => {
+                let router = |of| {
+                    let seat = Seat { of, vlan };
+                    groups.until(Want::Router(family), seat, now).is_some()
+                };
+                wanted.has_router(to, family) || macs.station(to).is_some_and(router)
+            }
         }
     }
 }
@@ -197,8 +215,8 @@ impl Snooper {
         membership(ROBUSTNESS, interval, response(interval))
     }
 
-    /// Notes a report. False where the endpoint has joined all that it may.
-    fn join(&mut self, group: Group, seat: Seat, now: Tick) -> bool {
+    /// Notes a report.
+    fn join(&mut self, group: Group, seat: Seat, now: Tick) -> Joins {
         let groups = &self.how.groups;
         let until = now + self.life(Scope::new(seat.vlan, group.family()), now);
         let joined = self.joined.entry(seat.of.port).or_default();
@@ -207,12 +225,23 @@ impl Snooper {
             groups.until(Want::Group(group), seat, now).is_some()
         };
         if !joined.note(seat.vlan, group, now, holds) {
-            return false;
+            return Joins::TooMany;
         }
-        if groups.enter(Want::Group(group), seat, now, until) == Entered::Full {
+        match groups.enter(Want::Group(group), seat, now, until) {
+            Entered::New => return Joins::Comes,
+            Entered::Known => {}
+            Entered::Full => groups.overflow(until),
+        }
+        Joins::Stays
+    }
+
+    /// Has a port get all of a group's family, as long as a report of now holds.
+    fn give_all(&mut self, group: Group, seat: Seat, now: Tick) {
+        let (groups, family) = (&self.how.groups, group.family());
+        let until = now + self.life(Scope::new(seat.vlan, family), now);
+        if groups.enter(Want::Router(family), seat, now, until) == Entered::Full {
             groups.overflow(until);
         }
-        true
     }
 
     /// Notes that a station has left. True if it is to be found out now whether others behind the port remain.
@@ -258,7 +287,7 @@ impl Switch {
         self.snooper = how.map(|how| Snooper {
             how,
             joined: HashMap::with_hasher(RandomState::with_seeds(a, b, c, d)),
-            unasked: self.ports.iter().map(|p| p.id).collect(),
+            unasked: self.own_ports().collect(),
             greetings: VecDeque::new(),
             general: Tick::ZERO,
             asking: VecDeque::new(),

@@ -74,6 +74,7 @@ impl Switch {
     pub fn remove_remote_port(&mut self, id: PortId) {
         self.rules.forget(id);
         self.forget_groups(id);
+        self.set_wants(id, None);
         for mac in self.ports.unlead_all(id) {
             self.config.gateway.guests.remove(mac);
         }

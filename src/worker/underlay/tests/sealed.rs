@@ -147,7 +147,7 @@ fn without_a_key_nothing_leaves() {
     assert!(!world.send(&VnetHdr::default(), &[&frame[..100]]));
     let key = send_key();
     key.close();
-    world.tx.set_key(PEER, Some((key, to)));
+    world.tx.set_key(PEER, Some((key, Name::from(to))));
     assert!(!world.send(&vnet, &[&frame]));
     assert!(!world.send(&VnetHdr::default(), &[&frame[..100]]));
     assert_eq!(world.tx.drops().get(DropReason::NoKey), 4);
@@ -155,15 +155,60 @@ fn without_a_key_nothing_leaves() {
 
 #[test]
 fn a_flood_of_handshakes_fills_a_queue_and_no_more() {
-    let (mut world, _, to) = World::sealed();
+    let (mut world, from, to) = World::sealed();
     let own = UdpSocket::bind("127.0.0.1:0").unwrap();
     for _ in 0..400 {
         own.send_to(&[1; 148], to).unwrap();
     }
     own.send_to(&[1; 3000], to).unwrap();
-    world.send(&VnetHdr::default(), &[&LINK.frame(0x88b5, &[0; 60])]);
+    let frame = LINK.frame(0x88b5, &[0; 60]);
+    world.send(&VnetHdr::default(), &[&frame]);
     world.receive(1);
-    assert_eq!(world.rx.drops().get(DropReason::TableFull), 145);
+    // With them where the peer is now, which the next datagram tells.
+    assert_eq!(world.rx.drops().get(DropReason::TableFull), 146);
     assert_eq!(std::iter::from_fn(|| world.slow.pop()).count(), 256);
     world.slow.rest();
+    for _ in 0..2 {
+        world.send(&VnetHdr::default(), &[&frame]);
+        world.receive(1);
+    }
+    let told: Vec<_> = std::iter::from_fn(|| world.slow.pop()).collect();
+    let told: Vec<_> = told.iter().map(|m| (m.what, m.from, m.to)).collect();
+    let here = Some(to.ip());
+    assert_eq!(told, [(What::Moved(PEER, INDEX), from, here)]);
+}
+
+#[test]
+fn the_first_of_a_session_and_another_way_are_told_of() {
+    let (mut world, from, to) = World::sealed();
+    let key = send_key();
+    let seal = || {
+        let inner = [&vxlan::header(vni())[..], &LINK.frame(0x88b5, &[0; 60])].concat();
+        let mut whole = [&[0; 16], &inner[..], &[0; 16]].concat();
+        key.seal(0, (0, 0), &mut whole).unwrap();
+        whole
+    };
+    let open = OpenKey::new(Suite::fastest(), &[7; 32], INDEX).unwrap();
+    let (near, far) = (
+        UdpSocket::bind("127.0.0.1:0").unwrap(),
+        UdpSocket::bind("127.0.0.1:0").unwrap(),
+    );
+    // It comes from where the peer is believed to be, and so nothing but that it is the first is news.
+    let ends = (near.local_addr().unwrap(), Some(to.ip()));
+    world.rx.add_key(open, PEER, ends);
+    let late = seal();
+    for (socket, bytes) in [
+        (&near, seal()),
+        (&near, seal()),
+        (&far, seal()),
+        (&near, late),
+    ] {
+        socket.send_to(&bytes, to).unwrap();
+        world.receive(1);
+    }
+    let told = std::iter::from_fn(|| world.slow.pop());
+    let told: Vec<_> = told.map(|m| (m.what, m.from)).collect();
+    let moved = What::Moved(PEER, INDEX);
+    assert_eq!(told, [(moved, ends.0), (moved, far.local_addr().unwrap())]);
+    assert_ne!(ends.0, from);
 }

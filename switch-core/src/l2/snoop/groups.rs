@@ -256,6 +256,17 @@ impl Groups {
         }
     }
 
+    /// Something has changed about who gets a group, which is not in this table.
+    pub fn touch(&self, group: Group) {
+        self.changed(Want::Group(group));
+    }
+
+    /// Until when there may be ports that were not asked yet, and get all.
+    #[must_use]
+    pub fn unasked_until(&self, family: Family) -> Tick {
+        Tick::from_nanos(self.unasked(family).load(Ordering::Relaxed))
+    }
+
     fn unasked(&self, family: Family) -> &AtomicU64 {
         &self.agreed.of(Scope::new(0, family)).unasked
     }

@@ -2,7 +2,7 @@
 //!
 //! Each VLAN of a network is a link of its own, with members, routers and a querier of its own.
 //! `message` reads what a frame says, `query` writes what the gateway asks, `groups` is the table that all workers
-//! share. A membership is a port's: what it reports of sources (include and exclude lists) is reduced to member or
+//! share, `wants` is what of it other hosts are told. A membership is a port's: what it reports of sources (include and exclude lists) is reduced to member or
 //! not, so a member gets a group from every source. Groups that do not leave the link (224.0.0.0/24, and the scopes
 //! up to link-local of IPv6) are everybody's and are not kept: not all stations report them.
 //! Source: RFC 4541, and for the protocols RFC 1112, 2236, 3376, 2710, 3810.
@@ -11,6 +11,7 @@ mod agreed;
 pub mod groups;
 pub mod message;
 pub mod query;
+mod wants;
 
 #[cfg(all(test, loom))]
 mod loom_models;
@@ -21,6 +22,8 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::time::Duration;
 
 use crate::addr::Mac;
+
+pub use self::wants::Wants;
 
 /// IGMP.
 pub const PROTO_IGMP: u8 = 2;

@@ -1,6 +1,6 @@
 //! Stage 3: What endpoints say of groups: their reports and leaves, and the queries of routers among them.
 
-use super::{asks_from, number};
+use super::{Joins, asks_from, number};
 use crate::flow::host::Host;
 use crate::l2::snoop::groups::{Other, Seat, Want};
 use crate::l2::snoop::message::{self, Message, Query, Report, Wish};
@@ -58,16 +58,25 @@ impl Switch {
         report: Report<'_>,
     ) -> Result<(), DropReason> {
         let mut result = Ok(());
+        let remote = self.ports.get(from.port).and_then(|p| p.remote);
+        if remote.is_some_and(|r| !r.learns) {
+            // It has said what it wants by itself.
+            return Ok(());
+        }
         for (address, wish) in report {
             let (Some(group), Some(snooper)) = (Group::of(address), &mut self.snooper) else {
                 continue;
             };
             match wish {
-                Wish::Join if !snooper.join(group, seat, now) => {
-                    result = Err(DropReason::GroupLimit);
-                }
-                Wish::Join => {}
+                Wish::Join => match snooper.join(group, seat, now) {
+                    Joins::Comes => host.groups_changed(),
+                    Joins::Stays => {}
+                    // Who has many stations behind it gets all.
+                    Joins::TooMany if remote.is_some() => snooper.give_all(group, seat, now),
+                    Joins::TooMany => result = Err(DropReason::GroupLimit),
+                },
                 Wish::Leave if snooper.leave(group, from, seat, now) => {
+                    host.groups_changed();
                     self.ask(host, from, group.family(), Some(group));
                 }
                 Wish::Leave => {}
@@ -132,7 +141,8 @@ impl Switch {
         (packet, frame): (&Packet, &[u8]),
     ) {
         let Some(snooper) = &self.snooper else { return };
-        if self.config.icc && snooper.how.groups.has_routers(on, now) {
+        let here = snooper.how.groups.has_routers(on, now);
+        if self.config.icc && (here || self.wanted.has_routers(on.family)) {
             // In a storm the router hears the next report.
             let _ = self.flood(host, now, from, packet, &VnetHdr::default(), frame);
         }

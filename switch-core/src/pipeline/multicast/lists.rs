@@ -62,9 +62,11 @@ impl Lists {
             list.until = now + HOLDS;
             list.members.clear();
             for port in known.ports.on(known.vlan) {
-                // One that the table does not keep gets all, and so does another host, which knows its own members.
+                // One that the table does not keep gets all.
                 let until = match known.macs.station(port.id) {
-                    _ if port.remote.is_some() => Some(Tick::NEVER),
+                    of if port.remote.is_some() => {
+                        known.remote_until(groups, group, (port, of), now)
+                    }
                     Some(of) => groups.wanted_until(group, Seat { of, vlan }, now),
                     None => Some(Tick::NEVER),
                 };

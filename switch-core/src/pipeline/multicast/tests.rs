@@ -1,6 +1,6 @@
 //! Multicast through a whole switch: who joins gets it, who leaves does not any more, and who asks is heeded.
 
-mod asking;
+pub(in crate::pipeline) mod asking;
 mod paying;
 mod vlans;
 
@@ -21,8 +21,8 @@ use crate::wire::emit::HeaderBuf;
 use crate::wire::packet::{PROTO_UDP, Packet};
 use crate::wire::vnet_hdr::VnetHdr;
 
-const G4: &str = "239.1.2.3";
-const G6: &str = "ff15::1234";
+pub(in crate::pipeline) const G4: &str = "239.1.2.3";
+pub(in crate::pipeline) const G6: &str = "ff15::1234";
 /// Endpoints of a test: the two of the ordinary test switch, and two more.
 const PORTS: u32 = 4;
 
@@ -33,11 +33,11 @@ struct Net {
     now: Tick,
 }
 
-const fn mac(port: u32) -> Mac {
+pub(in crate::pipeline) const fn mac(port: u32) -> Mac {
     Mac([2, 0, 0, 0, 0, port.to_be_bytes()[3] + 2])
 }
 
-fn v4(port: u32) -> Ipv4Addr {
+pub(in crate::pipeline) fn v4(port: u32) -> Ipv4Addr {
     Ipv4Addr::from(0x0a00_0002 + port)
 }
 
@@ -55,7 +55,7 @@ fn to_mac(group: IpAddr) -> Mac {
 }
 
 /// A report with these records: what a station of IGMPv3 or MLDv2 sends.
-fn report(port: u32, records: &[(u8, IpAddr)]) -> Vec<u8> {
+pub(in crate::pipeline) fn report(port: u32, records: &[(u8, IpAddr)]) -> Vec<u8> {
     let v6 = records.iter().any(|r| r.1.is_ipv6());
     let count = u16::try_from(records.len()).unwrap().to_be_bytes();
     let kind = if v6 { 143 } else { 0x22 };
@@ -95,7 +95,7 @@ fn message(port: u32, (src, dst): (IpAddr, IpAddr), mut body: Vec<u8>) -> Vec<u8
     [head.as_slice(), &body].concat()
 }
 
-fn data(port: u32, group: &str) -> Vec<u8> {
+pub(in crate::pipeline) fn data(port: u32, group: &str) -> Vec<u8> {
     let dst: IpAddr = group.parse().unwrap();
     let src: IpAddr = match dst {
         IpAddr::V4(_) => v4(port).into(),
@@ -195,7 +195,7 @@ impl Net {
     }
 }
 
-fn guest(id: u32) -> Guest {
+pub(in crate::pipeline) fn guest(id: u32) -> Guest {
     Guest {
         mac: mac(id),
         name: format!("g{id}"),

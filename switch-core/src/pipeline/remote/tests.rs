@@ -1,5 +1,6 @@
 //! Frames between two endpoints of this host and those of two others.
 
+mod groups;
 mod hosts;
 
 use core::net::SocketAddr;

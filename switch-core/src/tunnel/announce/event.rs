@@ -1,7 +1,10 @@
 //! `[7]` What the announcements of peers come to, told to the program.
 
+use std::sync::Arc;
+
 use super::table::{Contested, Holder};
 use crate::addr::{Mac, PeerId, Vni};
+use crate::l2::snoop::Wants;
 use crate::tunnel::control::prefix::Range;
 use crate::tunnel::control::record::{Announced, Network};
 
@@ -86,6 +89,15 @@ pub enum Event {
         peer: PeerId,
         /// The name.
         name: Box<str>,
+    },
+    /// A peer wants something else of a network's multicast than before. At first it is all.
+    Wants {
+        /// Who.
+        peer: PeerId,
+        /// The network.
+        vni: Vni,
+        /// What it wants.
+        wants: Arc<Wants>,
     },
     /// All that a peer has was told.
     Complete {

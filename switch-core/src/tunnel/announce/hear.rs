@@ -11,6 +11,8 @@ use crate::tunnel::control::record::{EndpointView, Network, Record, Records};
 
 /// Records that a network costs, which is compared with those of every peer.
 const NETWORK_COST: u32 = 64;
+/// Records that a list of groups costs, which every worker gets.
+const GROUPS_COST: u32 = 64;
 /// Records that a peer's new start costs, for which everything is told again.
 const START_COST: u32 = 64;
 /// Of a table that was full, so many hundredths are in use when those are asked who had to be left out.
@@ -90,6 +92,7 @@ impl Announcer {
                 Record::Network(network) => self.take_network(id, network),
                 Record::NetworkGone(vni) => self.networks.remove(id, vni, &mut self.events),
                 Record::Host(name) => self.take_host(id, name),
+                Record::Groups(vni, wants) => self.take_groups(id, vni, wants),
             }
             // At once: a later record may take the row out again.
             self.tell(now, core::mem::take(&mut changes));
@@ -274,6 +277,7 @@ impl Announcer {
 fn cost(records: Records<'_>) -> u32 {
     let each = |record| match record {
         Record::Network(_) => NETWORK_COST,
+        Record::Groups(..) => GROUPS_COST,
         Record::Endpoint(_) | Record::Gone(..) | Record::NetworkGone(_) | Record::Host(_) => 1,
     };
     records.map(each).sum::<u32>().max(1)

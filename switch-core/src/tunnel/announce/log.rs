@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::addr::{Mac, Vni};
+use crate::l2::snoop::Wants;
+use crate::tunnel::control::groups::groups;
 use crate::tunnel::control::record::{gone, network_gone};
 
 /// Things taken back that are kept, beside as many as there are things, for those who have not heard of it.
@@ -18,6 +20,8 @@ pub(super) enum Key {
     Network(Vni),
     /// An endpoint of its own.
     Endpoint(Vni, Mac),
+    /// What of a network's multicast this host wants.
+    Groups(Vni),
 }
 
 impl Key {
@@ -25,7 +29,7 @@ impl Key {
     pub(super) const fn vni(self) -> Option<Vni> {
         match self {
             Self::Host => None,
-            Self::Network(vni) | Self::Endpoint(vni, _) => Some(vni),
+            Self::Network(vni) | Self::Endpoint(vni, _) | Self::Groups(vni) => Some(vni),
         }
     }
 }
@@ -95,6 +99,7 @@ impl Log {
                 (Some(record), _) => Told::Is(record),
                 (None, Key::Endpoint(vni, mac)) => Told::Gone(gone(vni, mac)),
                 (None, Key::Network(vni)) => Told::NoNetwork(network_gone(vni)),
+                (None, Key::Groups(vni)) => Told::All(groups(vni, &Wants::default())),
                 // A host is never without a name that it had.
                 (None, Key::Host) => Told::Is(&[]),
             };
@@ -125,14 +130,17 @@ pub(super) enum Told<'a> {
     Is(&'a [u8]),
     Gone([u8; 13]),
     NoNetwork([u8; 7]),
+    /// All of a network's multicast is wanted.
+    All(Box<[u8]>),
 }
 
 impl Told<'_> {
-    pub(super) const fn bytes(&self) -> &[u8] {
+    pub(super) fn bytes(&self) -> &[u8] {
         match self {
             Self::Is(bytes) => bytes,
             Self::Gone(bytes) => bytes,
             Self::NoNetwork(bytes) => bytes,
+            Self::All(bytes) => bytes,
         }
     }
 

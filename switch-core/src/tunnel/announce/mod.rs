@@ -14,12 +14,14 @@
 
 mod bucket;
 mod event;
+mod groups;
 mod hear;
 mod inbound;
 mod log;
 mod networks;
 mod outbound;
 mod peer;
+mod show;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -225,6 +227,7 @@ impl Announcer {
     pub fn remove_network(&mut self, now: Tick, vni: Vni) {
         self.networks.remove_local(vni);
         self.clear(now, Key::Network(vni));
+        self.clear(now, Key::Groups(vni));
     }
 
     /// Adds a peer, or sets other rules for one. What it may no longer have goes at once; what it may have now it is
@@ -245,9 +248,8 @@ impl Announcer {
         self.table.keep(Holder::Peer(id), &mut changes, |view| {
             rules.allow(view).is_ok()
         });
-        self.networks.keep(id, &mut self.events, |network, _| {
-            rules.on(network.vni).is_some()
-        });
+        self.networks
+            .keep(id, &mut self.events, |vni, _| rules.on(vni).is_some());
         let open = peer.out.is_open();
         self.tell(now, changes);
         if open {
@@ -378,44 +380,6 @@ impl Announcer {
             }
             self.touch(id);
         }
-    }
-
-    /// Who has a MAC on a network, and what is known of it.
-    #[must_use]
-    pub fn by_mac(&self, vni: Vni, mac: Mac) -> Option<(Holder, Announced)> {
-        let (holder, view) = self.table.by_mac(vni, mac)?;
-        Some((holder, view.to_owned()))
-    }
-
-    /// Who has an address on a network, and what is known of it.
-    #[must_use]
-    pub fn by_addr(&self, vni: Vni, addr: IpAddr) -> Option<(Holder, Announced)> {
-        let (holder, view) = self.table.by_addr(vni, addr)?;
-        Some((holder, view.to_owned()))
-    }
-
-    /// The endpoints of a host that are there, in no order.
-    pub fn endpoints(&self, of: Holder) -> impl Iterator<Item = Announced> {
-        let there = self.table.of(of).filter(|&(_, up)| up);
-        there.map(|(view, _)| view.to_owned())
-    }
-
-    /// The peers that are on a network, as they have it.
-    pub fn peers_on(&self, vni: Vni) -> impl Iterator<Item = (PeerId, &Network)> {
-        self.networks.peers(vni)
-    }
-
-    /// Endpoints that are known, and those among them that wait for what others have.
-    #[must_use]
-    pub fn count(&self) -> (usize, usize) {
-        (self.table.len(), self.table.waiting())
-    }
-
-    /// What there is to show of a peer.
-    #[must_use]
-    pub fn stats(&self, id: PeerId) -> Option<PeerStats> {
-        let peer = self.peers.get(&id)?;
-        Some(peer.stats(self.table.count(Holder::Peer(id)), &self.log))
     }
 
     fn clear(&mut self, now: Tick, key: Key) {

@@ -1,10 +1,12 @@
 //! `[7]` Who is on which network, under which name, and who hands out from where.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use super::event::Event;
 use super::table::Holder;
 use crate::addr::{PeerId, Vni};
+use crate::l2::snoop::Wants;
 use crate::tunnel::control::record::Network;
 
 #[derive(Debug)]
@@ -18,6 +20,8 @@ struct Theirs {
 pub(super) struct Networks {
     local: BTreeMap<Vni, Network>,
     theirs: BTreeMap<Vni, BTreeMap<PeerId, Theirs>>,
+    /// What of multicast is wanted, and the round in which it was told; where it is not all.
+    wants: BTreeMap<(PeerId, Vni), (Arc<Wants>, u16)>,
 }
 
 impl Networks {
@@ -78,9 +82,40 @@ impl Networks {
         peers.insert(peer, Theirs { network, round });
     }
 
+    /// Sets what of a network's multicast a peer wants.
+    pub(super) fn set_wants(
+        &mut self,
+        peer: PeerId,
+        vni: Vni,
+        wants: Wants,
+        round: u16,
+        events: &mut VecDeque<Event>,
+    ) {
+        if let Some((known, told)) = self.wants.get_mut(&(peer, vni))
+            && **known == wants
+        {
+            *told = round;
+            return;
+        }
+        let wants = Arc::new(wants);
+        if *wants != Wants::default() {
+            let told = (Arc::clone(&wants), round);
+            self.wants.insert((peer, vni), told);
+        } else if self.wants.remove(&(peer, vni)).is_none() {
+            return;
+        }
+        events.push_back(Event::Wants { peer, vni, wants });
+    }
+
+    /// What of a network's multicast a peer wants.
+    pub(super) fn wants(&self, peer: PeerId, vni: Vni) -> Arc<Wants> {
+        let found = self.wants.get(&(peer, vni));
+        found.map_or_else(Arc::default, |(wants, _)| Arc::clone(wants))
+    }
+
     /// Takes a network of a peer back.
     pub(super) fn remove(&mut self, peer: PeerId, vni: Vni, events: &mut VecDeque<Event>) {
-        self.keep(peer, events, |theirs, _| theirs.vni != vni);
+        self.keep(peer, events, |theirs, _| theirs != vni);
     }
 
     /// Takes networks of a peer back that were not told in this round.
@@ -93,16 +128,24 @@ impl Networks {
         &mut self,
         peer: PeerId,
         events: &mut VecDeque<Event>,
-        keep: impl Fn(&Network, u16) -> bool,
+        keep: impl Fn(Vni, u16) -> bool,
     ) {
         self.theirs.retain(|&vni, peers| {
-            let gone = peers.get(&peer).is_some_and(|t| !keep(&t.network, t.round));
+            let gone = peers.get(&peer).is_some_and(|t| !keep(vni, t.round));
             if gone {
                 peers.remove(&peer);
                 events.push_back(Event::NetworkDown { peer, vni });
             }
             !peers.is_empty()
         });
+        let ends = [[0; 3], [u8::MAX; 3]].map(Vni::from_be_bytes);
+        let [first, last] = ends.map(|vni| (peer, vni));
+        let told = self.wants.range(first..=last);
+        let gone = told.filter(|(key, (_, round))| !keep(key.1, *round));
+        let gone: Vec<Vni> = gone.map(|(key, _)| key.1).collect();
+        for vni in gone {
+            self.set_wants(peer, vni, Wants::default(), 0, events);
+        }
     }
 
     /// The peers on a network.

@@ -18,6 +18,7 @@
 //! Its messages are numbered from 0; what an earlier stream told holds only if this one tells it again. In an ack, everything before `next` was taken, and bit n of `mask` says that
 //! message `next + 1 + n` is there too. A probe's size is that of the IP packet which carried it, in bytes.
 
+pub mod groups;
 pub mod prefix;
 pub mod record;
 #[cfg(test)]

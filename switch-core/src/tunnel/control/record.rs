@@ -9,17 +9,21 @@
 //! | 3 | network | VNI u32, ranges u8 (halves as above), name, IPv4 ranges, IPv6 ranges |
 //! | 4 | network gone | VNI u32 |
 //! | 5 | host | name |
+//! | 6 | groups | VNI u32, families u8 (bit 0: of IPv4 only the groups that follow are wanted, bit 1: of IPv6), the groups |
 //!
 //! A name is its length (u8) and so many bytes of lower-case ASCII; the first of an endpoint's is its own, the others
-//! are aliases. A range is its first and its last address.
+//! are aliases. A range is its first and its last address. A group is its VLAN (u16, 0 for none, bit 15 set for IPv6) and
+//! its address; one whose family is not among those is ignored. A host that tells no groups of a network wants all.
 
 use core::net::IpAddr;
 
 use arrayvec::ArrayVec;
 
 use super::Reader;
+use super::groups::{groups, read_groups};
 use super::prefix::Range;
 use crate::addr::{Mac, Vni};
+use crate::l2::snoop::Wants;
 
 /// Addresses of one endpoint.
 pub const MAX_ADDRS: usize = 4;
@@ -35,6 +39,7 @@ const GONE: u8 = 2;
 const NETWORK: u8 = 3;
 const NETWORK_GONE: u8 = 4;
 const HOST: u8 = 5;
+pub(super) const GROUPS: u8 = 6;
 
 /// Bytes before an endpoint's addresses.
 const ENDPOINT_HEAD: usize = 12;
@@ -116,7 +121,7 @@ fn bad_addr(mut addrs: impl Iterator<Item = IpAddr> + Clone) -> Option<IpAddr> {
     None
 }
 
-fn head(out: &mut Vec<u8>, kind: u8, body: usize) {
+pub(super) fn head(out: &mut Vec<u8>, kind: u8, body: usize) {
     out.push(kind);
     out.extend_from_slice(&u16::try_from(body).unwrap_or(u16::MAX).to_le_bytes());
 }
@@ -341,6 +346,8 @@ pub enum Record<'a> {
     NetworkGone(Vni),
     /// What the host is called.
     Host(&'a str),
+    /// What of a network's multicast the host wants.
+    Groups(Vni, Wants),
 }
 
 impl<'a> Record<'a> {
@@ -352,6 +359,10 @@ impl<'a> Record<'a> {
             NETWORK => Record::Network(network(&mut reader)?),
             NETWORK_GONE => Record::NetworkGone(Vni::new(reader.u32()?)?),
             HOST => Record::Host(read_name(&mut reader)?),
+            GROUPS => {
+                let (vni, wants) = read_groups(&mut reader)?;
+                Record::Groups(vni, wants)
+            }
             _ => return None,
         };
         reader.0.is_empty().then_some(record)
@@ -369,6 +380,7 @@ impl<'a> Record<'a> {
             Self::Network(network) => out.extend(network.record().into_iter().flatten()),
             Self::NetworkGone(vni) => out.extend_from_slice(&network_gone(*vni)),
             Self::Host(name) => out.extend(host(name).into_iter().flatten()),
+            Self::Groups(vni, wants) => out.extend_from_slice(&groups(*vni, wants)),
         }
     }
 }
@@ -404,7 +416,7 @@ impl<'a> Records<'a> {
         let mut reader = Reader(bytes);
         while !reader.0.is_empty() {
             let (kind, body) = split(&mut reader)?;
-            let known = (ENDPOINT..=HOST).contains(&kind);
+            let known = (ENDPOINT..=GROUPS).contains(&kind);
             if known && Record::read(kind, body).is_none() {
                 return None;
             }

@@ -46,7 +46,7 @@ fn one_that_comes_later_is_asked_alone_and_gets_all_meanwhile() {
 }
 
 /// A query of another querier, from behind a port.
-pub(super) fn foreign(port: u32, from: IpAddr, group: Option<&str>) -> Vec<u8> {
+pub(in crate::pipeline) fn foreign(port: u32, from: IpAddr, group: Option<&str>) -> Vec<u8> {
     let group = group.and_then(|g| Group::of(g.parse().unwrap()));
     let ask = query::Ask {
         group,

@@ -327,6 +327,7 @@ impl Host {
             Event::NetworkUp { .. }
             | Event::NetworkDown { .. }
             | Event::Host { .. }
+            | Event::Wants { .. }
             | Event::Complete { .. }
             | Event::Conflict { .. }
             | Event::Refused { .. }
