@@ -223,3 +223,46 @@ impl Member {
         self.problems.iter().cloned().collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use switch_core::tunnel::announce::Rules;
+
+    use super::*;
+
+    fn member() -> Member {
+        let asked = Asked {
+            key: None,
+            secret: [0; 32],
+            endpoint: None,
+            keepalive: None,
+            rules: Rules::default(),
+            lanes: Vec::new(),
+        };
+        Member::new(Tick::ZERO, asked, 1500)
+    }
+
+    #[test]
+    fn who_moves_says_so_at_once_until_it_is_heard() {
+        let mut member = member();
+        let mut now = Tick::from_millis(10);
+        member.rises(now);
+        let first = member.ping(now).unwrap();
+        member.pong(now, first);
+        now = now + Duration::from_secs(1);
+        assert_eq!(member.ping(now), None, "every ten seconds");
+        member.stir(now, 1500);
+        for _ in 0..HASTY {
+            assert!(member.ping(now).is_some());
+            assert_eq!(member.ping(now), None);
+            now = now + HASTE;
+        }
+        assert_eq!(member.ping(now), None, "nobody is there");
+        member.stir(now, 1500);
+        let answered = member.ping(now).unwrap();
+        member.pong(now, answered);
+        now = now + HASTE;
+        assert_eq!(member.ping(now), None, "it has been heard");
+        assert_eq!(member.loss(), 0);
+    }
+}

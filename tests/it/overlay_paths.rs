@@ -247,6 +247,40 @@ fn several_workers_seal_for_one_peer_and_nothing_counts_as_replayed() {
     });
 }
 
+/// The hardware address that a sandbox knows for an address, if it knows one.
+fn neighbour(place: &Place, to: &str) -> Option<String> {
+    place.pings(to);
+    let known = place.sh(&format!("ip neigh show {to}")).stdout;
+    let mut words = known.split_whitespace();
+    words.find(|&word| word == "lladdr")?;
+    words.next().map(str::to_owned)
+}
+
+#[test]
+fn a_vlan_of_two_hosts_is_its_own() {
+    netns::inside(|world| {
+        let pair = Pair::met(world, &[]);
+        let [web, db] = pair.furnish();
+        let on = |daemon: &Daemon<'_>, name: &str, options: &str| {
+            let place = daemon.sandbox();
+            let pid = place.pid;
+            daemon.ok(&format!(
+                "endpoint connect mesh {pid} --name {name} {options}"
+            ));
+            place
+        };
+        let here = on(&pair.a, "here", "--vlan 10 --ip 10.9.0.10");
+        let there = on(&pair.b, "there", "--vlan 10 --ip 10.9.1.10");
+        reach(&here, "10.9.1.10");
+        reach(&there, "10.9.0.10");
+        // Nobody answers for them to those who could not reach them.
+        for (place, to) in [(&web, "10.9.1.10"), (&db, "10.9.0.10"), (&here, "10.9.1.2")] {
+            assert_eq!(neighbour(place, to), None, "{to}");
+        }
+        assert!(neighbour(&web, "10.9.1.2").is_some());
+    });
+}
+
 /// A sandbox on a network in plain VXLAN, at this address.
 #[track_caller]
 fn plain(daemon: &Daemon<'_>, other: Ipv4Addr, ip: &str) -> Place {

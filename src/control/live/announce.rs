@@ -74,11 +74,13 @@ impl LivePlane {
         }
     }
 
-    /// Tells of an endpoint that is on a sealed network, as it is now.
+    /// Tells of an endpoint that is on a sealed network, as it is now. One that is on other VLANs only is told of without
+    /// addresses, for nobody answers for those elsewhere; so that what it sends is taken, its MAC must be known.
     pub(super) fn tell_peers(&self, id: EndpointId) {
         let (Some(cluster), Some(end)) = (&self.cluster, self.ends.get(&id)) else {
             return;
         };
+        let meets = end.spec.vlan.meets_gateway();
         let Some(net) = self.nets.get(&end.spec.network) else {
             return;
         };
@@ -89,10 +91,11 @@ impl LivePlane {
         let record = record.and_then(|names| names.get(&NameOwner::Endpoint(id)));
         let names = record.map_or(&[][..], |r| r.names.as_slice());
         let addrs = end.spec.v4.map(IpAddr::V4).into_iter();
+        let addrs = addrs.chain(end.spec.v6.map(IpAddr::V6));
         cluster.tell(Command::Join(Announced {
             vni,
             mac: end.spec.mac,
-            addrs: addrs.chain(end.spec.v6.map(IpAddr::V6)).collect(),
+            addrs: addrs.filter(|_| meets).collect(),
             names: names
                 .iter()
                 .map(|n| n.to_ascii_lowercase().into())
