@@ -2,10 +2,13 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::Ipv4Addr;
+use std::sync::atomic::Ordering;
 
 use crate::support::daemon::{Daemon, Place};
-use crate::support::hosts::{Pair, SEALED, peer, problems};
-use crate::support::netns::{self, FAR, HOST};
+use crate::support::hosts::{
+    HOSTS, Pair, SEALED, Wire, peer, peer_drops, problems, reach, send_as,
+};
+use crate::support::netns::{self, FAR, HOST, OUTSIDE, World};
 use crate::support::wait::{self, SOON};
 use crate::support::{guest, servers};
 
@@ -60,6 +63,172 @@ fn a_host_whose_address_changes_is_followed() {
     });
 }
 
+/// Halves of a transfer with a change of the way between them.
+#[track_caller]
+fn shrinks(world: &World, shrink: &str, at: &netns::Namespace) {
+    const BYTES: usize = 24 << 20;
+    let pair = Pair::met(world, &[]);
+    let [web, db] = pair.furnish();
+    wait::until("the way is known", SOON, || {
+        [&pair.a, &pair.b].iter().all(|d| peer(d)["mtu"] == 1418)
+    });
+    let to = servers::tcp(&db.net, ([10, 9, 1, 2], 0), |mut stream, _| {
+        let (mut up, mut down) = (guest::Pattern::new(1), guest::Pattern::new(2));
+        for _ in 0..2 {
+            up.expect(&mut stream, BYTES)?;
+            down.send(&mut stream, BYTES)?;
+        }
+        Ok(())
+    });
+    let mut stream = guest::connect(&web.net, to).unwrap();
+    let (mut up, mut down) = (guest::Pattern::new(1), guest::Pattern::new(2));
+    up.send(&mut stream, BYTES).unwrap();
+    down.expect(&mut stream, BYTES).unwrap();
+    at.ip(shrink);
+    up.send(&mut stream, BYTES).unwrap();
+    down.expect(&mut stream, BYTES).unwrap();
+    for daemon in [&pair.a, &pair.b] {
+        wait::until("the smaller MTU is told", SOON, || {
+            peer(daemon)["mtu"]
+                .as_u64()
+                .is_some_and(|mtu| mtu < 1300 - 70)
+        });
+    }
+    // A packet that is too big is answered with what fits.
+    let said = web.sh("ping -n -c 2 -W 2 -M do -s 1372 10.9.1.2");
+    let text = said.stdout + &said.stderr;
+    assert!(
+        text.contains("mtu") || text.contains("Frag needed"),
+        "{text}"
+    );
+    assert!(web.sh("ping -n -c 3 -W 2 -M do -s 1100 10.9.1.2").status == 0);
+}
+
+#[test]
+fn a_way_that_shrinks_stops_no_transfer() {
+    netns::inside(|world| {
+        // A router says so on one way, the host's own link on the other.
+        let path = "link set far0 mtu 1300";
+        world.far.ip("link set eth0 mtu 1500");
+        shrinks(world, path, &world.outside);
+    });
+}
+
+/// A datagram from the sandbox on `b` to a counter on `a`, as it passed between the hosts.
+fn caught(wire: &Wire) -> Vec<Vec<u8>> {
+    let [a, b] = HOSTS;
+    wire.datagrams(b, a, SEALED)
+}
+
+#[test]
+fn what_is_replayed_or_forged_enters_nothing() {
+    netns::inside(|world| {
+        let wire = Wire::tap(&world.outside);
+        let pair = Pair::met(world, &["--workers", "2"]);
+        let [web, db] = pair.furnish();
+        let (at, count) = servers::udp_echo(&web.net, ([10, 9, 0, 2], 0));
+        let socket = guest::udp(&db.net, at.ip(), SOON);
+        guest::ask(&socket, at, b"ping");
+        let heard = count.load(Ordering::Relaxed);
+        let all = caught(&wire);
+        let of = |kind: u8| all.iter().filter(move |d| d.first() == Some(&kind));
+        let data: Vec<_> = of(4).cloned().collect();
+        assert!(
+            data.len() > 2 && of(1).count() > 0,
+            "{} datagrams",
+            all.len()
+        );
+        let sum = |reason: &str| pair.a.drops(reason);
+        let send = |from: Ipv4Addr, bytes: &[u8]| {
+            send_as(&world.outside, (from, SEALED), (HOST, SEALED), bytes);
+        };
+        // Each of them again, in its own name and from elsewhere.
+        for bytes in &data {
+            send(FAR, bytes);
+            send(OUTSIDE, bytes);
+        }
+        let twice = 2 * data.len() as u64;
+        wait::until("what was there is known", SOON, || {
+            sum("replayed") + sum("no-key") >= twice
+        });
+        assert!(sum("replayed") > 0);
+        // With a bit turned: in the counter, so that it is new; in the payload; in the tag; and cut short.
+        let last = data.last().unwrap();
+        for place in [9, 12, 17, last.len() - 1] {
+            let mut bytes = last.clone();
+            if let Some(byte) = bytes.get_mut(place) {
+                *byte ^= 0x40;
+            }
+            send(FAR, &bytes);
+            bytes.truncate(place);
+            send(FAR, &bytes);
+        }
+        wait::until("it is seen that they are forged", SOON, || {
+            sum("forged") >= 2
+        });
+        // A session that nobody has; handshakes from before; noise.
+        let mut strange = last.clone();
+        if let Some(byte) = strange.get_mut(5) {
+            *byte ^= 0x55;
+        }
+        let before = sum("no-key");
+        send(FAR, &strange);
+        wait::until("nobody has its key", SOON, || sum("no-key") > before);
+        for bytes in all.iter().filter(|d| d.first() != Some(&4)) {
+            send(FAR, bytes);
+            send(OUTSIDE, bytes);
+        }
+        for len in 0..200 {
+            send(OUTSIDE, &vec![u8::try_from(len % 7).unwrap(); len]);
+        }
+        let answered = guest::ask(&socket, at, b"ping");
+        assert_eq!(answered, b"ping");
+        assert_eq!(
+            count.load(Ordering::Relaxed),
+            heard + 1,
+            "what was replayed came through"
+        );
+        let row = peer(&pair.a);
+        assert_eq!(row["endpoint"], format!("{FAR}:{SEALED}"), "{row}");
+        assert_eq!(row["state"], "up");
+        reach(&web, "10.9.1.2");
+    });
+}
+
+#[test]
+fn an_endpoint_of_another_host_speaks_for_itself_alone() {
+    netns::inside(|world| {
+        let pair = Pair::met(world, &[]);
+        let [web, db] = pair.furnish();
+        let other = pair.a.connected("other", &["mesh"]);
+        // Its own host does not stop it.
+        pair.b.ok("policy set mesh --no-spoof-guard");
+        let before = |reason: &str| peer_drops(&pair.a, reason);
+        // A station that nobody has announced.
+        db.net.ip("link set eth0 address 02:00:00:00:00:66");
+        db.sh("arping -c 1 -I eth0 10.9.0.2; ip neigh flush dev eth0; ping -n -c 2 -W 1 10.9.0.2");
+        wait::until("an unknown MAC is refused", SOON, || {
+            let reasons = ["spoofed", "spoofed-arp", "spoofed-address"];
+            reasons.iter().any(|reason| before(reason) > 0)
+        });
+        let shown = pair.b.json("endpoint inspect mesh db");
+        let mac = shown["mac"].as_str().unwrap().to_owned();
+        db.net.ip(&format!("link set eth0 address {mac}"));
+        // The address of a sandbox of the other host, and one that nobody has.
+        for address in ["10.9.0.3", "10.9.7.7"] {
+            let (arp, ip) = (before("spoofed-arp"), before("spoofed-address"));
+            db.net.ip(&format!("addr add {address}/21 dev eth0"));
+            db.sh(&format!("ping -n -c 2 -W 1 -I {address} 10.9.0.2"));
+            wait::until("a borrowed address is refused", SOON, || {
+                before("spoofed-arp") + before("spoofed-address") > arp + ip
+            });
+            db.net.ip(&format!("addr del {address}/21 dev eth0"));
+        }
+        reach(&db, "10.9.0.2");
+        assert!(web.pings("10.9.0.3") && other.pings("10.9.0.2"));
+    });
+}
+
 /// Has two hosts know each other by their keys, each with a network of its own making.
 #[track_caller]
 fn by_keys(pair: &Pair<'_>, networks: [&str; 2]) {
@@ -82,6 +251,30 @@ fn by_keys(pair: &Pair<'_>, networks: [&str; 2]) {
         daemon.ok(&format!("network create {network} --driver overlay"));
         daemon.ok(&format!("peer add other --key {key} --endpoint {at}"));
     }
+}
+
+#[test]
+fn hosts_that_hand_out_the_same_addresses_are_told_of() {
+    netns::inside(|world| {
+        let pair = Pair::strangers(world, &[]);
+        let same = "mesh --subnet 10.9.0.0/21 --ip-range 10.9.0.0/24";
+        by_keys(&pair, [same, same]);
+        for daemon in [&pair.a, &pair.b] {
+            wait::until("the overlap is told", SOON, || {
+                problems(daemon).contains("10.9.0.0")
+            });
+            let table = daemon.ok("show peers");
+            assert!(table.contains("it hands out"), "{table}");
+        }
+        // Two with one address: the second is refused, the first stays.
+        let first = pair.a.connected("first", &["mesh"]);
+        let _second = pair.b.connected("second", &["mesh"]);
+        wait::until("the refusal is told", SOON, || {
+            let said = problems(&pair.a);
+            said.contains("refused") || said.contains("which is this host's")
+        });
+        assert!(first.pings("10.9.0.1"));
+    });
 }
 
 #[test]

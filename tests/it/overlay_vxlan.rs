@@ -2,8 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::daemon_vlan::interfaces;
 use crate::support::daemon::{Daemon, Place, Who};
-use crate::support::hosts::{peer, reach};
+use crate::support::hosts::{Wire, peer, reach, send_as};
 use crate::support::netns::{self, FAR, FAR6, HOST, HOST6, Namespace, World};
 use crate::support::wait::{self, SOON};
 use crate::support::{guest, servers};
@@ -112,6 +113,116 @@ fn bridge(world: &World) -> (Daemon<'_>, [Place; 2]) {
         place
     });
     (behind, places)
+}
+
+#[test]
+fn stations_behind_a_bridge_of_the_kernel_are_found_and_kept_apart_by_vlans() {
+    netns::inside(|world| {
+        if !netns::have("python3") {
+            return;
+        }
+        let Some(daemon) = network(world, [HOST.into(), FAR.into()]) else {
+            return;
+        };
+        let (_behind, [first, second]) = bridge(world);
+        let place = daemon.connected("one", &["plain"]);
+        for (n, station) in [(1, &first), (2, &second)] {
+            let to = format!("10.9.0.20{n}");
+            reach(&place, &to);
+            reach(station, "10.9.0.2");
+            transfer(
+                &place.net,
+                &station.net,
+                ["10.9.0.2".parse().unwrap(), to.parse().unwrap()],
+            );
+        }
+        // Tagged frames pass as they are, to those on their VLAN.
+        let tagged = daemon.sandbox();
+        let pid = tagged.pid;
+        daemon.ok(&format!(
+            "endpoint connect plain {pid} --name tagged --ip 10.9.0.9 --vlan 10"
+        ));
+        let _ten = interfaces(&first, &[(10, "10.9.0.211", &["10.9.0.9"])]);
+        let _eleven = interfaces(&second, &[(11, "10.9.0.212", &["10.9.0.9"])]);
+        reach(&first, "10.9.0.9");
+        reach(&tagged, "10.9.0.211");
+        assert!(!tagged.pings("10.9.0.212"), "that is another VLAN");
+        transfer(
+            &tagged.net,
+            &first.net,
+            ["10.9.0.9".parse().unwrap(), "10.9.0.211".parse().unwrap()],
+        );
+    });
+}
+
+/// A datagram of VXLAN with a datagram for the sandbox in it, from a station that nobody has heard of.
+fn datagram(flags: [u8; 4], last: u8, to: &[u8; 6], port: u16, text: &[u8]) -> Vec<u8> {
+    let [_, a, b, c] = VNI.to_be_bytes();
+    let inner = etherparse::PacketBuilder::ethernet2([2, 0, 0, 0, 3, 1], *to)
+        .ipv4([10, 9, 0, 222], [10, 9, 0, 2], 64)
+        .udp(5, port);
+    let mut out = [&flags[..], &[a, b, c, last]].concat();
+    inner.write(&mut out, text).unwrap();
+    out
+}
+
+#[test]
+fn what_is_reserved_is_sent_as_zero_and_not_looked_at() {
+    netns::inside(|world| {
+        let wire = Wire::tap(&world.outside);
+        let Some(daemon) = network(world, [HOST.into(), FAR.into()]) else {
+            return;
+        };
+        let place = daemon.sandbox();
+        let pid = place.pid;
+        daemon.ok(&format!(
+            "endpoint connect plain {pid} --name one --ip 10.9.0.2 --mac 02:00:00:00:00:09"
+        ));
+        let mac = [2, 0, 0, 0, 0, 9];
+        let socket = guest::udp(&place.net, [10, 9, 0, 2].into(), SOON);
+        let port = socket.local_addr().unwrap().port();
+        let mut got = [0; 64];
+        for (n, flags) in [[8, 0, 0, 0], [0xff; 4], [0x48, 1, 2, 3]]
+            .into_iter()
+            .enumerate()
+        {
+            let text = format!("datagram {n}");
+            let bytes = datagram(flags, 0xee, &mac, port, text.as_bytes());
+            send_as(&world.outside, (FAR, 5000), (HOST, PORT), &bytes);
+            let len = socket.recv(&mut got).unwrap();
+            assert_eq!(got.get(..len), Some(text.as_bytes()));
+        }
+        // Without the flag of the number there is none.
+        let before = daemon.drops("malformed");
+        let bytes = datagram([0xf7, 0, 0, 0], 0, &mac, port, b"no number");
+        send_as(&world.outside, (FAR, 5000), (HOST, PORT), &bytes);
+        wait::until("it is dropped", SOON, || {
+            daemon.drops("malformed") == before + 1
+        });
+        // Of another network, or from a host that is no peer.
+        let before = daemon.drops("unknown-vni");
+        let mut bytes = datagram([8, 0, 0, 0], 0, &mac, port, b"elsewhere");
+        send_as(&world.outside, (netns::OUTSIDE, 5000), (HOST, PORT), &bytes);
+        if let Some(byte) = bytes.get_mut(5) {
+            *byte ^= 1;
+        }
+        send_as(&world.outside, (FAR, 5000), (HOST, PORT), &bytes);
+        wait::until("both are dropped", SOON, || {
+            daemon.drops("unknown-vni") == before + 2
+        });
+        socket.set_nonblocking(true).unwrap();
+        assert!(socket.recv(&mut got).is_err(), "something came through");
+
+        // What leaves is as the kernel demands it, by ports that tell flows apart.
+        world.far.ip("addr add 10.9.0.200/24 dev vx0");
+        reach(&place, "10.9.0.200");
+        let sent = wire.datagrams(HOST, FAR, PORT);
+        assert!(!sent.is_empty());
+        for bytes in sent {
+            let [_, a, b, c] = VNI.to_be_bytes();
+            assert_eq!(bytes.get(..8), Some(&[8, 0, 0, 0, a, b, c, 0][..]));
+        }
+    });
 }
 
 #[test]

@@ -48,6 +48,8 @@ impl Host {
         let mut command = myself()?;
         command.arg("up").arg("--socket").arg(dir.join("weft.sock"));
         command.arg("--store").arg(dir.join("weft.redb"));
+        // What it has to say is told by the steps.
+        command.env(crate::observe::log::VARIABLE, "error");
         command.stdin(Stdio::null());
         let switch = net.enter(|| command.spawn()).context("starting a switch")?;
         let mut host = Self { net, dir, switch };

@@ -96,7 +96,10 @@ impl LivePlane {
                     link.map(|l| l.stats.drops.iter().collect())
                         .unwrap_or_default()
                 }
-                None => board.nets().flat_map(|(_, s)| s.drops().iter()).collect(),
+                None => {
+                    let nets = board.nets().flat_map(|(_, s)| s.drops().iter());
+                    nets.chain(board.underlay_drops()).collect()
+                }
             };
             drops
                 .into_iter()

@@ -21,6 +21,12 @@ impl Board {
         self.tunnels.get_or_insert_with(without)
     }
 
+    /// Datagrams from other hosts that never became frames of a network, by reason.
+    pub fn underlay_drops(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
+        let tunnels = self.tunnels.as_deref();
+        tunnels.into_iter().flat_map(|t| t.rx.drops().iter())
+    }
+
     /// Gets ready for what comes from other hosts. What is no frame goes to `slow`.
     pub fn open_tunnels(&mut self, slow: Slow) {
         self.tunnels = Some(Box::new(Tunnels::new(Some(slow))));

@@ -1,12 +1,13 @@
 //! Two hosts with a daemon each, a router between them, and somebody who listens there and sends what he likes.
 
 use std::io::Read as _;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use etherparse::{IpNumber, Ipv4Header, UdpHeader};
 use serde_json::Value;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::daemon::{Daemon, Place, Who};
 use super::netns::{FAR, HOST, Namespace, World};
@@ -175,6 +176,28 @@ impl Wire {
         all.dedup();
         all
     }
+}
+
+/// Sends a datagram in the name of another host.
+#[track_caller]
+pub(crate) fn send_as(at: &Namespace, from: (Ipv4Addr, u16), to: (Ipv4Addr, u16), payload: &[u8]) {
+    let raw = Some(Protocol::from(255));
+    let socket = at.enter(|| Socket::new(Domain::IPV4, Type::RAW, raw));
+    let len = u16::try_from(8 + payload.len()).unwrap();
+    let ip = Ipv4Header::new(len, 64, IpNumber::UDP, from.0.octets(), to.0.octets());
+    let udp = UdpHeader {
+        source_port: from.1,
+        destination_port: to.1,
+        length: len,
+        // None, which IPv4 allows.
+        checksum: 0,
+    };
+    let mut packet = Vec::new();
+    ip.unwrap().write(&mut packet).unwrap();
+    udp.write(&mut packet).unwrap();
+    packet.extend_from_slice(payload);
+    let to = SockAddr::from(SocketAddr::from((to.0, 0)));
+    socket.unwrap().send_to(&packet, &to).unwrap();
 }
 
 /// The hosts' addresses, of `a` and `b`.
