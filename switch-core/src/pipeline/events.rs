@@ -299,13 +299,14 @@ impl Switch {
         self.config.gateway.v6_default_route = v6_default_route;
     }
 
-    /// Writes an unsolicited router advertisement to every endpoint that the gateway can reach.
+    /// Writes an unsolicited router advertisement to every endpoint of this host that the gateway can reach. Those of
+    /// other hosts have gateways of their own.
     pub fn advertise<H: Host>(&mut self, host: &mut H) {
         if self.config.gateway.v6.is_none() {
             return;
         }
         crate::respond::nd::advert(&self.config.gateway, &mut self.out);
-        for port in self.ports.own() {
+        for port in self.ports.own().filter(|port| port.remote.is_none()) {
             host.tx(
                 port.id,
                 &VnetHdr::default(),

@@ -333,3 +333,10 @@ fn a_group_is_sent_to_every_host_and_to_members_here() {
         (Verdict::Drop(DropReason::NoMember), vec![])
     );
 }
+
+#[test]
+fn the_gateway_is_the_router_of_this_host_alone() {
+    let (mut s, mut w) = world(1450, false);
+    s.advertise(&mut w);
+    assert_eq!(targets(&w), [PortId(0), PortId(1)]);
+}
