@@ -2,7 +2,7 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use hickory_proto::op::{Message, MessageType, OpCode};
+use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 
 use super::OUR_SIZE;
@@ -36,28 +36,31 @@ pub(super) fn local(gw: &Gateway, asker: Mac, query: &Message) -> Option<Message
     let text = text.trim_end_matches('.');
     let mut answer = bare_answer(query, OUR_SIZE);
     answer.metadata.authoritative = true;
-    let mut push = |data| {
-        answer.add_answer(Record::from_rdata(question.name.clone(), TTL, data));
-    };
+    let record = |data| Record::from_rdata(question.name.clone(), TTL, data);
     if question.query_type == RecordType::PTR {
         let net = question.name.parse_arpa_name().ok()?;
         // Fewer labels name a part of the reverse zone, not a host.
         if net.prefix_len() != net.max_prefix_len() {
             return None;
         }
-        let name = reverse(gw, asker, net.addr())?;
-        push(RData::PTR(hickory_proto::rr::rdata::PTR(
-            Name::from_ascii(name).ok()?,
-        )));
+        let Some(name) = reverse(gw, asker, net.addr()) else {
+            // Nobody outside knows who is inside. Without a record of the zone none keeps this answer: who comes next
+            // may get the address. Source: RFC 6303 section 3, RFC 2308 section 5.
+            answer.metadata.response_code = ResponseCode::NXDomain;
+            return gw.covers(net.addr()).then_some(answer);
+        };
+        let name = Name::from_ascii(name).ok()?;
+        answer.add_answer(record(RData::PTR(hickory_proto::rr::rdata::PTR(name))));
         return Some(answer);
     }
     // Where the name exists and the record does not, the answer is empty.
     for addr in lookup(gw, asker, text)? {
-        match (addr, question.query_type) {
-            (IpAddr::V4(a), RecordType::A) => push(RData::A(a.into())),
-            (IpAddr::V6(a), RecordType::AAAA) => push(RData::AAAA(a.into())),
-            _ => {}
-        }
+        let data = match (addr, question.query_type) {
+            (IpAddr::V4(a), RecordType::A) => RData::A(a.into()),
+            (IpAddr::V6(a), RecordType::AAAA) => RData::AAAA(a.into()),
+            _ => continue,
+        };
+        answer.add_answer(record(data));
     }
     Some(answer)
 }

@@ -45,7 +45,7 @@ fn other_names_other_classes_and_parts_of_reverse_zones_are_not_ours() {
         ("example.org.", RecordType::A),
         ("gateway.example.org.", RecordType::A),
         ("box.box.", RecordType::A),
-        ("3.0.0.10.in-addr.arpa.", RecordType::PTR),
+        ("3.1.0.10.in-addr.arpa.", RecordType::PTR),
         ("0.10.in-addr.arpa.", RecordType::PTR),
     ] {
         assert_eq!(answer_local(&gw, ASKER, &query(name, kind)), None, "{name}");
@@ -53,6 +53,25 @@ fn other_names_other_classes_and_parts_of_reverse_zones_are_not_ours() {
     let mut chaos = message("gateway.", RecordType::TXT);
     chaos.queries[0].set_query_class(DNSClass::CH);
     assert_eq!(answer_local(&gw, ASKER, &chaos.to_vec().unwrap()), None);
+}
+
+#[test]
+fn who_has_an_address_inside_is_asked_of_nobody_outside() {
+    let mut w = World::new(1);
+    let v6 = format!("9.{}d.f.ip6.arpa.", "0.".repeat(29));
+    for (name, nobody) in [
+        ("3.0.0.10.in-addr.arpa.", true),
+        (&v6, true),
+        ("2.0.0.10.in-addr.arpa.", false),
+    ] {
+        let answer = w.ask(&query(name, RecordType::PTR)).unwrap();
+        let answer = Message::from_vec(&answer).unwrap();
+        assert!(answer.metadata.authoritative);
+        let code = answer.metadata.response_code;
+        assert_eq!(code == ResponseCode::NXDomain, nobody, "{name} {code}");
+        assert_eq!(answer.answers.is_empty(), nobody);
+    }
+    assert!(w.host.sent.is_empty());
 }
 
 #[test]
