@@ -55,7 +55,7 @@ pub fn create(
     let asked = overlay::asked(model, wish)?;
     let fits = asked.map(|a| a.mtu(&facts.underlay));
     let mtu = mtu(wish.mtu.or_else(|| fits.map(u32::from)))?;
-    let (v4, v6) = subnets(model, facts, wish, mtu, warnings)?;
+    let (v4, v6) = subnets((model, facts), wish, (mtu, asked), warnings)?;
     let range = range(wish, v4.as_ref(), asked.is_some())?;
     let overlay = asked.and_then(|a| Some(a.spec(range?)));
     if overlay.is_some() {
@@ -187,10 +187,9 @@ fn drop_network(model: &mut Model, id: NetworkId) {
 }
 
 fn subnets(
-    model: &Model,
-    facts: &Facts,
+    (model, facts): (&Model, &Facts),
     wish: &NetworkWish,
-    mtu: u16,
+    (mtu, overlay): (u16, Option<overlay::Asked>),
     warnings: &mut Vec<String>,
 ) -> Result<Subnets, Problem> {
     let mut taken: Vec<(IpAddr, u8, String)> = Vec::new();
@@ -225,7 +224,10 @@ fn subnets(
         Some(text) => ipam::given6(text, wish.gateway6.as_deref(), &used, warnings)?,
         None => {
             absent(wish.gateway6.as_ref(), "gateway6", "subnet6")?;
-            fresh6(&used)?
+            match overlay {
+                Some(asked) => asked.subnet6(&wish.name, &used)?,
+                None => fresh6(&used)?,
+            }
         }
     };
     Ok((Some(v4), Some(v6)))

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::config::ipam::Range4;
+use crate::config::ipam::{self, Range4, Used};
 use crate::config::subnet::mask4;
 use crate::config::wish::NetworkWish;
 use crate::config::{Code, Problem, Proto};
@@ -41,6 +41,29 @@ impl Asked {
         let v6 = underlay.addr.is_some_and(|a| a.is_ipv6());
         underlay.mtu.saturating_sub(self.carrier.overhead(v6))
     }
+
+    /// The IPv6 subnet of a network that was given none: the same on every host where it has this name and number, for
+    /// its hosts are to share it. Errors: `NoFreeSubnet` where this host has it already.
+    pub(super) fn subnet6(self, name: &str, used: &Used<'_>) -> Result<Subnet<Ipv6Addr>, Problem> {
+        let seven = unique6(name, self.vni);
+        ipam::free6(used, seven).ok_or_else(|| {
+            let message = "the unique local subnet that follows from name and vni is in use on this host; choose one with --subnet6";
+            Problem::new(Code::NoFreeSubnet, message).at("subnet6")
+        })
+    }
+}
+
+/// The bytes of a unique local subnet behind the first one: FNV-1a of the name in lower case and the number, folded.
+fn unique6(name: &str, vni: u32) -> [u8; 7] {
+    let name = name.bytes().map(|b| b.to_ascii_lowercase());
+    let all = name.chain(vni.to_be_bytes());
+    let hash = all.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let [first, rest @ ..] = hash.to_be_bytes();
+    let mut seven = rest;
+    seven[0] ^= first;
+    seven
 }
 
 /// Reads what a wish says of an overlay; `None` for a network that is none.

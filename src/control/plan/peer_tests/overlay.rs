@@ -14,10 +14,30 @@ fn an_overlay_has_a_number_a_port_and_a_part_of_its_own() {
     // Another host that knows no more than the name takes the same number.
     let mut other = Model::default();
     make(&mut other, &wide("web", "10.9.0.0/16")).unwrap();
-    assert_eq!(
-        other.network("web").unwrap().spec.overlay.unwrap().vni,
-        overlay.vni
-    );
+    let same = &other.network("web").unwrap().spec;
+    assert_eq!(same.overlay.unwrap().vni, overlay.vni);
+    // And the same IPv6 subnet, which no other network has.
+    let v6 = spec.v6.unwrap();
+    assert_eq!(same.v6, Some(v6));
+    assert_eq!((v6.network.octets()[0], v6.prefix), (0xfd, 64));
+    for (name, vni) in [("web", overlay.vni + 1), ("bew", overlay.vni)] {
+        let mut another = Model::default();
+        let wish = NetworkWish {
+            vni: Some(vni),
+            ..wide(name, "10.1.0.0/16")
+        };
+        make(&mut another, &wish).unwrap();
+        assert_ne!(another.network(name).unwrap().spec.v6, Some(v6));
+    }
+    let mut taken = Model::default();
+    let wish = NetworkWish {
+        name: "before".into(),
+        subnet6: Some(format!("{}/64", v6.network)),
+        ..NetworkWish::default()
+    };
+    make(&mut taken, &wish).unwrap();
+    let refused = Err((Code::NoFreeSubnet, "subnet6".into()));
+    assert_eq!(make(&mut taken, &wide("web", "10.1.0.0/16")), refused);
     make(&mut model, &over("small", &["carrier=vxlan", "port=8472"])).unwrap();
     let spec = &model.network("small").unwrap().spec;
     let overlay = spec.overlay.unwrap();
