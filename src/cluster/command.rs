@@ -35,6 +35,8 @@ pub struct Lane {
 /// A peer, as it was asked for.
 #[derive(Debug)]
 pub struct Asked {
+    /// What it is called here.
+    pub name: String,
     /// Who; none for an invite that nobody has taken yet.
     pub key: Option<[u8; 32]>,
     /// What both know.
@@ -73,6 +75,8 @@ pub enum Command {
     Leave(Vni, Mac),
     /// How does it stand with each peer?
     Views(SyncSender<Vec<View>>),
+    /// Which endpoints has each peer announced?
+    Endpoints(SyncSender<Vec<(PeerId, Announced)>>),
     /// How long does a question to a peer take, there and back?
     Ping {
         /// Whom to ask.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
-use switch_core::addr::Vni;
+use switch_core::addr::{Mac, Vni};
 use switch_core::time::Tick;
 use switch_core::tunnel::control::Ping;
 use switch_core::tunnel::pmtu::PathMtu;
@@ -13,6 +13,8 @@ use switch_core::tunnel::seal::SendKey;
 
 use super::command::{Asked, Lane};
 
+/// Bytes of a sealed datagram that are none of the inner IP packet, less IP and UDP: seal, VXLAN, Ethernet.
+const AROUND: u16 = 16 + 16 + 8 + 14;
 /// Between questions about the round trip.
 const EVERY: Duration = Duration::from_secs(10);
 /// A question that was not answered by then is lost.
@@ -54,7 +56,24 @@ pub(super) struct Member {
     /// Whether each of the last questions was answered.
     answered: VecDeque<bool>,
     waiting: Vec<(u32, SyncSender<Duration>)>,
-    problems: VecDeque<String>,
+    problems: VecDeque<(About, String)>,
+}
+
+/// What a problem is about: it is over when that is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum About {
+    /// The peer itself.
+    Peer,
+    /// That it does not answer.
+    Silence,
+    /// What the way there carries.
+    Way,
+    /// What it may announce.
+    Rules,
+    /// A network of the peer's and one of this host's, or of another peer's.
+    Networks(Vni, Vni),
+    /// An endpoint of the peer's.
+    Endpoint(Vni, Mac),
 }
 
 impl Member {
@@ -202,25 +221,35 @@ impl Member {
         u16::try_from(lost * 1000 / of).unwrap_or(1000)
     }
 
+    /// The largest inner packet that gets there.
+    pub(super) fn inner_mtu(&self) -> u16 {
+        let ip = if self.v6 { 48 } else { 28 };
+        self.mtu.mtu().saturating_sub(ip + AROUND)
+    }
+
+    pub(super) fn knows(&self, problem: &str) -> bool {
+        self.problems.iter().any(|(_, p)| p == problem)
+    }
+
     /// Takes note of something that is wrong. True if it was not known.
-    pub(super) fn complain(&mut self, problem: &str) -> bool {
-        if self.problems.iter().any(|p| p == problem) {
+    pub(super) fn complain(&mut self, about: About, problem: &str) -> bool {
+        if self.knows(problem) {
             return false;
         }
         if self.problems.len() >= PROBLEMS {
             self.problems.pop_front();
         }
-        self.problems.push_back(problem.to_owned());
+        self.problems.push_back((about, problem.to_owned()));
         true
     }
 
     /// Something is over.
-    pub(super) fn settle(&mut self, is_over: impl Fn(&str) -> bool) {
-        self.problems.retain(|p| !is_over(p));
+    pub(super) fn settle(&mut self, is_over: impl Fn(About) -> bool) {
+        self.problems.retain(|(about, _)| !is_over(*about));
     }
 
     pub(super) fn problems(&self) -> Vec<String> {
-        self.problems.iter().cloned().collect()
+        self.problems.iter().map(|(_, p)| p.clone()).collect()
     }
 }
 
@@ -232,6 +261,8 @@ mod tests {
 
     fn member() -> Member {
         let asked = Asked {
+            name: "b".to_owned(),
+            seen: None,
             key: None,
             secret: [0; 32],
             endpoint: None,

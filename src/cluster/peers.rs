@@ -4,16 +4,16 @@ use std::net::SocketAddr;
 
 use switch_core::addr::PeerId;
 use switch_core::time::Tick;
+use switch_core::tunnel::announce::Holder;
+use switch_core::tunnel::control::record::Announced;
 use switch_core::tunnel::peers::{News as Said, Source};
 use switch_core::tunnel::seal::{NetworkSecret, PeerConfig, PublicKey};
 
 use super::command::{Asked, News, View};
 use super::install::Change;
-use super::member::Member;
+use super::member::{About, Member};
 use super::run::Run;
-
-/// Bytes of a sealed datagram that are none of the inner IP packet, less IP and UDP: seal, VXLAN, Ethernet.
-const AROUND: u16 = 16 + 16 + 8 + 14;
+use super::tell::named;
 
 impl Run {
     /// Takes what the source of peers says.
@@ -25,7 +25,8 @@ impl Run {
                 Said::Endpoint(peer, endpoint) => {
                     if let Err(e) = self.announcer.place(now, peer, &endpoint) {
                         let mac = endpoint.mac;
-                        self.complain(peer, format!("its endpoint {mac} is not taken: {e}"));
+                        let problem = format!("its endpoint {mac} is not taken: {e}");
+                        self.complain(peer, About::Endpoint(endpoint.vni, mac), problem);
                     }
                 }
                 Said::NoEndpoint(peer, vni, mac) => self.announcer.take_back(now, peer, vni, mac),
@@ -47,6 +48,10 @@ impl Run {
                 if let Some(member) = self.members.get_mut(&peer) {
                     if member.asked.endpoint != asked.endpoint {
                         self.node.set_endpoint(now, peer, asked.endpoint);
+                    }
+                    if member.asked.rules != asked.rules {
+                        // What is still not allowed is told again.
+                        member.settle(|about| about == About::Rules);
                     }
                     member.lanes = lanes;
                     member.asked = asked;
@@ -79,7 +84,7 @@ impl Run {
             // Each tells the other what it has before anybody asks for it.
             Ok(()) if endpoint.is_some() => self.node.demand(now, peer),
             Ok(()) => {}
-            Err(e) => self.complain(peer, format!("it cannot be used: {e}")),
+            Err(e) => self.complain(peer, About::Peer, format!("it cannot be used: {e}")),
         }
     }
 
@@ -104,7 +109,7 @@ impl Run {
             return;
         };
         member.v6 = to.is_ipv6();
-        member.settle(|p| p == "it does not answer");
+        member.settle(|about| about == About::Silence);
         if !member.up {
             member.rises(now);
             member.mtu.restart(now, self.link_mtu);
@@ -122,7 +127,9 @@ impl Run {
 
     /// Somebody has shown the secret of an invite: it is the peer from now on, and no other.
     pub(super) fn introduced(&mut self, now: Tick, peer: PeerId, key: PublicKey, from: SocketAddr) {
-        let Some(member) = self.members.get_mut(&peer) else {
+        let open = |member: &&mut Member| member.asked.key.is_none();
+        // Whoever was first has it: also where it had to say so twice before it was heard.
+        let Some(member) = self.members.get_mut(&peer).filter(open) else {
             return;
         };
         member.asked.key = Some(key.0);
@@ -135,15 +142,19 @@ impl Run {
         self.node.remove_invite(peer.0);
         match self.node.add_peer(now, peer, &config) {
             Ok(()) => self.tell(News::Joined(peer, key.0)),
-            Err(e) => self.complain(peer, format!("who shows its invite cannot be used: {e}")),
+            Err(e) => {
+                let problem = format!("who shows its invite cannot be used: {e}");
+                self.complain(peer, About::Peer, problem);
+            }
         }
     }
 
-    pub(super) fn complain(&mut self, peer: PeerId, problem: String) {
+    /// Says what is wrong with a peer, unless that is known.
+    pub(super) fn complain(&mut self, peer: PeerId, about: About, problem: String) {
         let Some(member) = self.members.get_mut(&peer) else {
             return;
         };
-        if member.complain(&problem) {
+        if member.complain(about, &problem) {
             self.tell(News::Problem(peer, problem));
         }
     }
@@ -154,13 +165,35 @@ impl Run {
         let _ = self.told.write(1);
     }
 
+    /// Says so where the way to a peer has turned out to be narrower than the link of this host, so that packets of
+    /// the networks' sizes do not pass.
+    pub(super) fn judge_way(&mut self, peer: PeerId) {
+        let Some(member) = self.members.get_mut(&peer).filter(|m| m.mtu.is_settled()) else {
+            return;
+        };
+        let (mtu, inner) = (member.mtu.mtu(), member.inner_mtu());
+        let mut lanes = member.lanes.iter();
+        let narrow = lanes.find(|(_, lane)| mtu < self.link_mtu && inner < lane.mtu);
+        let Some((&vni, lane)) = narrow else {
+            return member.settle(|about| about == About::Way);
+        };
+        let problem = format!(
+            "packets to it may have {inner} bytes, fewer than the {} of {}: the way there takes no more than {mtu}",
+            lane.mtu,
+            named(&self.overlays, vni),
+        );
+        if !member.knows(&problem) {
+            member.settle(|about| about == About::Way);
+            self.complain(peer, About::Way, problem);
+        }
+    }
+
     /// Tells the switches how large packets to a peer may be.
     pub(super) fn spread_mtu(&mut self, peer: PeerId) {
         let Some(member) = self.members.get(&peer) else {
             return;
         };
-        let ip = if member.v6 { 48 } else { 28 };
-        let inner = member.mtu.mtu().saturating_sub(ip + AROUND);
+        let inner = member.inner_mtu();
         for lane in member.lanes.values() {
             self.changes.push(Change::Mtu {
                 slot: lane.slot,
@@ -168,6 +201,15 @@ impl Run {
                 mtu: inner.min(lane.mtu),
             });
         }
+    }
+
+    /// The endpoints that each peer has announced.
+    pub(super) fn announced(&self) -> Vec<(PeerId, Announced)> {
+        let each = self.members.keys().flat_map(|&peer| {
+            let endpoints = self.announcer.endpoints(Holder::Peer(peer));
+            endpoints.map(move |endpoint| (peer, endpoint))
+        });
+        each.collect()
     }
 
     pub(super) fn views(&self, now: Tick) -> Vec<View> {

@@ -22,7 +22,7 @@ use super::Start;
 use super::command::{Asked, Command, News, Overlay};
 use super::groups::Groups;
 use super::install::{Change, Workers};
-use super::member::Member;
+use super::member::{About, Member};
 use super::sources::Sources;
 use crate::endpoint::udp::{UnderlaySocket, path_mtu};
 use crate::worker::underlay::slow::{Slow, SlowMessage, What};
@@ -163,6 +163,11 @@ impl Run {
                     self.groups.hurry(now);
                 }
                 Command::RemoveNetwork(vni) => {
+                    for member in self.members.values_mut() {
+                        member.settle(
+                            |about| matches!(about, About::Networks(_, ours) if ours == vni),
+                        );
+                    }
                     self.announcer.remove_network(now, vni);
                     self.overlays.remove(&vni);
                 }
@@ -189,6 +194,9 @@ impl Run {
                 Command::Views(answer) => {
                     // Whoever asked may have lost patience.
                     let _ = answer.try_send(self.views(now));
+                }
+                Command::Endpoints(answer) => {
+                    let _ = answer.try_send(self.announced());
                 }
                 Command::Ping { peer, answer } => {
                     let member = self.members.get_mut(&peer);
@@ -349,22 +357,22 @@ impl Run {
             match event {
                 MtuEvent::Changed(mtu) => {
                     tracing::debug!("peer {}: the way takes {mtu} bytes", peer.0);
-                    if let Some(member) = self.members.get_mut(&peer) {
-                        member.settle(|p| p.starts_with("the way there takes"));
-                    }
                     self.spread_mtu(peer);
                 }
                 MtuEvent::BlackHole(mtu) => {
-                    self.complain(
-                        peer,
-                        format!("packets of {mtu} bytes are lost on the way there without a word"),
-                    );
+                    let problem =
+                        format!("packets of {mtu} bytes are lost on the way there without a word");
+                    self.complain(peer, About::Way, problem);
                 }
                 MtuEvent::TooSmall(mtu) => {
-                    self.complain(peer, format!("the way there takes no more than {mtu} bytes: too little for all of its announcements"));
+                    tracing::debug!(
+                        "peer {}: {mtu} bytes are less than its announcements",
+                        peer.0
+                    );
                 }
             }
         }
+        self.judge_way(peer);
     }
 
     fn say_ping(&mut self, now: Tick, peer: PeerId, ping: Ping) {
@@ -424,7 +432,8 @@ impl Run {
                 }
                 Event::Unreachable { peer } => {
                     self.falls(now, peer);
-                    self.complain(peer, "it does not answer".to_owned());
+                    let problem = "it does not answer".to_owned();
+                    self.complain(peer, About::Silence, problem);
                 }
             }
         }

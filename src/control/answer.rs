@@ -11,7 +11,7 @@ use super::plane::Plane;
 use super::policy::{PolicyLimits, PolicyScope};
 use super::proto::{
     Accepted, Applied, Endpoint, GroupTable, Info, Invited, Key, Named, Network, Numbers, Policy,
-    Pruned, Publish, Reply, Request, Service, Show,
+    Pruned, Publish, Reply, Request, Service, Show, Station,
 };
 use super::request::{Told, scope_of};
 use super::show::{FlowRow, GroupRow, MacRow, QuerierRow, RouterRow, StatRow};
@@ -319,7 +319,7 @@ fn show<P: Plane>(engine: &mut Engine<P>, table: &Show) -> Result<Reply, Problem
         Show::Macs(of) => {
             let of = of.as_deref().map(|n| model.network(n)).transpose()?;
             let rows = plane.macs(of.map(|n| n.spec.id)).map_err(refused)?;
-            let name = |r: MacRow| names.name(r.endpoint, Some(r.network), r);
+            let name = |r: MacRow| station(model, &names, r);
             Reply::Macs(rows.into_iter().map(name).collect())
         }
         Show::Groups(of) => {
@@ -344,6 +344,20 @@ fn show<P: Plane>(engine: &mut Engine<P>, table: &Show) -> Result<Reply, Problem
         Show::Peers => Reply::PeerStatuses(peer::statuses(engine)?),
         Show::Workers => Reply::Workers(plane.workers().map_err(refused)?),
     })
+}
+
+fn station(model: &Model, names: &Names<'_>, mut row: MacRow) -> Named<Station> {
+    let peer = row.peer.and_then(|id| model.peers.get(&id));
+    let (endpoint, network, announced) = (row.endpoint, row.network, row.announced.take());
+    let station = Station {
+        peer_name: peer.map_or_else(String::new, |p| p.wish.name.clone()),
+        row,
+    };
+    let mut named = names.name_any(endpoint, Some(network), station);
+    if let Some(name) = announced {
+        named.sandbox_name = name;
+    }
+    named
 }
 
 fn stats<P: Plane>(engine: &mut Engine<P>) -> Result<Vec<Named<StatRow>>, Problem> {

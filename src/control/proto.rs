@@ -157,7 +157,7 @@ pub enum Reply {
     /// What an applied file has changed, or would.
     Applied(Applied),
     /// MACs.
-    Macs(Vec<Named<MacRow>>),
+    Macs(Vec<Named<Station>>),
     /// Members of multicast groups, routers, and who asks.
     Groups(GroupTable),
     /// Flows.
@@ -341,6 +341,16 @@ pub struct Named<T> {
     /// The row.
     #[serde(flatten)]
     pub row: T,
+}
+
+/// A MAC, with the name of the peer that it is behind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Station {
+    /// The peer's name; empty for a station on this host.
+    pub peer_name: String,
+    /// The row.
+    #[serde(flatten)]
+    pub row: MacRow,
 }
 
 /// What is known of multicast, as [`GroupRows`](super::show::GroupRows).

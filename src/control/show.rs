@@ -18,9 +18,14 @@ pub struct MacRow {
     /// The station.
     #[serde(with = "text::mac")]
     pub mac: Mac,
-    /// Behind which endpoint.
-    pub endpoint: EndpointId,
-    /// Never forgotten: it is the endpoint's own.
+    /// Behind which endpoint; none for a station on another host.
+    pub endpoint: Option<EndpointId>,
+    /// Behind which peer; none for a station on this host.
+    pub peer: Option<PeerId>,
+    /// What its host calls the endpoint, as it has announced.
+    #[serde(skip)]
+    pub announced: Option<String>,
+    /// Never forgotten: it is the endpoint's own, or was announced.
     pub fixed: bool,
     /// How long ago it was heard. Units: seconds.
     pub age: u64,

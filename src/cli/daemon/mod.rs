@@ -22,10 +22,10 @@ use serde_json::Value;
 use crate::config::topology::TopologyFile;
 use crate::control::client::{Client, refusal, step};
 use crate::control::proto::{
-    Applied, Endpoint, GroupTable, Info, Named, Network, Policy, Pruned, Publish, Service,
+    Applied, Endpoint, GroupTable, Info, Named, Network, Policy, Pruned, Publish, Service, Station,
 };
 use crate::control::serve::default_socket;
-use crate::control::show::{DropRow, FlowRow, MacRow, StatRow, WorkerRow};
+use crate::control::show::{DropRow, FlowRow, StatRow, WorkerRow};
 
 pub use args::{
     ApplyArgs, CheckArgs, DaemonCommand, EndpointCommand, KeyCommand, NetworkCommand, Output,
@@ -293,7 +293,7 @@ impl<'a> Session<'a> {
         match command {
             ShowCommand::Macs { network } => {
                 let path = of_network("/v1/show/macs", network.as_deref());
-                self.show::<Named<MacRow>>(&path, table::MAC, table::mac)?;
+                self.show::<Named<Station>>(&path, table::MAC, table::mac)?;
             }
             ShowCommand::Groups { network } => {
                 let path = of_network("/v1/show/groups", network.as_deref());

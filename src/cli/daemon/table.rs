@@ -4,10 +4,10 @@ use comfy_table::{ContentArrangement, Table, TableStyle};
 
 use crate::control::plan::Change;
 use crate::control::proto::{
-    Endpoint, GroupTable, Named, Network, Peer, PeerStatus, Publish, Service,
+    Endpoint, GroupTable, Named, Network, Peer, PeerStatus, Publish, Service, Station,
 };
 use crate::control::show::{
-    DropRow, FlowRow, GroupProtocol, GroupRow, MacRow, QuerierRow, RouterRow, StatRow, WorkerRow,
+    DropRow, FlowRow, GroupProtocol, GroupRow, QuerierRow, RouterRow, StatRow, WorkerRow,
 };
 use crate::control::spec::{Carrier, Driver, Uplink};
 
@@ -28,6 +28,11 @@ pub(super) fn render(heads: &[&str], rows: Vec<Vec<String>>) -> String {
 
 fn text<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |v| v.to_string())
+}
+
+/// A name, or that there is none.
+fn name(name: &str) -> String {
+    text(Some(name).filter(|name| !name.is_empty()))
 }
 
 fn list(values: &[String]) -> String {
@@ -154,21 +159,24 @@ pub(super) fn change(c: &Change) -> String {
     format!("{mark} {} {}", c.kind, c.name)
 }
 
-pub(super) const MAC: &[&str] = &["NETWORK", "VLAN", "MAC", "SANDBOX", "KIND", "AGE"];
+pub(super) const MAC: &[&str] = &["NETWORK", "VLAN", "MAC", "SANDBOX", "PEER", "KIND", "AGE"];
 
-pub(super) fn mac(m: &Named<MacRow>) -> Vec<String> {
-    let kind = match (m.row.fixed, m.row.held) {
+pub(super) fn mac(m: &Named<Station>) -> Vec<String> {
+    let row = &m.row.row;
+    let kind = match (row.fixed, row.held) {
+        (true, _) if row.peer.is_some() => "announced",
         (true, _) => "own",
         (false, false) => "learned",
         (false, true) => "held",
     };
     vec![
         m.network_name.clone(),
-        text(m.row.vlan),
-        m.row.mac.to_string(),
-        m.sandbox_name.clone(),
+        text(row.vlan),
+        row.mac.to_string(),
+        name(&m.sandbox_name),
+        name(&m.row.peer_name),
         kind.to_owned(),
-        format!("{}s", m.row.age),
+        format!("{}s", row.age),
     ]
 }
 

@@ -130,9 +130,9 @@ fn a_users_hour() {
     $ weft policy set web --ingress drop --limit egress=10M:1M --isolated
     0 rules
     $ weft show macs --network web
-    NETWORK  VLAN  MAC                SANDBOX  KIND  AGE
-    web      1     02:00:00:00:00:01  db       own   0s
-    web      1     02:00:00:00:00:02  app      own   0s
+    NETWORK  VLAN  MAC                SANDBOX  PEER  KIND  AGE
+    web      1     02:00:00:00:00:01  db       -     own   0s
+    web      1     02:00:00:00:00:02  app      -     own   0s
     $ weft show groups --network back
     NETWORK  VLAN  KIND     PROTOCOL  ADDRESS    SANDBOX  EXPIRES  ASKS
     back     1     member   igmp      239.1.2.3  db       260s     -

@@ -1,11 +1,12 @@
 //! What this host tells its peers of networks and endpoints, by way of the thread that keeps sessions; and its news.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use arrayvec::ArrayVec;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use switch_core::addr::{PeerId as PeerNumber, Vni};
-use switch_core::tunnel::control::prefix::Range;
+use switch_core::tunnel::announce::Allowed;
+use switch_core::tunnel::control::prefix::{self, Range};
 use switch_core::tunnel::control::record::{Announced, Network};
 
 use super::LivePlane;
@@ -15,7 +16,7 @@ use crate::config::facts;
 use crate::control::ids::{EndpointId, PeerId};
 use crate::control::key::PublicKey;
 use crate::control::plane::{PlaneError, PlaneEvent};
-use crate::control::spec::{Carrier, EndpointSpec, NameOwner, NetworkSpec, OverlaySpec};
+use crate::control::spec::{Carrier, EndpointSpec, NameOwner, NetworkSpec, OverlaySpec, Prefix};
 
 impl LivePlane {
     /// The thread that keeps sessions, started where it is not there yet.
@@ -153,4 +154,46 @@ pub(super) fn own_ranges<const N: usize>(overlay: &OverlaySpec) -> ArrayVec<Rang
         let _ = ranges.try_push(range);
     }
     ranges
+}
+
+/// What a peer may announce on a network: addresses that it was given, or all that this host does not hand out, and
+/// never the gateway's.
+pub(super) fn allowed(spec: &NetworkSpec, vni: Vni, prefixes: &[Prefix]) -> Allowed {
+    let whole = [
+        spec.v4.map(|s| (IpAddr::V4(s.network), s.prefix)),
+        spec.v6.map(|s| (IpAddr::V6(s.network), s.prefix)),
+    ];
+    // One division of the subnet divides both families.
+    let twin = |p: &Prefix| p.twin(&spec.v4?, &spec.v6?);
+    let twins = prefixes.iter().filter_map(twin);
+    let given = prefixes.iter().copied().chain(twins);
+    let given: Vec<(IpAddr, u8)> = given.map(|p| (p.addr, p.len)).collect();
+    let chosen = if given.is_empty() {
+        whole.into_iter().flatten().collect()
+    } else {
+        given
+    };
+    let gateways = [
+        spec.v4.map(|s| IpAddr::V4(s.gateway)),
+        spec.v6.map(|s| IpAddr::V6(s.gateway)),
+    ];
+    let gateways = gateways.into_iter().flatten();
+    let own = overlay(spec).map(own_ranges::<1>);
+    let one = |addr: Ipv4Addr| {
+        let (addr, len) = (addr.into(), 32);
+        twin(&Prefix { addr, len }).map(|p| p.addr)
+    };
+    let own6 = overlay(spec).and_then(|o| Range::new(one(o.range.first)?, one(o.range.last)?));
+    Allowed {
+        vni,
+        prefixes: chosen
+            .into_iter()
+            .filter_map(|(addr, len)| prefix::Prefix::new(addr, len))
+            .collect(),
+        except: gateways
+            .filter_map(|a| Range::new(a, a))
+            .chain(own.into_iter().flatten())
+            .chain(own6)
+            .collect(),
+    }
 }

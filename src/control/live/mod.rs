@@ -27,6 +27,7 @@ mod service;
 mod show;
 mod splice;
 mod start;
+mod stations;
 mod underlay;
 mod vlan;
 

@@ -1,7 +1,7 @@
 //! Other hosts: on each network that one is on it is behind a port of that network's switch, and there is a way to it.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,20 +9,17 @@ use switch_core::addr::{self, Mac, PeerId as Number, PortId, Vni};
 use switch_core::pipeline::{Port, Remote, Untagged, Vlan as Segment, Vlans};
 use switch_core::policy::guard::{Guard, Trust};
 use switch_core::policy::limit::{Limits, Rates};
-use switch_core::tunnel::announce::{Allowed, Rules};
-use switch_core::tunnel::control::{self, prefix::Range};
+use switch_core::tunnel::announce::Rules;
 use switch_core::tunnel::seal::State;
 
 use super::LivePlane;
-use super::announce::own_ranges;
+use super::announce::allowed;
 use super::find::Wanted;
 use crate::cluster::{self, Asked, Command, View};
 use crate::control::ids::{NetworkId, PeerId};
 use crate::control::plane::PlaneError;
 use crate::control::show::{DropRow, PeerRow, PeerState};
-use crate::control::spec::{
-    Carrier, Driver, NetworkSpec, OverlaySpec, PeerCarrier, PeerSpec, Prefix,
-};
+use crate::control::spec::{Carrier, Driver, NetworkSpec, OverlaySpec, PeerCarrier, PeerSpec};
 use crate::worker::board::Board;
 use crate::worker::underlay::rx::Target;
 use crate::worker::underlay::{Origin, Way};
@@ -44,15 +41,15 @@ pub(super) struct Peer {
     pub(super) to: Option<SocketAddr>,
     /// Its name is looked up.
     wanted: Option<Wanted>,
-    lanes: BTreeMap<NetworkId, Lane>,
+    pub(super) lanes: BTreeMap<NetworkId, Lane>,
     /// What it may send, over all of its networks.
     limits: Arc<Limits>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Lane {
-    port: PortId,
-    vni: Vni,
+pub(super) struct Lane {
+    pub(super) port: PortId,
+    pub(super) vni: Vni,
     /// Whose frames are taken; none while nobody knows where it is.
     origin: Option<Origin>,
 }
@@ -174,6 +171,7 @@ impl LivePlane {
             networks.push(allowed(&net.spec, lane.vni, &peer.spec.prefixes));
         }
         Some(Asked {
+            name: peer.spec.name.clone(),
             key: key.as_ref().map(|k| *k.bytes()),
             secret: *secret.bytes(),
             endpoint: peer.to,
@@ -402,42 +400,6 @@ fn seen(id: PeerId, peer: &Peer, view: View) -> PeerRow {
         handshake: view.handshake.map(|ago| ago.as_secs()),
         problems,
         ..PeerRow::new(id, state)
-    }
-}
-
-/// What a peer may announce on a network: addresses that it was given, or all that this host does not hand out, and
-/// never the gateway's.
-fn allowed(spec: &NetworkSpec, vni: Vni, prefixes: &[Prefix]) -> Allowed {
-    let whole = [
-        spec.v4.map(|s| (IpAddr::V4(s.network), s.prefix)),
-        spec.v6.map(|s| (IpAddr::V6(s.network), s.prefix)),
-    ];
-    // One division of the subnet divides both families.
-    let twin = |p: &Prefix| p.twin(&spec.v4?, &spec.v6?);
-    let twins = prefixes.iter().filter_map(twin);
-    let given = prefixes.iter().copied().chain(twins);
-    let given: Vec<(IpAddr, u8)> = given.map(|p| (p.addr, p.len)).collect();
-    let chosen = if given.is_empty() {
-        whole.into_iter().flatten().collect()
-    } else {
-        given
-    };
-    let gateways = [
-        spec.v4.map(|s| IpAddr::V4(s.gateway)),
-        spec.v6.map(|s| IpAddr::V6(s.gateway)),
-    ];
-    let gateways = gateways.into_iter().flatten();
-    let own = overlay(spec).map(own_ranges::<1>);
-    Allowed {
-        vni,
-        prefixes: chosen
-            .into_iter()
-            .filter_map(|(addr, len)| control::prefix::Prefix::new(addr, len))
-            .collect(),
-        except: gateways
-            .filter_map(|a| Range::new(a, a))
-            .chain(own.into_iter().flatten())
-            .collect(),
     }
 }
 

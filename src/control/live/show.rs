@@ -24,26 +24,33 @@ impl LivePlane {
             network: end.spec.network,
             vlan: end.spec.vlan.native(),
             mac: end.spec.mac,
-            endpoint,
+            endpoint: Some(endpoint),
+            peer: None,
+            announced: None,
             fixed: true,
             age: 0,
             held: false,
         });
         let now = switch_core::pipeline::seconds(start::now(self.start));
-        let (segments, places) = (self.segments(), self.places());
+        let (segments, places, ways) = (self.segments(), self.places(), self.ways());
         let learned = self.macs.iter(now).filter_map(|known| {
             let &(network, vlan) = segments.get(&known.net.0)?;
-            Some(MacRow {
+            let endpoint = places.get(&known.port).copied();
+            let peer = ways.get(&known.port).copied();
+            (endpoint.is_some() || peer.is_some()).then_some(MacRow {
                 network,
                 vlan: Some(vlan),
                 mac: known.mac,
-                endpoint: *places.get(&known.port)?,
+                endpoint,
+                peer,
+                announced: None,
                 fixed: false,
                 age: known.age.into(),
                 held: known.held,
             })
         });
         Ok(own
+            .chain(self.announced_rows())
             .chain(learned)
             .filter(|row| wanted(row.network))
             .collect())

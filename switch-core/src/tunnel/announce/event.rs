@@ -1,7 +1,9 @@
 //! `[7]` What the announcements of peers come to, told to the program.
 
+use core::net::IpAddr;
 use std::sync::Arc;
 
+use super::rules::Allowed;
 use super::table::{Contested, Holder};
 use crate::addr::{Mac, PeerId, Vni};
 use crate::l2::snoop::Wants;
@@ -41,6 +43,35 @@ refusals! {
     Flood = "announcement-rate",
     /// A message of a stream that is over.
     Over = "stream-over",
+}
+
+/// What of a peer's announcements is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject {
+    /// A message as a whole.
+    Message,
+    /// A network.
+    Network(Vni),
+    /// A range that the peer hands out from.
+    Range(Vni, Range),
+    /// An endpoint.
+    Endpoint(Vni, Mac),
+    /// An address of an endpoint, which is there with its others.
+    Address(Vni, Mac, IpAddr),
+}
+
+impl Subject {
+    /// The network that it is of.
+    #[must_use]
+    pub const fn vni(self) -> Option<Vni> {
+        match self {
+            Self::Message => None,
+            Self::Network(vni)
+            | Self::Range(vni, _)
+            | Self::Endpoint(vni, _)
+            | Self::Address(vni, ..) => Some(vni),
+        }
+    }
 }
 
 /// What has happened. What concerns one peer comes in the order in which it happened.
@@ -123,8 +154,10 @@ pub enum Event {
         peer: PeerId,
         /// Why.
         why: Refusal,
-        /// The network and MAC, where it is an endpoint's.
-        endpoint: Option<(Vni, Mac)>,
+        /// What.
+        what: Subject,
+        /// What the peer may announce on that network, where it may be on it.
+        allowed: Option<Allowed>,
     },
     /// Two hosts hand out from the same addresses.
     Overlap {

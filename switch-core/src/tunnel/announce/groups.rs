@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Announcer;
-use super::event::Refusal;
+use super::event::{Refusal, Subject};
 use super::log::Key;
 use crate::addr::{PeerId, Vni};
 use crate::l2::snoop::Wants;
@@ -28,7 +28,7 @@ impl Announcer {
             return;
         };
         if peer.rules.on(vni).is_none() {
-            return self.refuse(id, Refusal::Network, None);
+            return self.refuse(id, Refusal::Network, Subject::Network(vni));
         }
         let round = peer.round;
         self.networks

@@ -1,7 +1,7 @@
 //! `[7]` What a peer announces: put in order, checked against its rules, entered, and told.
 
 use super::Announcer;
-use super::event::{Event, Refusal};
+use super::event::{Event, Refusal, Subject};
 use super::inbound::Arrival;
 use super::table::{Change, Holder};
 use crate::addr::{Mac, PeerId, Vni};
@@ -26,7 +26,7 @@ impl Announcer {
         };
         let arrival = peer.inb.classify(message);
         if arrival == Arrival::Over {
-            return self.refuse(id, Refusal::Over, None);
+            return self.refuse(id, Refusal::Over, Subject::Message);
         }
         // Every message costs, so that those which say nothing new are no way around.
         let restarted = arrival == Arrival::Begins && peer.inb.is_other_start(message.stream);
@@ -36,7 +36,7 @@ impl Announcer {
         };
         let cost = if restarted { cost + START_COST } else { cost };
         if !peer.records.take(now, cost) {
-            return self.refuse(id, Refusal::Flood, None);
+            return self.refuse(id, Refusal::Flood, Subject::Message);
         }
         match arrival {
             Arrival::Begins => {
@@ -115,42 +115,69 @@ impl Announcer {
     ) -> Result<(), Refusal> {
         let (vni, mac) = (view.vni(), view.mac());
         let holder = Holder::Peer(id);
-        let peer = self.peers.get_mut(&id).ok_or(Refusal::Network)?;
-        let allowed = peer.rules.allow(view).and_then(|()| {
-            let full = if self.table.count(holder) >= peer.rules.endpoints {
-                Refusal::TooMany
-            } else if self.table.len() >= self.limits.endpoints {
-                Refusal::Full
-            } else {
-                return Ok(());
-            };
-            if self.table.has(holder, vni, mac) {
-                return Ok(());
-            }
-            peer.missed = true;
-            Err(full)
+        let taken = self.may_have(id, view).and_then(|rest| {
+            // Its other addresses are there without the one that may not be.
+            let rest = rest.as_deref().map(EndpointView::checked);
+            self.has_room(id, vni, mac)?;
+            self.table.put(holder, rest.unwrap_or(view), changes);
+            Ok(())
         });
-        match allowed {
-            Ok(()) => self.table.put(holder, view, changes),
-            Err(why) => {
-                // It may have been another before, and that it is no longer.
-                self.table.remove(holder, vni, mac, changes);
-                self.refuse(id, why, Some((vni, mac)));
+        if let Err(why) = taken {
+            // It may have been another before, and that it is no longer.
+            self.table.remove(holder, vni, mac, changes);
+            if why != Refusal::Address {
+                self.refuse(id, why, Subject::Endpoint(vni, mac));
             }
         }
-        allowed
+        taken
+    }
+
+    /// What is left of an endpoint's record without the addresses that it may not have; none where it may have all.
+    /// Errors: `Network`; `Address` where none is left. An address that is refused is counted and told.
+    fn may_have(
+        &mut self,
+        id: PeerId,
+        view: EndpointView<'_>,
+    ) -> Result<Option<Box<[u8]>>, Refusal> {
+        let (vni, mac) = (view.vni(), view.mac());
+        let on = self.peers.get(&id).and_then(|peer| peer.rules.on(vni));
+        let on = on.ok_or(Refusal::Network)?;
+        let Some(addr) = on.strange(view) else {
+            return Ok(None);
+        };
+        let rest = on.rest(view);
+        self.refuse(id, Refusal::Address, Subject::Address(vni, mac, addr));
+        rest.ok_or(Refusal::Address).map(Some)
+    }
+
+    /// Errors: `TooMany`, `Full`.
+    fn has_room(&mut self, id: PeerId, vni: Vni, mac: Mac) -> Result<(), Refusal> {
+        let holder = Holder::Peer(id);
+        let peer = self.peers.get_mut(&id).ok_or(Refusal::Network)?;
+        let full = if self.table.count(holder) >= peer.rules.endpoints {
+            Refusal::TooMany
+        } else if self.table.len() >= self.limits.endpoints {
+            Refusal::Full
+        } else {
+            return Ok(());
+        };
+        if self.table.has(holder, vni, mac) {
+            return Ok(());
+        }
+        peer.missed = true;
+        Err(full)
     }
 
     fn take_network(&mut self, id: PeerId, network: Network) {
         let Some(peer) = self.peers.get_mut(&id) else {
             return;
         };
-        let Some(allowed) = peer.rules.on(network.vni) else {
-            return self.refuse(id, Refusal::Network, None);
+        let vni = network.vni;
+        let Some(allowed) = peer.rules.on(vni) else {
+            return self.refuse(id, Refusal::Network, Subject::Network(vni));
         };
-        let within = |range: &_| allowed.prefixes.iter().any(|p| p.covers(*range));
-        if !network.ranges.iter().all(within) {
-            return self.refuse(id, Refusal::Range, None);
+        if let Some(&range) = network.ranges.iter().find(|r| !allowed.covers(**r)) {
+            return self.refuse(id, Refusal::Range, Subject::Range(vni, range));
         }
         self.networks.set(id, network, peer.round, &mut self.events);
     }
@@ -166,12 +193,17 @@ impl Announcer {
     }
 
     /// Counts a refusal, and tells it the first time.
-    pub(super) fn refuse(&mut self, id: PeerId, why: Refusal, endpoint: Option<(Vni, Mac)>) {
-        if self.peers.get_mut(&id).is_some_and(|peer| peer.refuse(why)) {
+    pub(super) fn refuse(&mut self, id: PeerId, why: Refusal, what: Subject) {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        if peer.refuse(why) {
+            let allowed = what.vni().and_then(|vni| peer.rules.on(vni)).cloned();
             self.events.push_back(Event::Refused {
                 peer: id,
                 why,
-                endpoint,
+                what,
+                allowed,
             });
         }
     }
@@ -202,7 +234,7 @@ impl Announcer {
                         })
                 }
                 Change::Crowded(peer) => {
-                    self.refuse(peer, Refusal::Crowded, None);
+                    self.refuse(peer, Refusal::Crowded, Subject::Message);
                     None
                 }
                 Change::SameName(holder, at, other) => self.same_name(now, holder, at, other),

@@ -21,12 +21,12 @@ mod log;
 mod networks;
 mod outbound;
 mod peer;
+mod rules;
 mod show;
 mod table;
 #[cfg(test)]
 mod tests;
 
-use core::net::IpAddr;
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -36,14 +36,14 @@ use self::peer::Peer;
 use self::table::Table;
 use crate::addr::{Mac, PeerId, Vni};
 use crate::time::Tick;
-use crate::tunnel::control::prefix::{Prefix, Range};
 use crate::tunnel::control::record::{
     Announced, EndpointView, Network, RecordError, host as host_record,
 };
 use crate::tunnel::control::{Message, Stream};
 
-pub use self::event::{Event, Refusal};
+pub use self::event::{Event, Refusal, Subject};
 pub use self::peer::PeerStats;
+pub use self::rules::{Allowed, Rules};
 pub use self::table::{Contested, Holder};
 
 /// Bytes of a record before its body.
@@ -69,48 +69,6 @@ impl Default for Limits {
             records_per_second: 20_000,
             early: 4_096,
             grace: Duration::from_secs(15),
-        }
-    }
-}
-
-/// What a peer may announce.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Rules {
-    /// The networks that it may be on. It is told of no others.
-    pub networks: Vec<Allowed>,
-    /// How many endpoints it may have.
-    pub endpoints: usize,
-}
-
-/// A network that a peer may be on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Allowed {
-    /// The network.
-    pub vni: Vni,
-    /// Where its endpoints' addresses may be from. Without any it may announce only endpoints that have none.
-    pub prefixes: Vec<Prefix>,
-    /// What they may not be, of that: what this host hands out.
-    pub except: Vec<Range>,
-}
-
-impl Rules {
-    /// What holds on a network that the peer may be on.
-    fn on(&self, vni: Vni) -> Option<&Allowed> {
-        let at = self.networks.binary_search_by_key(&vni, |a| a.vni).ok()?;
-        self.networks.get(at)
-    }
-
-    /// Errors: what does not allow it.
-    fn allow(&self, view: EndpointView<'_>) -> Result<(), Refusal> {
-        let on = self.on(view.vni()).ok_or(Refusal::Network)?;
-        let may = |addr: IpAddr| {
-            let inside = on.prefixes.iter().any(|p| p.contains(addr));
-            inside && !on.except.iter().any(|r| r.contains(addr))
-        };
-        if view.addrs().all(may) {
-            Ok(())
-        } else {
-            Err(Refusal::Address)
         }
     }
 }
@@ -143,6 +101,7 @@ pub enum PlaceError {
 /// Announcements to and from every peer.
 #[derive(Debug)]
 pub struct Announcer {
+    /// The start of this host, as the peer that was added last is told.
     start: u64,
     /// Streams so far.
     streams: u32,
@@ -235,7 +194,9 @@ impl Announcer {
     pub fn set_peer(&mut self, now: Tick, id: PeerId, mut rules: Rules) {
         rules.networks.sort_by_key(|a| a.vni);
         let Some(peer) = self.peers.get_mut(&id) else {
-            let peer = Peer::new(now, rules, self.limits.records_per_second);
+            // To a peer that was here before this host has started anew: it knows nothing of what that one has told.
+            self.start = self.start.wrapping_add(1);
+            let peer = Peer::new(now, self.start, rules, self.limits.records_per_second);
             self.peers.insert(id, peer);
             return;
         };
@@ -246,7 +207,7 @@ impl Announcer {
         let mut changes = Vec::new();
         let rules = &peer.rules;
         self.table.keep(Holder::Peer(id), &mut changes, |view| {
-            rules.allow(view).is_ok()
+            rules.allow_whole(view)
         });
         self.networks
             .keep(id, &mut self.events, |vni, _| rules.on(vni).is_some());
@@ -394,7 +355,7 @@ impl Announcer {
         if let Some(peer) = self.peers.get_mut(&id) {
             self.streams = self.streams.wrapping_add(1);
             let stream = Stream {
-                start: self.start,
+                start: peer.start,
                 count: self.streams,
             };
             peer.out.begin(now, stream, &self.log);

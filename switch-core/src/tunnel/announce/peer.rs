@@ -17,6 +17,8 @@ const NAMED_EVERY: Duration = Duration::from_secs(4);
 /// What is known of a peer.
 #[derive(Debug)]
 pub(super) struct Peer {
+    /// The start of this host, as it is told.
+    pub(super) start: u64,
     pub(super) rules: Rules,
     pub(super) out: Outbound,
     pub(super) inb: Inbound,
@@ -75,9 +77,10 @@ impl PeerStats {
 }
 
 impl Peer {
-    pub(super) fn new(now: Tick, rules: Rules, per_second: u32) -> Self {
+    pub(super) fn new(now: Tick, start: u64, rules: Rules, per_second: u32) -> Self {
         let per_second = per_second.max(1);
         Self {
+            start,
             rules,
             out: Outbound::new(),
             inb: Inbound::default(),

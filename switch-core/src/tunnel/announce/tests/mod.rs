@@ -94,14 +94,27 @@ fn what_is_not_allowed_is_refused_and_named_once() {
     let refused = |w: &World| -> Vec<_> {
         let told = w.hosts[1].told.iter();
         told.filter_map(|e| {
-            let Event::Refused { why, .. } = e else {
+            let Event::Refused {
+                why, what, allowed, ..
+            } = e
+            else {
                 return None;
             };
-            Some(*why)
+            Some((*why, *what, allowed.is_some()))
         })
         .collect()
     };
-    let expected = [Refusal::Network, Refusal::Address, Refusal::Range];
+    let strange = "10.1.1.0".parse().unwrap();
+    let range = world::range("10.0.0.1-10.2.0.1");
+    let expected = [
+        (Refusal::Network, Subject::Endpoint(vni(2), mac(1)), false),
+        (
+            Refusal::Address,
+            Subject::Address(vni(1), mac(0x0100), strange),
+            true,
+        ),
+        (Refusal::Range, Subject::Range(vni(1), range), true),
+    ];
     assert_eq!(refused(&w), expected);
     let stats = w.hosts[1].announcer.stats(id(0)).unwrap();
     let counts: Vec<_> = stats.refused().collect();
@@ -111,9 +124,15 @@ fn what_is_not_allowed_is_refused_and_named_once() {
         (Refusal::Range, 1),
     ];
     assert_eq!(counts, expected);
-    // An endpoint that was allowed and asks for more than that is not there any more.
-    let mut moved = endpoint(1, 3);
+    // An endpoint that asks for more than it may have is there without that; with nothing else it is not.
+    let allowed = endpoint(1, 3);
+    let mut moved = allowed.clone();
     moved.addrs.push("10.9.9.9".parse().unwrap());
+    w.join(0, &moved);
+    w.seconds(1);
+    let seen = w.hosts[1].view.get(&(vni(1), mac(3)));
+    assert_eq!(seen, Some(&(id(0), allowed)));
+    moved.addrs.remove(0);
     w.join(0, &moved);
     w.seconds(1);
     assert!(w.hosts[1].view.is_empty());
@@ -343,4 +362,22 @@ fn endpoints_may_come_from_another_source() {
     w.hosts[0].announcer.take_back(now, id(1), vni(1), mac(1));
     w.settle(0);
     assert!(w.hosts[0].view.is_empty());
+}
+
+#[test]
+fn a_peer_that_was_taken_out_tells_all_when_it_is_there_again() {
+    let mut w = World::new(2, 1, 0);
+    w.join(0, &endpoint(1, 1));
+    w.join(1, &endpoint(1, 2));
+    w.seconds(1);
+    w.agree();
+    // The other one notices nothing of it.
+    let (now, host) = (w.now, &mut w.hosts[1].announcer);
+    host.remove_peer(now, id(0));
+    host.set_peer(now, id(0), rules(&[1, 2]));
+    host.connected(now, id(0));
+    w.settle(1);
+    assert!(w.hosts[1].view.is_empty());
+    w.seconds(1);
+    w.agree();
 }

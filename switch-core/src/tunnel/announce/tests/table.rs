@@ -1,5 +1,7 @@
 //! The table beside a slow, obvious one, and what it takes.
 
+use core::net::IpAddr;
+
 use proptest::prelude::*;
 
 use super::super::table::Change;

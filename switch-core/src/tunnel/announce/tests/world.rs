@@ -1,11 +1,13 @@
 //! Hosts that announce to each other over links that lose, delay and reorder, in virtual time. Beside each stands a
 //! plain map of what its events have told.
 
+use core::net::IpAddr;
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::*;
 use crate::testing::Random;
+use crate::tunnel::control::prefix::{Prefix, Range};
 
 pub(super) fn vni(n: u32) -> Vni {
     Vni::new(n).unwrap()
