@@ -70,14 +70,15 @@ pub(crate) fn interfaces(place: &Place, vlans: &[(u16, &str, &[&str])]) -> Inter
         command.args(vlans.iter().map(|(id, ..)| id.to_string()));
         Running::start(&place.net, &mut command)
     });
-    let mac = json(&place.net, &["link", "show", "eth0"])[0]["address"].clone();
-    let mac = mac.as_str().unwrap();
+    let below = &json(&place.net, &["link", "show", "eth0"])[0];
+    let (mac, mtu) = (below["address"].as_str().unwrap(), &below["mtu"]);
     for (id, address, reached) in vlans {
         let name = format!("vlan{id}");
         wait::until("the interface is there", SOON, || {
             place.interfaces().contains(&name)
         });
-        place.net.ip(&format!("link set {name} address {mac} up"));
+        let link = format!("link set {name} address {mac} mtu {mtu} up");
+        place.net.ip(&link);
         place.net.ip(&format!("addr add {address}/32 dev {name}"));
         for to in *reached {
             let route = format!("route add {to} dev {name} src {address}");

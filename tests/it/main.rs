@@ -36,6 +36,7 @@ mod memory;
 mod overlay_faults;
 mod overlay_paths;
 mod overlay_sealed;
+mod overlay_told;
 mod overlay_vxlan;
 mod publish;
 mod regress;

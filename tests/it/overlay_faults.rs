@@ -4,10 +4,8 @@ use std::io::{Read as _, Write as _};
 use std::net::Ipv4Addr;
 use std::sync::atomic::Ordering;
 
-use crate::support::daemon::{Daemon, Place};
-use crate::support::hosts::{
-    HOSTS, Pair, SEALED, Wire, peer, peer_drops, problems, reach, send_as,
-};
+use crate::support::daemon::Place;
+use crate::support::hosts::{HOSTS, Pair, SEALED, Wire, peer, peer_drops, reach, send_as};
 use crate::support::netns::{self, FAR, HOST, OUTSIDE, World};
 use crate::support::wait::{self, SOON};
 use crate::support::{guest, servers};
@@ -226,94 +224,5 @@ fn an_endpoint_of_another_host_speaks_for_itself_alone() {
         }
         reach(&db, "10.9.0.2");
         assert!(web.pings("10.9.0.3") && other.pings("10.9.0.2"));
-    });
-}
-
-/// Has two hosts know each other by their keys, each with a network of its own making.
-#[track_caller]
-fn by_keys(pair: &Pair<'_>, networks: [&str; 2]) {
-    let key = |daemon: &Daemon<'_>| {
-        let store = daemon.store();
-        let said = daemon
-            .shell(env!("CARGO_BIN_EXE_weft"))
-            .args(["key", "show", "--store", store.to_str().unwrap()])
-            .output();
-        String::from_utf8(said.unwrap().stdout)
-            .unwrap()
-            .trim()
-            .to_owned()
-    };
-    let [ours, theirs] = [&pair.a, &pair.b].map(key);
-    for (daemon, network, key, at) in [
-        (&pair.a, networks[0], theirs, FAR),
-        (&pair.b, networks[1], ours, HOST),
-    ] {
-        daemon.ok(&format!("network create {network} --driver overlay"));
-        daemon.ok(&format!("peer add other --key {key} --endpoint {at}"));
-    }
-}
-
-#[test]
-fn hosts_that_hand_out_the_same_addresses_are_told_of() {
-    netns::inside(|world| {
-        let pair = Pair::strangers(world, &[]);
-        let same = "mesh --subnet 10.9.0.0/21 --ip-range 10.9.0.0/24";
-        by_keys(&pair, [same, same]);
-        for daemon in [&pair.a, &pair.b] {
-            wait::until("the overlap is told", SOON, || {
-                problems(daemon).contains("10.9.0.0")
-            });
-            let table = daemon.ok("show peers");
-            assert!(table.contains("it hands out"), "{table}");
-        }
-        // Two with one address: the second is refused, the first stays.
-        let first = pair.a.connected("first", &["mesh"]);
-        let _second = pair.b.connected("second", &["mesh"]);
-        wait::until("the refusal is told", SOON, || {
-            let said = problems(&pair.a);
-            said.contains("refused") || said.contains("which is this host's")
-        });
-        assert!(first.pings("10.9.0.1"));
-    });
-}
-
-#[test]
-fn a_number_that_is_another_networks_is_told_of() {
-    netns::inside(|world| {
-        let pair = Pair::strangers(world, &[]);
-        by_keys(
-            &pair,
-            [
-                "red --subnet 10.9.0.0/21 --vni 77",
-                "blue --subnet 10.9.0.0/21 --vni 77 --ip-range 10.9.1.0/24",
-            ],
-        );
-        for (daemon, theirs) in [(&pair.a, "blue"), (&pair.b, "red")] {
-            wait::until("it is told", SOON, || {
-                let said = problems(daemon);
-                said.contains(theirs) && said.contains("77")
-            });
-        }
-    });
-}
-
-#[test]
-fn a_peer_that_does_not_answer_is_told_of() {
-    netns::inside(|world| {
-        let mut pair = Pair::met(world, &[]);
-        let [web, _db] = pair.furnish();
-        pair.b.kill();
-        // Whoever asks for it finds out.
-        wait::until("it is missed", SOON * 3, || {
-            web.sh("ping -n -c 1 -W 1 10.9.1.2");
-            peer(&pair.a)["state"] == "unreachable"
-        });
-        wait::until("it is told", SOON, || {
-            problems(&pair.a).contains("does not answer")
-        });
-        assert_ne!(pair.a.weft("peer ping b").status, 0);
-        pair.b.start(&[]);
-        pair.settle();
-        assert_eq!(problems(&pair.a), "[]");
     });
 }

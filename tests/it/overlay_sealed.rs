@@ -2,9 +2,13 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
 
 use crate::support::daemon::{Daemon, Place};
-use crate::support::hosts::{HOSTS, Pair, Wire, address, peer, reach};
+use crate::support::hosts::{HOSTS, Pair, SEALED, Wire, address, peer, reach};
+use crate::support::netns::{FAR6, HOST6};
 use crate::support::wait::{self, SOON};
 use crate::support::{guest, netns, servers};
 
@@ -83,6 +87,7 @@ fn two_hosts_are_one_network_that_nobody_reads() {
             });
             let row = peer(daemon);
             assert!(row["handshake"].is_u64(), "{row}");
+            assert_eq!(row["drops"].to_string(), "[]");
             assert_eq!(row["problems"].to_string(), "[]");
             assert!(row["tx_bytes"].as_u64() > Some(8 << 20), "{row}");
             assert!(row["rx_bytes"].as_u64() > Some(8 << 20), "{row}");
@@ -119,6 +124,29 @@ fn names_resolve_across_hosts_and_go_with_their_endpoints() {
         known(&web, "db", &["10.9.1.2"]);
         known(&db, "web", &["10.9.0.2"]);
         known(&web, "-x 10.9.1.2", &["db."]);
+        // Nobody outside is asked who has an address inside.
+        let said = web.sh("dig +time=2 +tries=1 @10.9.0.1 -x 10.9.1.99").ok();
+        assert!(said.contains("NXDOMAIN") && said.contains(" aa "), "{said}");
+        // Who is there is shown, behind the host that it is on.
+        let rows = pair.a.json("show macs");
+        let far = rows
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|r| r["sandbox_name"] == "db");
+        let shown = pair.b.json("endpoint inspect mesh db");
+        let far = far.unwrap_or_else(|| panic!("{rows}"));
+        assert_eq!(
+            (&far["mac"], &far["peer_name"]),
+            (&shown["mac"], &"b".into())
+        );
+        let table = pair.a.ok("show macs");
+        assert!(
+            table
+                .lines()
+                .any(|l| l.contains(" db ") && l.contains(" announced ")),
+            "{table}"
+        );
         let other = pair.b.sandbox();
         let pid = other.pid;
         pair.b.ok(&format!(
@@ -205,5 +233,137 @@ fn a_host_that_was_killed_comes_back_and_flows_go_on() {
         // What was made anew is known on both.
         let late = pair.b.connected("late", &["mesh"]);
         reach(&late, "10.9.0.2");
+    });
+}
+
+#[test]
+fn an_overlay_passes_over_ipv6() {
+    netns::inside(|world| {
+        let wire = Wire::tap(&world.outside);
+        let pair = Pair::strangers(world, &[]);
+        pair.a
+            .ok("network create mesh --driver overlay --subnet 10.9.0.0/21");
+        pair.meet(HOST6.into());
+        let [web, db] = pair.furnish();
+        let (web6, db6) = (address6(&pair.a, "web"), address6(&pair.b, "db"));
+        for (client, server, to) in [
+            (&web, &db, "10.9.1.2"),
+            (&db, &web, "10.9.0.2"),
+            (&web, &db, &*db6),
+            (&db, &web, &*web6),
+        ] {
+            reach(client, to);
+            echo(client, server, to.parse().unwrap());
+        }
+        let sink = servers::tcp(&db.net, ([10, 9, 1, 2], 0), |mut stream, _| {
+            guest::Pattern::new(1).expect(&mut stream, 16 << 20)?;
+            guest::Pattern::new(2).send(&mut stream, 16 << 20)
+        });
+        let mut stream = guest::connect(&web.net, sink).unwrap();
+        guest::Pattern::new(1).send(&mut stream, 16 << 20).unwrap();
+        guest::Pattern::new(2)
+            .expect(&mut stream, 16 << 20)
+            .unwrap();
+        if netns::have("dig") {
+            for (place, name, wanted) in [(&web, "db", "10.9.1.2"), (&db, "web", "10.9.0.2")] {
+                assert_eq!(dig(place, &format!("@10.9.0.1 {name}")), [wanted]);
+            }
+            assert_eq!(dig(&web, "@10.9.0.1 db AAAA"), [&*db6]);
+        }
+        for (daemon, at) in [(&pair.a, FAR6), (&pair.b, HOST6)] {
+            wait::until("the way is known", SOON, || peer(daemon)["mtu"] == 1398);
+            let row = peer(daemon);
+            assert_eq!(row["endpoint"], format!("[{at}]:{SEALED}"), "{row}");
+            assert_eq!(row["problems"].to_string(), "[]");
+        }
+        assert!(!wire.holds(MARKER), "the underlay shows what is inside");
+    });
+}
+
+/// A stream that never ends by itself: what has come through of it, and the way to end it.
+struct Flow {
+    come: Arc<AtomicUsize>,
+    ends: Arc<AtomicBool>,
+    sender: JoinHandle<()>,
+}
+
+impl Flow {
+    const PIECE: usize = 64 << 10;
+
+    #[track_caller]
+    fn begin(from: &Place, to: &Place, at: [u8; 4]) -> Self {
+        let (come, ends) = (
+            Arc::new(AtomicUsize::new(0)),
+            Arc::new(AtomicBool::new(false)),
+        );
+        let count = Arc::clone(&come);
+        let at = servers::tcp(&to.net, (at, 0), move |mut stream, _| {
+            let mut pattern = guest::Pattern::new(3);
+            loop {
+                pattern.expect(&mut stream, Self::PIECE)?;
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let mut stream = guest::connect(&from.net, at).unwrap();
+        let end = Arc::clone(&ends);
+        let sender = thread::spawn(move || {
+            let mut pattern = guest::Pattern::new(3);
+            while !end.load(Ordering::Relaxed) {
+                pattern.send(&mut stream, Self::PIECE).unwrap();
+            }
+        });
+        Self { come, ends, sender }
+    }
+
+    /// Waits until more comes through.
+    #[track_caller]
+    fn passes(&self) {
+        let before = self.come.load(Ordering::Relaxed);
+        wait::until("more comes through", SOON, || {
+            self.come.load(Ordering::Relaxed) > before + 16
+        });
+    }
+
+    fn end(self) {
+        self.ends.store(true, Ordering::Relaxed);
+        self.sender.join().unwrap();
+    }
+}
+
+#[test]
+fn a_transfer_outlives_the_death_of_either_switch() {
+    netns::inside(|world| {
+        let mut pair = Pair::met(world, &[]);
+        let [web, db] = pair.furnish();
+        let state = |daemon: &Daemon<'_>| {
+            let mut state = vec![daemon.state(), daemon.json("peer ls")];
+            let rows = daemon.json("show macs");
+            let mut rows = rows.as_array().unwrap().clone();
+            rows.sort_by_key(|row| row["mac"].to_string());
+            state.push(rows.into());
+            state
+        };
+        let known = [state(&pair.a), state(&pair.b)];
+        let flows = [
+            Flow::begin(&web, &db, [10, 9, 1, 2]),
+            Flow::begin(&db, &web, [10, 9, 0, 2]),
+        ];
+        for invited in [true, false] {
+            flows.iter().for_each(Flow::passes);
+            let daemon = if invited { &mut pair.b } else { &mut pair.a };
+            daemon.kill();
+            daemon.start(&[]);
+            flows.iter().for_each(Flow::passes);
+            for (daemon, before) in [&pair.a, &pair.b].into_iter().zip(&known) {
+                wait::settled("all is as it was", before, SOON, || state(daemon));
+            }
+            if netns::have("dig") {
+                assert_eq!(dig(&web, "@10.9.0.1 db"), ["10.9.1.2"]);
+                assert_eq!(dig(&db, "@10.9.0.1 web"), ["10.9.0.2"]);
+            }
+        }
+        for flow in flows {
+            flow.end();
+        }
     });
 }

@@ -136,6 +136,16 @@ fn stations_behind_a_bridge_of_the_kernel_are_found_and_kept_apart_by_vlans() {
                 ["10.9.0.2".parse().unwrap(), to.parse().unwrap()],
             );
         }
+        // Where they are is shown.
+        let rows = daemon.json("show macs");
+        let rows: Vec<_> = rows.as_array().unwrap().iter().collect();
+        for mac in ["02:00:00:00:02:01", "02:00:00:00:02:02"] {
+            let row = rows.iter().find(|row| row["mac"] == mac).unwrap();
+            assert_eq!(
+                (&row["peer_name"], &row["fixed"]),
+                (&"node".into(), &false.into())
+            );
+        }
         // Tagged frames pass as they are, to those on their VLAN.
         let tagged = daemon.sandbox();
         let pid = tagged.pid;

@@ -164,6 +164,15 @@ impl<'w> Daemon<'w> {
         serde_json::from_str(&self.ok(&format!("{line} --json"))).unwrap()
     }
 
+    /// The key that others know this host by.
+    #[track_caller]
+    pub(crate) fn key(&self) -> String {
+        let mut command = self.shell(env!("CARGO_BIN_EXE_weft"));
+        let said = command.args(["key", "show", "--store"]).arg(self.store());
+        let said = String::from_utf8(said.output().unwrap().stdout).unwrap();
+        said.trim().to_owned()
+    }
+
     /// Everything that a user has made, as the daemon tells it.
     #[track_caller]
     pub(crate) fn state(&self) -> Value {
@@ -192,6 +201,12 @@ impl<'w> Daemon<'w> {
         let mut running = self.running.take().unwrap();
         running.signal(Signal::SIGKILL);
         running.end(SOON);
+    }
+
+    /// What it has written to its log since it was started.
+    #[track_caller]
+    pub(crate) fn log(&self) -> String {
+        self.running.as_ref().unwrap().said()
     }
 
     /// Takes the process, to wait for its end.

@@ -61,6 +61,22 @@ impl<'w> Pair<'w> {
         self.settle();
     }
 
+    /// Has both know each other by their keys, each with a network of its own making, and `more` said of a peer.
+    #[track_caller]
+    pub(crate) fn by_keys(&self, networks: [&str; 2], more: &str) {
+        let [ours, theirs] = [self.a.key(), self.b.key()];
+        for (daemon, network, key, at) in [
+            (&self.a, networks[0], theirs, FAR),
+            (&self.b, networks[1], ours, HOST),
+        ] {
+            daemon.ok(&format!("network create {network} --driver overlay"));
+            daemon.ok(&format!(
+                "peer add other --key {key} --endpoint {at} {more}"
+            ));
+        }
+        self.settle();
+    }
+
     /// Waits until both see each other.
     #[track_caller]
     pub(crate) fn settle(&self) {
@@ -105,6 +121,24 @@ pub(crate) fn address(daemon: &Daemon<'_>, network: &str, name: &str) -> String 
 #[track_caller]
 pub(crate) fn peer(daemon: &Daemon<'_>) -> Value {
     daemon.json("show peers")[0].take()
+}
+
+/// Waits until these words are in what is wrong with the only peer of a daemon, below its table, and in one line of its
+/// log and no more.
+#[track_caller]
+pub(crate) fn told_once(daemon: &Daemon<'_>, words: &[&str]) {
+    wait::settled(words[0], &Vec::<&str>::new(), SOON, || {
+        let said = problems(daemon);
+        let missing = words.iter().filter(|word| !said.contains(**word));
+        missing.copied().collect()
+    });
+    let table = daemon.ok("show peers");
+    assert!(words.iter().all(|word| table.contains(word)), "{table}");
+    let log = daemon.log();
+    let lines = log
+        .lines()
+        .filter(|line| words.iter().all(|w| line.contains(w)));
+    assert_eq!(lines.count(), 1, "{words:?} in {log}");
 }
 
 /// What is wrong with the only peer of a daemon, in one text.

@@ -79,6 +79,11 @@ impl Running {
         self.child.id()
     }
 
+    /// What it has written to standard error until now.
+    pub(crate) fn said(&self) -> String {
+        text(&self.stderr)
+    }
+
     /// Sends it a signal.
     pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
