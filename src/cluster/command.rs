@@ -43,6 +43,8 @@ pub struct Asked {
     pub secret: [u8; 32],
     /// Where it is.
     pub endpoint: Option<SocketAddr>,
+    /// Where it was heard when this host ran last, for where nobody says where it is.
+    pub seen: Option<SocketAddr>,
     /// How often something is sent; none for only when there is something to send.
     pub keepalive: Option<Duration>,
     /// What it may announce.
@@ -93,6 +95,8 @@ pub enum Command {
 pub enum News {
     /// A host with this key has taken an invite.
     Joined(PeerId, [u8; 32]),
+    /// A peer is heard from there.
+    Seen(PeerId, SocketAddr),
     /// Something is wrong with a peer that was not before.
     Problem(PeerId, String),
 }

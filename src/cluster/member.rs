@@ -1,6 +1,7 @@
 //! A peer, beside what the machines know of it.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
@@ -23,6 +24,8 @@ const LOST: Duration = Duration::from_secs(5);
 const LATELY: usize = 100;
 /// Questions of users that wait for their answers.
 const ASKED: usize = 64;
+/// Between places where a peer is heard that are told: each is written to the disk.
+const PLACE_EVERY: Duration = Duration::from_secs(10);
 /// Problems that are kept of one peer.
 const PROBLEMS: usize = 16;
 /// Between two looks at what is sent, at least.
@@ -57,6 +60,8 @@ pub(super) struct Member {
     answered: VecDeque<bool>,
     waiting: Vec<(u32, SyncSender<Duration>)>,
     problems: VecDeque<(About, String)>,
+    /// Where it was said to be last, and until when no other place is told.
+    place: (Option<SocketAddr>, Tick),
 }
 
 /// What a problem is about: it is over when that is.
@@ -80,6 +85,7 @@ impl Member {
     pub(super) fn new(now: Tick, asked: Asked, link_mtu: u16) -> Self {
         Self {
             lanes: asked.lanes.iter().copied().collect(),
+            place: (asked.seen, now),
             asked,
             mtu: PathMtu::new(now, link_mtu),
             up: false,
@@ -219,6 +225,16 @@ impl Member {
         let lost = self.answered.iter().filter(|a| !**a).count();
         let of = self.answered.len().max(1);
         u16::try_from(lost * 1000 / of).unwrap_or(1000)
+    }
+
+    /// Whether a place where it is heard is to be told: one that moves all the time is not followed at once.
+    pub(super) fn is_new_place(&mut self, now: Tick, at: SocketAddr) -> bool {
+        let (told, until) = self.place;
+        let new = self.up && told != Some(at) && until <= now;
+        if new {
+            self.place = (Some(at), now + PLACE_EVERY);
+        }
+        new
     }
 
     /// The largest inner packet that gets there.

@@ -63,7 +63,8 @@ impl Run {
             Some(false) => self.forget(now, peer),
             None => {}
         }
-        let (key, endpoint, keepalive) = (asked.key, asked.endpoint, asked.keepalive);
+        let (key, keepalive) = (asked.key, asked.keepalive);
+        let endpoint = asked.endpoint.or(asked.seen);
         let secret = NetworkSecret::new(asked.secret);
         let member = Member::new(now, asked, self.link_mtu);
         self.members.insert(peer, member);
@@ -146,6 +147,17 @@ impl Run {
                 let problem = format!("who shows its invite cannot be used: {e}");
                 self.complain(peer, About::Peer, problem);
             }
+        }
+    }
+
+    /// Tells where a peer is heard, now and then, so that this host finds it there when it starts again.
+    pub(super) fn note_place(&mut self, now: Tick, peer: PeerId) {
+        let at = self.node.status(peer).and_then(|status| status.endpoint);
+        let Some((member, at)) = self.members.get_mut(&peer).zip(at) else {
+            return;
+        };
+        if member.is_new_place(now, at) {
+            self.tell(News::Seen(peer, at));
         }
     }
 

@@ -343,6 +343,7 @@ impl Run {
             events.extend(std::iter::from_fn(|| member.mtu.poll_event()));
         }
         let v6 = member.v6;
+        self.note_place(now, peer);
         if let Some(ping) = ping {
             self.say_ping(now, peer, ping);
         }

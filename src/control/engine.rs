@@ -367,6 +367,7 @@ impl<P: Plane> Engine<P> {
                         ));
                     }
                 }
+                PlaneEvent::PeerSeen { peer, at } => plan::seen(&mut next, peer, at),
                 PlaneEvent::PeerProblem { peer, problem } => {
                     if let Some(p) = next.peers.get(&peer) {
                         self.runtime

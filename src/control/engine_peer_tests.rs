@@ -56,6 +56,10 @@ fn who_takes_an_invite_is_kept_and_no_other_can() {
         assert_eq!(engine.model().peers[&peer].carrier.key(), Some(&key(2)));
         assert!(peers_agree(&engine));
     }
+    let at = "198.51.100.7:7348".parse().unwrap();
+    engine.plane.tell(PlaneEvent::PeerSeen { peer, at });
+    block(engine.events()).unwrap();
+    kept(&engine, &disk);
     let problem = "its range overlaps".to_owned();
     engine.plane.tell(PlaneEvent::PeerProblem { peer, problem });
     block(engine.events()).unwrap();
@@ -68,6 +72,10 @@ fn who_takes_an_invite_is_kept_and_no_other_can() {
     assert_eq!(notes[1], "peer 'b': its range overlaps");
     drop(engine);
     let engine = up(&world, &disk.reborn()).unwrap();
-    assert_eq!(engine.model().peers[&peer].carrier.key(), Some(&key(2)));
+    let record = &engine.model().peers[&peer];
+    assert_eq!(
+        (record.carrier.key(), record.seen),
+        (Some(&key(2)), Some(at))
+    );
     assert!(peers_agree(&engine) && engine.plane.key.is_some());
 }

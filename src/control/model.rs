@@ -4,7 +4,7 @@
 //! difference of the two (`diff`), and undoing is forgetting the new one. Records are shared, and so a copy is cheap ([`Shelf`]).
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -127,6 +127,9 @@ pub struct PeerRecord {
     pub networks: Option<Vec<NetworkId>>,
     /// What it may announce, as asked for.
     pub prefixes: Vec<Prefix>,
+    /// Where it was heard last, where nobody has said where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen: Option<SocketAddr>,
     /// Who made it.
     pub origin: Origin,
 }
@@ -253,6 +256,7 @@ impl Model {
             carrier: peer.carrier.clone(),
             networks: self.networks_of(peer).map(|n| n.spec.id).collect(),
             prefixes,
+            seen: peer.seen,
         }
     }
 

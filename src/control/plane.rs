@@ -5,7 +5,7 @@
 //! many parts is one publication. Control has checked what it asks: names, ids and addresses are unique, and what a call
 //! refers to has been added before.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
@@ -93,6 +93,13 @@ pub enum PlaneEvent {
         peer: PeerId,
         /// Who it is.
         key: PublicKey,
+    },
+    /// A peer is heard from an address that was not told before. Told now and then, while sessions with it are up.
+    PeerSeen {
+        /// Which.
+        peer: PeerId,
+        /// Where.
+        at: SocketAddr,
     },
     /// Something is wrong with a peer that its rows did not tell before: told once, until it is over and comes again.
     PeerProblem {

@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 
 use crate::support::daemon::{Daemon, Place};
 use crate::support::hosts::{HOSTS, Pair, SEALED, Wire, address, peer, reach};
-use crate::support::netns::{FAR6, HOST6};
+use crate::support::netns::{FAR, FAR6, HOST, HOST6};
 use crate::support::wait::{self, SOON};
 use crate::support::{guest, netns, servers};
 
@@ -353,6 +353,9 @@ fn a_transfer_outlives_the_death_of_either_switch() {
             let daemon = if invited { &mut pair.b } else { &mut pair.a };
             daemon.kill();
             daemon.start(&[]);
+            // It knows where the other is without hearing from it.
+            let at = if invited { HOST } else { FAR };
+            assert_eq!(peer(daemon)["endpoint"], format!("{at}:{SEALED}"));
             flows.iter().for_each(Flow::passes);
             for (daemon, before) in [&pair.a, &pair.b].into_iter().zip(&known) {
                 wait::settled("all is as it was", before, SOON, || state(daemon));

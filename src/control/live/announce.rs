@@ -124,6 +124,11 @@ impl LivePlane {
                         told.push(PlaneEvent::PeerJoined { peer, key });
                     }
                 }
+                News::Seen(number, at) => {
+                    if let Some(peer) = self.peer_of(number) {
+                        told.push(PlaneEvent::PeerSeen { peer, at });
+                    }
+                }
                 News::Problem(number, problem) => {
                     if let Some(peer) = self.peer_of(number) {
                         told.push(PlaneEvent::PeerProblem { peer, problem });

@@ -175,6 +175,7 @@ impl LivePlane {
             key: key.as_ref().map(|k| *k.bytes()),
             secret: *secret.bytes(),
             endpoint: peer.to,
+            seen: peer.spec.seen,
             keepalive: (*keepalive > 0).then(|| Duration::from_secs(u64::from(*keepalive))),
             rules: Rules {
                 networks,

@@ -29,7 +29,7 @@ pub use endpoint::{connect, disconnect, forget, parse_sandbox, route, sandbox_na
 pub use file::{Change, Identify, apply};
 pub use invite::{accept, invite};
 pub use network::{create, prune, remove};
-pub use peer::{add as add_peer, joined, remove as remove_peer};
+pub use peer::{add as add_peer, joined, remove as remove_peer, seen};
 pub use policy::{parse as parse_policy, set as set_policy};
 pub use publish::{add as publish, remove as unpublish};
 pub use service::{create as create_service, remove as remove_service};

@@ -1,5 +1,6 @@
 //! Peers: added, changed, removed, and those who have taken an invite.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::{Facts, name, overlay};
@@ -68,6 +69,7 @@ pub(super) fn put(
         carrier,
         networks,
         prefixes,
+        seen: None,
         origin,
     };
     let id = record.id;
@@ -122,6 +124,16 @@ pub fn joined(model: &mut Model, id: PeerId, by: PublicKey) -> Option<String> {
         PeerCarrier::Sealed { .. } | PeerCarrier::Vxlan { .. } | PeerCarrier::FlannelUdp { .. } => {
             None
         }
+    }
+}
+
+/// Notes where a peer is heard, if nobody has said where it is: this host finds it there when it starts again.
+pub fn seen(model: &mut Model, id: PeerId, at: SocketAddr) {
+    let Some(record) = model.peers.get_mut(&id) else {
+        return;
+    };
+    if record.carrier.endpoint().is_none() && record.seen != Some(at) {
+        Arc::make_mut(record).seen = Some(at);
     }
 }
 

@@ -346,6 +346,8 @@ pub struct PeerSpec {
     /// What addresses it may announce and send from, of both families; none of it is handed out here. Empty for all of its
     /// networks' subnets but what this host hands out. With flannel-udp they are the routes to it.
     pub prefixes: Vec<Prefix>,
+    /// Where it was heard last, for where its carrier does not say where it is.
+    pub seen: Option<SocketAddr>,
 }
 
 /// The network between the hosts, as far as the machine knows it.
