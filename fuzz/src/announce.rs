@@ -5,10 +5,13 @@
 use core::net::IpAddr;
 use core::time::Duration;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use switch_core::addr::{Mac, PeerId, Vni};
+use switch_core::l2::snoop::{Group, Wants};
 use switch_core::time::Tick;
 use switch_core::tunnel::announce::{Allowed, Announcer, Event, Holder, Limits, Rules};
+use switch_core::tunnel::control::groups::groups;
 use switch_core::tunnel::control::prefix::{Prefix, Range};
 use switch_core::tunnel::control::record::{Announced, Network, gone, host, network_gone};
 use switch_core::tunnel::control::{Ack, AnnounceWriter, MAX_ANNOUNCE, Message, Stream};
@@ -30,6 +33,8 @@ struct Net {
     announcer: Announcer,
     now: Tick,
     up: BTreeMap<(Vni, Mac), (PeerId, Announced)>,
+    /// What peers want, where that is not all.
+    wants: BTreeMap<(PeerId, Vni), Arc<Wants>>,
     mtu: PathMtu,
 }
 
@@ -49,6 +54,7 @@ pub fn run(data: &[u8]) {
         announcer,
         now,
         up: BTreeMap::new(),
+        wants: BTreeMap::new(),
         mtu: PathMtu::new(now, 1500),
     };
     for peer in 0..PEERS {
@@ -118,7 +124,11 @@ impl Net {
             _ => {
                 let network = network(bytes);
                 let _ = self.announcer.set_network(&network);
-                if bytes.u8() & 1 != 0 {
+                let then = bytes.u8();
+                if then & 2 != 0 {
+                    self.announcer.set_wants(network.vni, &wants(bytes));
+                }
+                if then & 1 != 0 {
                     self.announcer.remove_network(self.now, network.vni);
                 }
             }
@@ -169,6 +179,9 @@ impl Net {
             } else if let Event::Down { peer, vni, mac } = event {
                 let old = self.up.remove(&(vni, mac));
                 assert_eq!(old.map(|o| o.0), Some(peer), "it was there");
+            } else if let Event::Wants { peer, vni, wants } = event {
+                let old = self.wants.insert((peer, vni), Arc::clone(&wants));
+                assert_ne!(old.unwrap_or_default(), wants, "it is news");
             }
         }
         self.mtu.handle_timeout(self.now);
@@ -189,6 +202,9 @@ impl Net {
             there += self.announcer.endpoints(Holder::Peer(PeerId(peer))).count();
         }
         assert_eq!(there, all - waiting);
+        for (&(peer, vni), wants) in &self.wants {
+            assert_eq!(self.announcer.wants(peer, vni), *wants);
+        }
         for ((vni, mac), (peer, endpoint)) in &self.up {
             let found = Some((Holder::Peer(*peer), endpoint.clone()));
             assert_eq!(self.announcer.by_mac(*vni, *mac), found);
@@ -255,8 +271,26 @@ fn network(bytes: &mut Bytes<'_>) -> Network {
     }
 }
 
+/// Up to 255 groups, which are more than a message holds.
+fn wants(bytes: &mut Bytes<'_>) -> Wants {
+    let (what, first, count) = (bytes.u8(), bytes.u8(), bytes.u8());
+    let group = |n: u8| {
+        let v4 = IpAddr::from([239, 0, first % 4, n]);
+        let v6 = IpAddr::from([0xff15, 0, 0, 0, 0, 0, u16::from(first % 4), n.into()]);
+        Group::of(if n & what & 1 == 0 { v4 } else { v6 })
+    };
+    let groups = (0..count)
+        .filter_map(group)
+        .map(|g| (u16::from(what >> 4), g));
+    Wants::new([what & 4 != 0, what & 8 != 0], groups)
+}
+
 fn record(bytes: &mut Bytes<'_>) -> Vec<u8> {
-    match bytes.u8() % 8 {
+    let kind = bytes.u8();
+    if kind >= 0xc0 {
+        return groups(vni(bytes), &wants(bytes)).into();
+    }
+    match kind % 8 {
         0..=3 => endpoint(bytes).record().map(Vec::from).unwrap_or_default(),
         4 => gone(vni(bytes), mac(bytes)).to_vec(),
         5 => network(bytes).record().map(Vec::from).unwrap_or_default(),

@@ -197,10 +197,12 @@ impl<'a> Reach<'a> {
 impl Snooper {
     /// True if somebody asks, so that who was not heard wants nothing.
     fn is_active(&self, config: &Config, on: Scope, now: Tick) -> bool {
+        self.unasked.is_empty() && self.is_asked(config, on, now)
+    }
+
+    /// True if somebody asks, whoever may have come just now.
+    fn is_asked(&self, config: &Config, on: Scope, now: Tick) -> bool {
         let groups = &self.how.groups;
-        if !self.unasked.is_empty() {
-            return false;
-        }
         let asks = self.how.querier.is_some() && asks_from(&config.gateway, on).is_some();
         (asks || groups.is_other_there(on, now)) && !groups.is_flooded(now)
     }

@@ -64,7 +64,7 @@ impl Snooper {
             .segments()
             .map(|v| Scope::new(number(v), family));
         let mut own = iter::once(Scope::new(0, family)).chain(scopes);
-        own.all(|on| self.is_active(&switch.config, on, now))
+        own.all(|on| self.is_asked(&switch.config, on, now))
     }
 }
 
@@ -83,8 +83,8 @@ impl Switch {
             |seat: &Seat| seat.of.port.remote_index().is_none() && self.macs.is_current(seat.of);
         let only = Family::ALL.map(|family| {
             let asked = groups.unasked_until(family);
-            if before.is_all(family) && now < asked {
-                again = again.min(asked);
+            if before.is_all(family) && (now < asked || !snooper.unasked.is_empty()) {
+                again = again.min(asked.max(now));
                 return false;
             }
             let routers = groups.routers(now);

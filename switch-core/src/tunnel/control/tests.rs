@@ -379,7 +379,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200), kind in 1u8..8, record in 1u8..6) {
+    fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200), kind in 1u8..8, record in 1u8..7) {
         let mut shaped = vec![1, kind, 1, 0];
         shaped.extend_from_slice(&[0; 16]);
         shaped.push(record);
