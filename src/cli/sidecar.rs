@@ -10,12 +10,15 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use caps::{CapSet, Capability};
 use clap::Args;
+use switch_core::addr::Mac;
 
 use super::daemon::peer::read_invite;
 use crate::config::invite::{self, Invite, LONGEST};
 use crate::config::topology::DaemonWish;
 use crate::config::wish::{AcceptWish, EndpointWish};
 use crate::config::{HostFacts, facts};
+use crate::control::identity;
+use crate::control::key::PublicKey;
 use crate::control::live::{LivePlane, Options};
 use crate::control::proto::Request;
 use crate::control::serve;
@@ -70,10 +73,17 @@ pub(super) fn sidecar(args: &SidecarArgs) -> Result<ExitCode> {
     asked.check().map_err(|p| anyhow!("--{p}"))?;
     let invites = args.peers.iter().map(|text| read(text));
     let invites = invites.collect::<Result<Vec<_>>>()?;
-    let first = requests(args, &invites, &facts::host_name())?;
+    let host = facts::host_name();
+    // Before anything is made.
+    network(args.network.as_deref(), &invites)?;
     check_rights()?;
     let state = args.state.clone();
     let state = state.unwrap_or_else(|| serve::runtime_dir().join("sidecar"));
+    let store = state.join("weft.redb");
+    serve::private_dir(&store)?;
+    let key = args.key.clone().unwrap_or_else(|| identity::path(&store));
+    let known_by = *identity::need(&key).context("the key")?.public();
+    let first = requests(args, &invites, &host, &known_by)?;
     let descriptors = HostFacts::gather()?.descriptors;
     let plane = LivePlane::start(&Options {
         workers: args.workers.map(usize::from),
@@ -83,12 +93,12 @@ pub(super) fn sidecar(args: &SidecarArgs) -> Result<ExitCode> {
     let socket = args.socket.clone();
     let options = serve::Options {
         socket: socket.unwrap_or_else(|| state.join("weft.sock")),
-        store: state.join("weft.redb"),
+        store,
         metrics_port: None,
         config: None,
         first,
         fresh: true,
-        key: args.key.clone(),
+        key: Some(key),
         descriptors,
     };
     serve::serve(plane, options)?;
@@ -114,7 +124,12 @@ fn read(text: &str) -> Result<Invite> {
 }
 
 /// What the switch is to do. Errors: the invites do not lead to one network; a host that would be reached through itself.
-fn requests(args: &SidecarArgs, invites: &[Invite], host: &str) -> Result<Vec<Request>> {
+fn requests(
+    args: &SidecarArgs,
+    invites: &[Invite],
+    host: &str,
+    key: &PublicKey,
+) -> Result<Vec<Request>> {
     let network = network(args.network.as_deref(), invites)?;
     let mut all = Vec::new();
     for told in invites {
@@ -140,12 +155,19 @@ fn requests(args: &SidecarArgs, invites: &[Invite], host: &str) -> Result<Vec<Re
         name: Some(args.name.clone().unwrap_or_else(|| host.to_owned())),
         ip: args.ip.clone(),
         ip6: args.ip6.clone(),
+        mac: Some(mac(key).to_string()),
         ifname: Some(args.ifname.clone()),
         mtu: args.mtu,
         ..EndpointWish::default()
     };
     all.push(Request::Connect(Box::new(endpoint)));
     Ok(all)
+}
+
+/// The same in each life: neighbours elsewhere remember whose address it is.
+fn mac(key: &PublicKey) -> Mac {
+    let [a, b, c, d, e, ..] = *key.bytes();
+    Mac([2, a, b, c, d, e])
 }
 
 /// The one network that all invites are to. Errors: there is none, or there are several.
@@ -212,11 +234,15 @@ mod tests {
         };
         Invite {
             name: name.to_owned(),
-            key: *StaticKey::generate().unwrap().public(),
+            key: key(),
             endpoint: endpoint.parse().unwrap(),
             secret: Secret::generate().unwrap(),
             networks: networks.iter().map(network).collect(),
         }
+    }
+
+    fn key() -> PublicKey {
+        *StaticKey::generate().unwrap().public()
     }
 
     fn refused(network: Option<&str>, invites: &[Invite]) -> String {
@@ -224,7 +250,9 @@ mod tests {
             network: network.map(str::to_owned),
             ..SidecarArgs::default()
         };
-        let error = requests(&args, invites, "pod").unwrap_err().to_string();
+        let error = requests(&args, invites, "pod", &key())
+            .unwrap_err()
+            .to_string();
         assert_eq!(error.lines().count(), 1);
         error
     }
@@ -241,7 +269,7 @@ mod tests {
             invite("a", "192.0.2.1:7348", &["web", "db"]),
             invite("b", "192.0.2.2:7348", &["web"]),
         ];
-        let all = requests(&args, &both, "pod").unwrap();
+        let all = requests(&args, &both, "pod", &key()).unwrap();
         let [Request::Accept(a), Request::Accept(b), Request::Connect(e)] = &all[..] else {
             panic!("{all:?}")
         };

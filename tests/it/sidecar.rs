@@ -54,6 +54,7 @@ impl Pod {
             fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c == "sh\n")
         });
         let net = Namespace::of(pid);
+        net.steady();
         world.outside.ip(&format!(
             "link add pod0 type veth peer name eth0 netns /proc/{pid}/ns/net\n\
              addr add {WORLD}/24 dev pod0\n\
@@ -65,7 +66,6 @@ impl Pod {
              link set eth0 up\n\
              route add default via {WORLD}\n"
         ));
-        net.steady();
         Self {
             net,
             dir,
