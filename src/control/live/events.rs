@@ -86,6 +86,8 @@ impl LivePlane {
 
     /// Ends the workers. Errors: what one failed with.
     pub(super) fn stop(&mut self) -> Result<(), PlaneError> {
+        // First of all: it asks workers, and would wait for those that have ended.
+        self.cluster = None;
         let mut result = Ok(());
         for hand in &mut self.hands {
             hand.signals.stop.store(true, Ordering::Release);
