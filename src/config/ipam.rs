@@ -251,7 +251,8 @@ pub fn range4(of: &Subnet<Ipv4Addr>, text: Option<&str>) -> Result<Range4, Probl
 }
 
 /// The next free address of a range, looking first behind the one that was given last, so that an address rests
-/// before another endpoint has it. `None` when all are taken. Cost: one step for each taken address that is passed.
+/// before another endpoint has it. Addresses that end in 0 or 255 come last: to some they are a network or everybody,
+/// whatever the prefix. `None` when all are taken. Cost: one step for each taken address that is passed.
 #[must_use]
 pub fn next4(
     range: &Range4,
@@ -263,10 +264,14 @@ pub fn next4(
         .map(|a| a.to_bits().saturating_add(1))
         .filter(|a| (first..=last).contains(a))
         .unwrap_or(first);
-    (start..=last)
-        .chain(first..start)
-        .map(Ipv4Addr::from_bits)
-        .find(|a| !taken.contains(&IpAddr::V4(*a)))
+    let free = |plain: bool| {
+        (start..=last)
+            .chain(first..start)
+            .filter(move |bits| matches!(bits & 0xff, 0 | 0xff) != plain)
+            .map(Ipv4Addr::from_bits)
+            .find(|a| !taken.contains(&IpAddr::V4(*a)))
+    };
+    free(true).or_else(|| free(false))
 }
 
 /// The next free address of an IPv6 subnet, as [`next4`]. At most 2^32 of its addresses are given out.

@@ -143,6 +143,25 @@ fn an_address_rests_before_it_is_given_again() {
     assert_eq!(next4(&range, last, &taken).unwrap().octets()[3], 3);
 }
 
+#[test]
+fn addresses_that_look_like_a_network_or_everybody_come_last() {
+    let of = subnet("10.9.0.0/16");
+    let range = range4(&of, Some("10.9.4.0/23")).unwrap();
+    let mut taken = BTreeSet::new();
+    let mut last = None;
+    let mut given = Vec::new();
+    while let Some(addr) = next4(&range, last, &taken) {
+        taken.insert(addr.into());
+        last = Some(addr);
+        given.push(addr);
+    }
+    assert_eq!(given.len(), 512);
+    assert_eq!(given[0], Ipv4Addr::new(10, 9, 4, 1));
+    let (plain, odd) = given.split_at(508);
+    assert!(plain.iter().all(|a| !matches!(a.octets()[3], 0 | 255)));
+    assert!(odd.iter().all(|a| matches!(a.octets()[3], 0 | 255)));
+}
+
 proptest! {
     /// Whatever is taken, and whatever was given last: an address that is given is inside and free, and none is refused
     /// while one is free.

@@ -84,7 +84,7 @@ fn what_a_peer_may_not_hand_out_is_named_with_what_it_may() {
         let _late = pair.b.connected("late", &["mesh"]);
         told_once(
             &pair.a,
-            &["asks for 10.9.2.0, which is refused: address-not-allowed"],
+            &["asks for 10.9.2.1, which is refused: address-not-allowed"],
         );
     });
 }

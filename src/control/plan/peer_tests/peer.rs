@@ -15,11 +15,11 @@ fn addresses_go_in_pairs_and_come_from_the_own_part() {
     let pair = |a: &str, b: &str| Ok((a.to_owned(), b.to_owned()));
     assert_eq!(
         join(&mut model, "web", 1, None),
-        pair("10.1.2.0", "fd00:1::200")
+        pair("10.1.2.1", "fd00:1::201")
     );
     assert_eq!(
         join(&mut model, "web", 2, None),
-        pair("10.1.2.1", "fd00:1::201")
+        pair("10.1.2.2", "fd00:1::202")
     );
     assert_eq!(
         join(&mut model, "web", 3, Some("10.1.2.9")),
