@@ -39,6 +39,7 @@ mod overlay_sealed;
 mod overlay_told;
 mod overlay_vxlan;
 mod publish;
+mod readme;
 mod regress;
 mod run;
 mod run_network;
