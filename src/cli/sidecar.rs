@@ -237,6 +237,7 @@ mod tests {
             key: key(),
             endpoint: endpoint.parse().unwrap(),
             secret: Secret::generate().unwrap(),
+            expires: None,
             networks: networks.iter().map(network).collect(),
         }
     }

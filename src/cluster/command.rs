@@ -7,6 +7,7 @@ use std::time::Duration;
 use switch_core::addr::{Mac, PeerId, PortId, Vni};
 use switch_core::tunnel::announce::Rules;
 use switch_core::tunnel::control::record::{Announced, Network};
+use tokio::sync::oneshot;
 
 use crate::endpoint::udp::UnderlaySocket;
 
@@ -58,6 +59,8 @@ pub struct Asked {
 pub enum Command {
     /// Send by these sockets, of IPv4 and IPv6.
     Sockets([Option<UnderlaySocket>; 2]),
+    /// The host has another private key from now on. Shape: X25519, RFC 7748 section 5.
+    SetSecret([u8; 32]),
     /// There is a network, or it has changed.
     SetNetwork(Overlay),
     /// There is no such network any more.
@@ -84,7 +87,7 @@ pub enum Command {
         /// Whom to ask.
         peer: PeerId,
         /// Told when it has answered.
-        answer: SyncSender<Duration>,
+        answer: oneshot::Sender<Duration>,
     },
     /// End.
     Stop,

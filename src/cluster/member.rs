@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use switch_core::addr::{Mac, Vni};
@@ -11,6 +10,7 @@ use switch_core::time::Tick;
 use switch_core::tunnel::control::Ping;
 use switch_core::tunnel::pmtu::PathMtu;
 use switch_core::tunnel::seal::SendKey;
+use tokio::sync::oneshot;
 
 use super::command::{Asked, Lane};
 
@@ -58,7 +58,7 @@ pub(super) struct Member {
     pending: Option<(u32, Tick)>,
     /// Whether each of the last questions was answered.
     answered: VecDeque<bool>,
-    waiting: Vec<(u32, SyncSender<Duration>)>,
+    waiting: Vec<(u32, oneshot::Sender<Duration>)>,
     problems: VecDeque<(About, String)>,
     /// Where it was said to be last, and until when no other place is told.
     place: (Option<SocketAddr>, Tick),
@@ -185,7 +185,8 @@ impl Member {
     }
 
     /// A question that a user wants answered. `None` if too many wait.
-    pub(super) fn ask(&mut self, now: Tick, answer: SyncSender<Duration>) -> Option<Ping> {
+    pub(super) fn ask(&mut self, now: Tick, answer: oneshot::Sender<Duration>) -> Option<Ping> {
+        self.waiting.retain(|(_, answer)| !answer.is_closed());
         if self.waiting.len() >= ASKED {
             self.waiting.remove(0);
         }
@@ -201,7 +202,7 @@ impl Member {
             let (_, answer) = self.waiting.swap_remove(at);
             self.rtt = Some(took);
             // Whoever asked may have lost patience.
-            let _ = answer.try_send(took);
+            let _ = answer.send(took);
         }
         if self.pending.is_some_and(|(id, _)| id == pong.id) {
             self.pending = None;

@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use switch_core::addr::PeerId;
+use tokio::sync::oneshot;
 
 pub use self::command::{Asked, Command, Lane, News, Overlay, View};
 use self::run::Run;
@@ -101,8 +102,8 @@ impl Cluster {
     }
 
     /// Sends a peer a question and gives where its answer comes.
-    pub fn ping(&self, peer: PeerId) -> Receiver<Duration> {
-        let (answer, answered) = sync_channel(1);
+    pub fn ping(&self, peer: PeerId) -> oneshot::Receiver<Duration> {
+        let (answer, answered) = oneshot::channel();
         self.tell(Command::Ping { peer, answer });
         answered
     }

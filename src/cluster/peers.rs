@@ -12,7 +12,7 @@ use switch_core::tunnel::seal::{NetworkSecret, PeerConfig, PublicKey};
 use super::command::{Asked, News, View};
 use super::install::Change;
 use super::member::{About, Member};
-use super::run::Run;
+use super::run::{Run, node};
 use super::tell::named;
 
 impl Run {
@@ -63,8 +63,13 @@ impl Run {
             Some(false) => self.forget(now, peer),
             None => {}
         }
-        let (key, keepalive) = (asked.key, asked.keepalive);
         let endpoint = asked.endpoint.or(asked.seen);
+        self.enrol(now, peer, asked, endpoint);
+    }
+
+    /// Takes a peer up that there are no sessions with.
+    fn enrol(&mut self, now: Tick, peer: PeerId, asked: Asked, endpoint: Option<SocketAddr>) {
+        let (key, keepalive) = (asked.key, asked.keepalive);
         let secret = NetworkSecret::new(asked.secret);
         let member = Member::new(now, asked, self.link_mtu);
         self.members.insert(peer, member);
@@ -86,6 +91,29 @@ impl Run {
             Ok(()) if endpoint.is_some() => self.node.demand(now, peer),
             Ok(()) => {}
             Err(e) => self.complain(peer, About::Peer, format!("it cannot be used: {e}")),
+        }
+    }
+
+    /// Is another to its peers from now on. All sessions end: peers that know the new key make new ones.
+    pub(super) fn renew(&mut self, now: Tick, secret: [u8; 32]) {
+        let Some(node) = node(now, secret) else {
+            tracing::error!("the host's new key is of no use; the one before stays");
+            return;
+        };
+        let peers: Vec<PeerId> = self.members.keys().copied().collect();
+        let seen = peers.iter().map(|&peer| {
+            let at = self.node.status(peer).and_then(|s| s.endpoint);
+            self.forget(now, peer);
+            at
+        });
+        let seen: Vec<Option<SocketAddr>> = seen.collect();
+        self.node = node;
+        for (peer, at) in peers.into_iter().zip(seen) {
+            if let Some(member) = self.members.remove(&peer) {
+                let known = member.asked.endpoint.or(member.asked.seen);
+                let endpoint = at.or(known);
+                self.enrol(now, peer, member.asked, endpoint);
+            }
         }
     }
 

@@ -77,16 +77,8 @@ impl Run {
         wake: Arc<EventFd>,
         (news, told): (Sender<News>, Arc<EventFd>),
     ) -> io::Result<Self> {
-        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let wall = u64::try_from(wall.unwrap_or_default().as_nanos()).unwrap_or(u64::MAX);
-        let config = NodeConfig {
-            secret: HostSecret::new(start.secret),
-            suite: Suite::fastest(),
-            wall,
-        };
         let unusable = || io::Error::other("the host's key is of no use");
-        let now = tick(start.begun);
-        let node = Node::new(now, &config, Box::new(Kernel)).ok_or_else(unusable)?;
+        let node = node(tick(start.begun), start.secret).ok_or_else(unusable)?;
         let mut run = [0; 8];
         Kernel.fill(&mut run);
         let run = u64::from_le_bytes(run);
@@ -155,6 +147,7 @@ impl Run {
             match command {
                 Command::Stop => return false,
                 Command::Sockets(sockets) => self.sockets = sockets,
+                Command::SetSecret(secret) => self.renew(now, secret),
                 Command::SetNetwork(overlay) => {
                     if let Err(e) = self.announcer.set_network(&overlay.network) {
                         tracing::warn!("network '{}' is not announced: {e}", overlay.network.name);
@@ -449,6 +442,18 @@ impl Run {
             .min()
             .unwrap_or(Tick::NEVER)
     }
+}
+
+/// The machine that keeps sessions of the host with this private key. `None` for one that is of no use.
+pub(super) fn node(now: Tick, secret: [u8; 32]) -> Option<Node> {
+    let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let wall = u64::try_from(wall.unwrap_or_default().as_nanos()).unwrap_or(u64::MAX);
+    let config = NodeConfig {
+        secret: HostSecret::new(secret),
+        suite: Suite::fastest(),
+        wall,
+    };
+    Node::new(now, &config, Box::new(Kernel))
 }
 
 fn tick(begun: Instant) -> Tick {

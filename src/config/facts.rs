@@ -1,14 +1,10 @@
 //! What a checked configuration depends on besides its text: facts about the host, gathered once and passed in.
 
 use std::hash::{BuildHasher, RandomState};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result};
 use nix::sys::resource::{Resource, getrlimit};
-use nix::sys::socket::getsockopt;
-use nix::sys::socket::sockopt::IpMtu;
-
-use crate::control::spec::Underlay;
 
 /// Facts about the host.
 #[derive(Debug, Clone)]
@@ -58,35 +54,6 @@ pub fn host_name() -> String {
     if sound { word } else { "weft" }.to_owned()
 }
 
-/// The way to other hosts, as the kernel would choose it now. Nothing is sent.
-#[must_use]
-pub fn underlay() -> Underlay {
-    // Documentation addresses: no route but the default one leads there. Source: RFC 5737, RFC 3849.
-    let to: [SocketAddr; 2] = [
-        ([192, 0, 2, 1], 9).into(),
-        (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), 9).into(),
-    ];
-    to.into_iter().find_map(way).unwrap_or_default()
-}
-
-fn way(to: SocketAddr) -> Option<Underlay> {
-    let any: IpAddr = match to {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let socket = UdpSocket::bind((any, 0)).ok()?;
-    socket.connect(to).ok()?;
-    let mtu = match to {
-        SocketAddr::V4(_) => getsockopt(&socket, IpMtu).ok(),
-        SocketAddr::V6(_) => None,
-    };
-    let mtu = mtu.and_then(|mtu| u16::try_from(mtu).ok());
-    Some(Underlay {
-        addr: Some(socket.local_addr().ok()?.ip()),
-        mtu: mtu.unwrap_or_else(|| Underlay::default().mtu),
-    })
-}
-
 /// Random enough for addresses that must differ between two runs: the keys that the standard library draws from the kernel.
 #[must_use]
 pub fn random() -> [u8; 16] {
@@ -102,7 +69,7 @@ pub fn random() -> [u8; 16] {
 }
 
 /// Addresses are asked for beside routes: with policy routing the main table may not show their subnets.
-fn addresses() -> Vec<(IpAddr, u8)> {
+pub(super) fn addresses() -> Vec<(IpAddr, u8)> {
     let Ok(list) = nix::ifaddrs::getifaddrs() else {
         return Vec::new();
     };

@@ -52,6 +52,9 @@ pub struct Invite {
     pub endpoint: HostPort,
     /// What is known to these two only.
     pub secret: Secret,
+    /// Until when it can be taken, if that ends. Units: seconds since 1970, by the inviting host's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<u64>,
     /// The networks that both shall be on.
     pub networks: Vec<InvitedNetwork>,
 }
@@ -134,6 +137,7 @@ mod tests {
             key: *StaticKey::generate().unwrap().public(),
             endpoint: "192.0.2.1:7348".parse().unwrap(),
             secret: Secret::generate().unwrap(),
+            expires: Some(1_700_000_000),
             networks: vec![InvitedNetwork {
                 name: "web".to_owned(),
                 vni: 7,

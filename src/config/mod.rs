@@ -6,6 +6,7 @@ mod impair;
 pub mod invite;
 pub mod ipam;
 pub mod join;
+pub mod life;
 pub mod names;
 mod options;
 pub mod problem;
@@ -14,6 +15,7 @@ pub mod raw;
 pub mod resolve;
 pub mod subnet;
 pub mod topology;
+pub mod way;
 pub mod wish;
 
 pub use facts::HostFacts;

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
+use super::life;
 use super::raw::UdpFilter;
 use crate::control::key::Secret;
 use crate::control::policy::{Action, Direction};
@@ -237,6 +238,10 @@ pub struct InviteWish {
     #[arg(long = "as", value_name = "NAME")]
     #[serde(rename = "as", skip_serializing_if = "is_default")]
     pub host: Option<String>,
+    /// How long it can be taken: 90s, 30m, 24h, 7d, or 0 for as long as nobody has [default: 24h]
+    #[arg(long, value_name = "TIME", value_parser = life::parse)]
+    #[serde(skip_serializing_if = "is_default")]
+    pub ttl: Option<u64>,
     /// The addresses that it hands out (repeatable, one for each network) [default: the first part that nobody has]
     #[arg(long = "range", value_name = "ADDR/LEN")]
     #[serde(skip_serializing_if = "is_default")]

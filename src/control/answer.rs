@@ -21,13 +21,14 @@ use crate::config::{Code, PortRange, Problem, PublishRule};
 
 mod peer;
 
+pub(super) use peer::{ping, pong};
+
 /// Rows of `show flows` at most.
 const FLOWS: usize = 100_000;
 
 /// Answers a question. Errors: of names that are unknown, and the data plane's.
 pub(super) fn ask<P: Plane>(engine: &mut Engine<P>, request: &Request) -> Result<Reply, Problem> {
-    let model = &engine.model;
-    let runtime = &engine.runtime;
+    let (model, runtime, now) = (&engine.model, &engine.runtime, engine.facts.now);
     Ok(match request {
         Request::Info => Reply::Info(Info {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -66,16 +67,16 @@ pub(super) fn ask<P: Plane>(engine: &mut Engine<P>, request: &Request) -> Result
         }
         Request::Key => Reply::Key(Key {
             key: engine.identity.need()?,
+            voided: Vec::new(),
         }),
         Request::Peers => {
             let all = model.peers.values();
-            Reply::Peers(all.map(|p| peer::peer(model, runtime, p)).collect())
+            Reply::Peers(all.map(|p| peer::peer(model, runtime, now, p)).collect())
         }
         Request::Peer(name) => {
             let found = model.peer(name)?;
-            Reply::Peer(Box::new(peer::peer(model, runtime, found)))
+            Reply::Peer(Box::new(peer::peer(model, runtime, now, found)))
         }
-        Request::Ping(name) => Reply::Pinged(peer::ping(engine, name)?),
         Request::Apply(file, _) => {
             let mut copy = model.clone();
             let mut warnings = Vec::new();
@@ -105,7 +106,9 @@ pub(super) fn ask<P: Plane>(engine: &mut Engine<P>, request: &Request) -> Result
         | Request::AddPeer(_)
         | Request::RemovePeer(_)
         | Request::Invite(_)
-        | Request::Accept(_) => {
+        | Request::Accept(_)
+        | Request::RenewKey
+        | Request::Ping(_) => {
             return Err(Problem::new(Code::BadRequest, "that is no question"));
         }
     })
@@ -113,11 +116,14 @@ pub(super) fn ask<P: Plane>(engine: &mut Engine<P>, request: &Request) -> Result
 
 /// Tells of a change that is made. What another change of the same batch has taken away again is told as done.
 pub(super) fn tell<P: Plane>(engine: &Engine<P>, told: Told) -> Reply {
-    let model = &engine.model;
-    let runtime = &engine.runtime;
+    let (model, runtime, now) = (&engine.model, &engine.runtime, engine.facts.now);
     match told {
         Told::Done => Reply::Done,
         Told::Pruned(removed) => Reply::Pruned(Pruned { removed }),
+        Told::Key(voided) => engine
+            .identity
+            .known()
+            .map_or(Reply::Done, |key| Reply::Key(Key { key, voided })),
         Told::Applied(changes, warnings) => Reply::Applied(Applied { changes, warnings }),
         Told::Network(id, warnings) => model.networks.get(&id).map_or(Reply::Done, |n| {
             let told = network(model, runtime, n);
@@ -132,14 +138,14 @@ pub(super) fn tell<P: Plane>(engine: &Engine<P>, told: Told) -> Reply {
             .get(&id)
             .map_or(Reply::Done, |s| Reply::Service(Box::new(service(model, s)))),
         Told::Peer(id) => model.peers.get(&id).map_or(Reply::Done, |p| {
-            Reply::Peer(Box::new(peer::peer(model, runtime, p)))
+            Reply::Peer(Box::new(peer::peer(model, runtime, now, p)))
         }),
         Told::Invited(id, invite) => model.peers.get(&id).map_or(Reply::Done, |p| {
-            let peer = peer::peer(model, runtime, p);
+            let peer = peer::peer(model, runtime, now, p);
             Reply::Invited(Box::new(Invited { peer, invite }))
         }),
         Told::Accepted(id, made, warnings) => model.peers.get(&id).map_or(Reply::Done, |p| {
-            let peer = peer::peer(model, runtime, p);
+            let peer = peer::peer(model, runtime, now, p);
             Reply::Accepted(Box::new(Accepted {
                 peer,
                 made,

@@ -137,22 +137,22 @@ impl<P: Plane> Engine<P> {
     }
 
     /// Plans as many requests as make a batch. Questions and refusals are answered here; a question waits for the changes
-    /// before it, so that it sees them.
+    /// before it, so that it sees them. So does a new key, which cannot be undone.
     fn draft(&mut self, waiting: &mut VecDeque<Job>) -> Vec<Draft> {
         let mut drafts: Vec<Draft> = Vec::new();
-        while let Some(job) = waiting.pop_front() {
-            if drafts.len() == BATCH || (request::asks(&job.request) && !drafts.is_empty()) {
+        while let Some(mut job) = waiting.pop_front() {
+            let leads = request::asks(&job.request) || matches!(job.request, Request::RenewKey);
+            if drafts.len() == BATCH || (leads && !drafts.is_empty()) {
                 waiting.push_front(job);
                 break;
             }
-            if let Err(problem) = self.gather(&job.request) {
+            if let Err(problem) = self.gather(&mut job.request) {
                 // Whoever asked may have gone; so below.
                 let _ = job.answer.send(Err(problem));
                 continue;
             }
             if request::asks(&job.request) {
-                let reply = answer::ask(self, &job.request);
-                let _ = job.answer.send(reply);
+                self.answer(job);
                 continue;
             }
             let mut model = drafts.last().map_or(&self.model, |d| &d.model).clone();
@@ -173,16 +173,40 @@ impl<P: Plane> Engine<P> {
         drafts
     }
 
+    /// Answers a question: at once, or when another host has answered it, while others are served.
+    fn answer(&mut self, job: Job) {
+        let Request::Ping(name) = &job.request else {
+            let reply = answer::ask(self, &job.request);
+            let _ = job.answer.send(reply);
+            return;
+        };
+        match answer::ping(self, name) {
+            Ok(told) => drop(tokio::spawn(async {
+                let _ = job.answer.send(Ok(answer::pong(told).await));
+            })),
+            Err(problem) => drop(job.answer.send(Err(problem))),
+        }
+    }
+
     /// Looks up what the plan of a request depends on. Errors: the host has no key, and cannot have one.
-    fn gather(&mut self, request: &Request) -> Result<(), Problem> {
+    fn gather(&mut self, request: &mut Request) -> Result<(), Problem> {
+        self.facts.now = self.plane.now();
         if request::chooses_subnets(request) {
             self.facts.routes = self.plane.host_routes();
         }
         if request::meets_hosts(request) {
-            self.facts.underlay = self.plane.underlay();
+            self.facts.underlay = self.plane.underlay(&request::ways(&self.model, request));
         }
         if request::needs_key(request) {
             self.facts.key = Some(self.identity.need()?);
+        }
+        if matches!(request, Request::RenewKey) {
+            if self.identity.renew(&mut self.plane)? {
+                self.facts.key = self.identity.known();
+            } else {
+                // It is the same: there is nothing to do but to tell which.
+                *request = Request::Key;
+            }
         }
         Ok(())
     }
@@ -377,6 +401,28 @@ impl<P: Plane> Engine<P> {
                 PlaneEvent::Ended(why) => return Err(Problem::new(Code::Ending, why)),
             }
         }
+        self.follow(next).await
+    }
+
+    /// Takes invites away that nobody has taken in time. Errors: as of [`Self::events`].
+    pub async fn expire(&mut self) -> Result<(), Problem> {
+        let mut next = self.model.clone();
+        for name in plan::expire(&mut next, self.plane.now()) {
+            let text = format!("the invite of peer '{name}' has expired, and nobody has taken it");
+            self.runtime.note(text);
+        }
+        self.follow(next).await
+    }
+
+    /// In how long the next invite expires. Units: seconds.
+    pub fn expires(&mut self) -> Option<u64> {
+        let all = self.model.peers.values();
+        let next = all.filter_map(|p| p.carrier.expires()).min()?;
+        Some(next.saturating_sub(self.plane.now()))
+    }
+
+    /// Takes over a model that has changed unasked. Errors: the data plane has ended; the store cannot be written.
+    async fn follow(&mut self, next: Model) -> Result<(), Problem> {
         let writes = diff::writes(&self.model, &next);
         if writes.is_empty() {
             return Ok(());
@@ -386,8 +432,7 @@ impl<P: Plane> Engine<P> {
         // What is gone cannot be refused; what else fails is told.
         for step in diff::steps(&self.model, &next) {
             if let Err(e) = step.run(&mut self.plane) {
-                self.runtime
-                    .note(format!("after the end of a sandbox: {e}"));
+                self.runtime.note(format!("after something has gone: {e}"));
             }
         }
         let written = next.clone();

@@ -213,6 +213,24 @@ impl Identity {
         Ok(*self.key.insert(key).public())
     }
 
+    /// Reads the key anew. True where it is another, which the data plane has then if it had the one before.
+    /// Errors: `BadKey` when it cannot be read, and those of the data plane; then the one before stays.
+    pub fn renew<P: Plane + ?Sized>(&mut self, plane: &mut P) -> Result<bool, Problem> {
+        let bad = |e| Problem::new(Code::BadKey, format!("this host's key: {e}"));
+        let found = self.path.as_deref().map(load).transpose().map_err(bad)?;
+        let Some(found) = found
+            .flatten()
+            .filter(|found| self.key.as_ref() != Some(found))
+        else {
+            return Ok(false);
+        };
+        if self.told {
+            plane.set_key(&found).map_err(|e| problem(&e))?;
+        }
+        self.key = Some(found);
+        Ok(true)
+    }
+
     /// Makes sure that the data plane has the key. Errors: `BadKey`, and those of the data plane.
     pub fn tell<P: Plane + ?Sized>(&mut self, plane: &mut P) -> Result<PublicKey, Problem> {
         let public = self.need()?;

@@ -9,6 +9,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
 use super::ids::{EndpointId, NetworkId, PeerId, PublishId, ServiceId};
 use super::key::{PublicKey, StaticKey};
 use super::policy::{PolicyScope, PolicySpec};
@@ -205,10 +207,14 @@ pub trait Plane {
         policy: Option<&PolicySpec>,
     ) -> Result<(), PlaneError>;
 
-    /// The way from this host to others.
-    fn underlay(&mut self) -> Underlay;
+    /// The time. Units: seconds since 1970.
+    fn now(&mut self) -> u64;
 
-    /// Makes the host's key known, before the first sealed network or peer, and once: it does not change while the plane lives.
+    /// The way from this host to others, and to these first of all.
+    fn underlay(&mut self, peers: &[SocketAddr]) -> Underlay;
+
+    /// Makes the host's key known, before the first sealed network or peer. Another one later ends all sessions: peers that
+    /// know it make new ones.
     /// Errors: `Unsupported`, `Ended`.
     fn set_key(&mut self, key: &StaticKey) -> Result<(), PlaneError>;
 
@@ -225,10 +231,9 @@ pub trait Plane {
     /// Errors: `Ended`.
     fn peers(&mut self) -> Result<Vec<PeerRow>, PlaneError>;
 
-    /// Sends a peer a probe and waits for its answer, at most as long as told. Gives the round trip; `None` without an answer.
+    /// Sends a peer a probe. Gives where the round trip will be told; that is closed when there is none to tell any more.
     /// Errors: `NoPeer`; `Unsupported` for a carrier that has no probes.
-    fn ping_peer(&mut self, id: PeerId, patience: Duration)
-    -> Result<Option<Duration>, PlaneError>;
+    fn ping_peer(&mut self, id: PeerId) -> Result<oneshot::Receiver<Duration>, PlaneError>;
 
     /// Returns when everything that was changed before is seen by every worker.
     /// Errors: `Ended`.

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use tokio::sync::oneshot;
 
 use super::ids::{EndpointId, NetworkId, PeerId, PublishId, ServiceId};
 use super::key::{PublicKey, StaticKey};
@@ -48,6 +49,8 @@ pub(crate) struct FakePlane {
     pub(crate) key: Option<PublicKey>,
     /// Peers.
     pub(crate) peers: BTreeMap<PeerId, PeerSpec>,
+    /// Probes of peers with a key, which the test answers.
+    pub(crate) pings: Vec<oneshot::Sender<Duration>>,
     /// What was asked, in order, one word and a number each.
     pub(crate) log: Vec<String>,
     /// Calls whose log line starts so are refused.
@@ -69,6 +72,7 @@ impl FakePlane {
             policies: BTreeMap::new(),
             key: None,
             peers: BTreeMap::new(),
+            pings: Vec::new(),
             log: Vec::new(),
             refuse: None,
         }
@@ -301,13 +305,17 @@ impl Plane for FakePlane {
         Ok(())
     }
 
-    fn underlay(&mut self) -> Underlay {
+    fn now(&mut self) -> u64 {
+        self.world.borrow().now
+    }
+
+    fn underlay(&mut self, _peers: &[SocketAddr]) -> Underlay {
         self.world.borrow().underlay
     }
 
     fn set_key(&mut self, key: &StaticKey) -> Result<(), PlaneError> {
         self.asked("key".to_owned())?;
-        assert!(self.key.replace(*key.public()).is_none());
+        assert!(self.key.replace(*key.public()) != Some(*key.public()));
         Ok(())
     }
 
@@ -345,14 +353,15 @@ impl Plane for FakePlane {
         Ok(rows.collect())
     }
 
-    fn ping_peer(
-        &mut self,
-        id: PeerId,
-        patience: Duration,
-    ) -> Result<Option<Duration>, PlaneError> {
+    fn ping_peer(&mut self, id: PeerId) -> Result<oneshot::Receiver<Duration>, PlaneError> {
         let peer = self.peers.get(&id).ok_or(PlaneError::NoPeer(id))?;
-        let answers = peer.carrier.endpoint().is_some() && !patience.is_zero();
-        Ok(answers.then_some(Duration::from_micros(250)))
+        let (answer, told) = oneshot::channel();
+        if peer.carrier.key().is_some() {
+            self.pings.push(answer);
+        } else if peer.carrier.endpoint().is_some() {
+            let _ = answer.send(Duration::from_micros(250));
+        }
+        Ok(told)
     }
 
     fn settle(&mut self) -> Result<(), PlaneError> {

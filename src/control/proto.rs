@@ -64,6 +64,8 @@ pub enum Request {
     SetPolicy(Scope, Option<PolicyWish>),
     /// The host's key.
     Key,
+    /// The host's key is read anew.
+    RenewKey,
     /// Every peer.
     Peers,
     /// One peer.

@@ -1,13 +1,19 @@
 //! From a request to a plan.
 
+use std::net::SocketAddr;
+
 use super::ids::{EndpointId, NetworkId, PeerId, PublishId, ServiceId};
 use super::model::{Model, Origin};
 use super::plan::{self, Change, Facts, Identify};
 use super::policy::PolicyScope;
 use super::proto::{Request, Scope};
-use super::spec::{Carrier, Driver};
+use super::spec::{Carrier, Driver, HostPort};
+use crate::config::invite::Invite;
 use crate::config::wish::{NetworkWish, PeerWish};
 use crate::config::{Code, Problem};
+
+/// Peers whose way is looked at: a look is two calls of the kernel.
+const WAYS: usize = 64;
 
 /// What the answer will tell once the change is made.
 #[derive(Debug)]
@@ -22,6 +28,8 @@ pub(super) enum Told {
     Invited(PeerId, String),
     Accepted(PeerId, Vec<String>, Vec<String>),
     Applied(Vec<Change>, Vec<String>),
+    /// The names of invites that are of no use any more.
+    Key(Vec<String>),
     Done,
 }
 
@@ -42,6 +50,7 @@ pub(super) fn asks(request: &Request) -> bool {
         | Request::RemovePeer(_)
         | Request::Invite(_)
         | Request::Accept(_)
+        | Request::RenewKey
         | Request::Apply(_, false) => false,
         Request::Info
         | Request::Networks
@@ -75,6 +84,20 @@ pub(super) fn meets_hosts(request: &Request) -> bool {
     chooses_subnets(request) || matches!(request, Request::Invite(_) | Request::AddPeer(_))
 }
 
+/// Where other hosts are that a network of this request must reach, as far as they are known by address.
+pub(super) fn ways(model: &Model, request: &Request) -> Vec<SocketAddr> {
+    if let Request::Accept(wish) = request {
+        let invite = wish.invite.parse::<Invite>().ok();
+        return invite.and_then(|i| i.endpoint.addr()).into_iter().collect();
+    }
+    // What an invite says is how others reach this host, not how it reaches them.
+    if !chooses_subnets(request) {
+        return Vec::new();
+    }
+    let known = model.peers.values().filter_map(|p| p.carrier.endpoint());
+    known.filter_map(HostPort::addr).take(WAYS).collect()
+}
+
 /// True for a request that the host needs a key for.
 pub(super) fn needs_key(request: &Request) -> bool {
     let sealed = |n: &NetworkWish| {
@@ -83,7 +106,7 @@ pub(super) fn needs_key(request: &Request) -> bool {
     };
     let met = |p: &PeerWish| p.carrier.unwrap_or_default() == Carrier::Sealed;
     match request {
-        Request::Key | Request::Invite(_) | Request::Accept(_) => true,
+        Request::Key | Request::RenewKey | Request::Invite(_) | Request::Accept(_) => true,
         Request::CreateNetwork(wish) => sealed(wish),
         Request::AddPeer(wish) => met(wish),
         Request::Apply(file, false) => file.network.iter().any(sealed) || file.peer.iter().any(met),
@@ -166,6 +189,7 @@ pub(super) fn plan(
             let (id, made) = plan::accept(model, facts, wish, &mut warnings)?;
             Ok(Told::Accepted(id, made, warnings))
         }
+        Request::RenewKey => Ok(Told::Key(plan::void_all(model))),
         Request::Apply(file, _) => {
             let mut warnings = Vec::new();
             let changes = plan::apply(model, facts, file, identify, &mut warnings)?;

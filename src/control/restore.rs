@@ -50,6 +50,11 @@ impl<P: Plane> Engine<P> {
         model.counters.boot = boot;
         leavers(&mut plane, &mut model, &mut runtime)?;
         survivors(&mut plane, &mut model, rebooted, &mut runtime);
+        for name in plan::expire(&mut model, plane.now()) {
+            runtime.note(format!(
+                "the invite of peer '{name}' has expired, and nobody has taken it"
+            ));
+        }
         // Those forgotten here have no interface any more: their sandboxes are gone.
         model.leaving.clear();
         // On the disk first: an endpoint that is forgotten must not be found again.

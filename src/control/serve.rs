@@ -28,6 +28,9 @@ use crate::config::topology::TopologyFile;
 /// Jobs taken at a time.
 const TURN: usize = 256;
 
+/// Between two looks at the clock, while something expires by it.
+const CLOCK: Duration = Duration::from_secs(60);
+
 /// How often, and after how long each, it is looked whether a store that is in use is free: for three seconds.
 const LOOKS: u32 = 150;
 const LOOK: Duration = Duration::from_millis(20);
@@ -283,6 +286,7 @@ async fn turn<P: Plane>(engine: &mut Engine<P>, mut jobs: Receiver<Job>) -> Resu
                 engine.events().await?;
                 ready.clear_ready();
             }
+            () = rest(engine.expires()) => engine.expire().await?,
             count = jobs.recv_many(&mut batch, TURN) => {
                 if count == 0 {
                     break;
@@ -294,6 +298,14 @@ async fn turn<P: Plane>(engine: &mut Engine<P>, mut jobs: Receiver<Job>) -> Resu
     // Answers that were given must leave before the process does.
     tokio::time::sleep(LOOK).await;
     Ok(())
+}
+
+/// Rests for so many seconds, or for ever; not long at a time, as the clock that they are taken from may be set.
+async fn rest(seconds: Option<u64>) {
+    let Some(seconds) = seconds else {
+        return std::future::pending().await;
+    };
+    tokio::time::sleep(Duration::from_secs(seconds).min(CLOCK)).await;
 }
 
 fn events_of<P: Plane>(engine: &Engine<P>) -> Result<AsyncFd<OwnedFd>> {

@@ -164,9 +164,12 @@ pub enum KeyCommand {
         /// The store beside which the key is [default: that of the user's own switch]
         #[arg(long, value_name = "FILE")]
         store: Option<PathBuf>,
-        /// Also in place of one that is there: peers do not know the new one, and the switch uses it from its next start on
+        /// Also in place of one that is there, which a switch that runs then leaves at once: peers do not know the new one
         #[arg(long)]
         replace: bool,
+        /// The socket of the switch whose key it is [default: that of the user's own switch]
+        #[arg(long, value_name = "FILE")]
+        socket: Option<PathBuf>,
     },
 }
 

@@ -18,7 +18,7 @@ pub fn check(file: &TopologyFile) -> Result<()> {
     let facts = Facts {
         routes: host.routes,
         descriptors: host.descriptors,
-        underlay: crate::config::facts::underlay(),
+        underlay: crate::config::way::underlay(&[]),
         ..Facts::default()
     };
     let mut seen: HashMap<SandboxRef, u64> = HashMap::new();

@@ -1,6 +1,7 @@
 //! `weft peer`, `weft key` and `weft show peers`.
 
 use std::io::{IsTerminal, Read};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -10,10 +11,11 @@ use super::args::{KeyCommand, PeerAddArgs, PeerCommand};
 use super::{Session, table};
 use crate::config::invite::{self, Invite, LONGEST};
 use crate::config::wish::AcceptWish;
-use crate::control::client::step;
+use crate::control::client::{Client, step};
 use crate::control::identity;
-use crate::control::proto::{Accepted, Invited, Peer, PeerStatus, Pinged};
-use crate::control::serve::default_store;
+use crate::control::key::PublicKey;
+use crate::control::proto::{Accepted, Invited, Key, Peer, PeerStatus, Pinged};
+use crate::control::serve::{default_socket, default_store};
 
 /// Between two probes.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -143,17 +145,48 @@ pub(in crate::cli) fn read_invite() -> Result<String> {
     Ok(text)
 }
 
-/// `weft key`: asks no daemon. Errors: the key cannot be read, written or made.
+/// `weft key`: asks no daemon but one whose key is replaced. Errors: the key cannot be read, written or made.
 pub(super) fn key(command: &KeyCommand, out: &mut dyn std::io::Write) -> Result<ExitCode> {
-    let (store, made) = match command {
-        KeyCommand::Show { store } => (store, None),
-        KeyCommand::New { store, replace } => (store, Some(*replace)),
-    };
-    let path = identity::path(&store.clone().unwrap_or_else(default_store));
-    let key = match made {
-        None => identity::need(&path)?,
-        Some(replace) => identity::make(&path, replace)?,
+    let at = |store: &Option<PathBuf>| identity::path(&store.clone().unwrap_or_else(default_store));
+    let key = match command {
+        KeyCommand::Show { store } => identity::need(&at(store))?,
+        KeyCommand::New {
+            store,
+            replace,
+            socket,
+        } => {
+            let path = at(store);
+            let before = identity::load(&path).ok().flatten();
+            let key = identity::make(&path, *replace)?;
+            if let Some(before) = before {
+                let client = Client::new(&socket.clone().unwrap_or_else(default_socket));
+                renew(&client, before.public(), key.public());
+            }
+            key
+        }
     };
     writeln!(out, "{}", key.public())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Has a switch that is known by the old key take the new one, and tells what that means.
+fn renew(client: &Client, before: &PublicKey, now: &PublicKey) {
+    let known: Result<Key> = client.get("/v1/key");
+    // Without one that runs, or where it has another key file, the file is all that there is to change.
+    if !known.is_ok_and(|known| known.key == *before) {
+        return;
+    }
+    let taken: Result<Key> = client.send("POST", "/v1/key", None::<&()>);
+    let said = match taken {
+        Ok(taken) if taken.key == *now && taken.voided.is_empty() => {
+            "the switch has the new key: each peer must be told of it".to_owned()
+        }
+        Ok(taken) if taken.key == *now => format!(
+            "the switch has the new key: each peer must be told of it, and who was to take an invite needs another ({})",
+            taken.voided.join(", ")
+        ),
+        Ok(_) => "the switch keeps the old key: its key is another file".to_owned(),
+        Err(e) => format!("the switch keeps the old key until its next start: {e:#}"),
+    };
+    crate::cli::exit::complain(format_args!("{said}"));
 }

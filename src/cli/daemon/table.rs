@@ -2,12 +2,13 @@
 
 use comfy_table::{ContentArrangement, Table, TableStyle};
 
+use crate::config::life;
 use crate::control::plan::Change;
 use crate::control::proto::{
     Endpoint, GroupTable, Named, Network, Peer, PeerStatus, Publish, Service, Station,
 };
 use crate::control::show::{
-    DropRow, FlowRow, GroupProtocol, GroupRow, QuerierRow, RouterRow, StatRow, WorkerRow,
+    DropRow, FlowRow, GroupProtocol, GroupRow, PeerState, QuerierRow, RouterRow, StatRow, WorkerRow,
 };
 use crate::control::spec::{Carrier, Driver, Uplink};
 
@@ -323,7 +324,7 @@ pub(super) fn peer(p: &Peer) -> Vec<String> {
     let prefixes: Vec<_> = p.prefixes.iter().map(ToString::to_string).collect();
     let state = match (&p.down, p.key, p.carrier) {
         (Some(why), ..) => format!("down: {why}"),
-        (None, None, Carrier::Sealed) => "invited".to_owned(),
+        (None, None, Carrier::Sealed) => invited(p.expires),
         (None, ..) => "known".to_owned(),
     };
     vec![
@@ -334,6 +335,13 @@ pub(super) fn peer(p: &Peer) -> Vec<String> {
         list(&prefixes),
         state,
     ]
+}
+
+fn invited(expires: Option<u64>) -> String {
+    expires.map_or_else(
+        || "invited".to_owned(),
+        |left| format!("invited for {}", life::show(left)),
+    )
 }
 
 pub(super) const PEER_STATUS: &[&str] = &[
@@ -355,7 +363,11 @@ pub(super) fn peer_status(p: &PeerStatus) -> Vec<String> {
     let dropped: u64 = r.drops.iter().map(|d| d.frames).sum();
     vec![
         p.name.clone(),
-        r.state.word().to_owned(),
+        if r.state == PeerState::Invited {
+            invited(p.expires)
+        } else {
+            r.state.word().to_owned()
+        },
         text(r.endpoint),
         text(p.key),
         text(r.rtt.map(millis)),

@@ -343,11 +343,11 @@ fn two_hosts_become_peers() {
     $ weft peer ls
     NAME  CARRIER  ENDPOINT        NETWORKS  PREFIXES     STATE
     node  vxlan    192.0.2.9:8472  plain     -            known
-    b     sealed   -               web       10.1.1.0/24  invited
+    b     sealed   -               web       10.1.1.0/24  invited for 24h
     $ weft show peers
-    NAME  STATE    ENDPOINT        KEY  RTT  MTU  LOSS  RX-BYTES  TX-BYTES  DROPPED  HANDSHAKE
-    node  open     192.0.2.9:8472  -    -    -    -     0         500       7        -
-    b     invited  -               -    -    -    -     0         500       7        -
+    NAME  STATE            ENDPOINT        KEY  RTT  MTU  LOSS  RX-BYTES  TX-BYTES  DROPPED  HANDSHAKE
+    node  open             192.0.2.9:8472  -    -    -    -     0         500       7        -
+    b     invited for 24h  -               -    -    -    -     0         500       7        -
     $ weft peer ping node
     node: 0.250 ms
     $ weft peer ping b

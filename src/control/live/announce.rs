@@ -12,7 +12,7 @@ use switch_core::tunnel::control::record::{Announced, Network};
 use super::LivePlane;
 use super::peer::overlay;
 use crate::cluster::{Cluster, Command, News, Overlay, Start};
-use crate::config::facts;
+use crate::config::way;
 use crate::control::ids::{EndpointId, PeerId};
 use crate::control::key::PublicKey;
 use crate::control::plane::{PlaneError, PlaneEvent};
@@ -36,7 +36,7 @@ impl LivePlane {
                 slow: self.slow.clone(),
                 secret,
                 host: host.to_string_lossy().into_owned(),
-                link_mtu: facts::underlay().mtu,
+                link_mtu: way::underlay(&[]).mtu,
             });
             let cluster = cluster.map_err(|e| refused(format!("the thread for peers: {e}")))?;
             let readable = EpollEvent::new(EpollFlags::EPOLLIN, 0);

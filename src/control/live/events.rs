@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::LivePlane;
 use crate::cluster::Command;
-use crate::config::facts;
+use crate::config::way;
 use crate::control::plane::{PlaneError, PlaneEvent};
 use crate::host::broker_proto::Event;
 use crate::host::sockets::HostView;
@@ -79,7 +79,7 @@ impl LivePlane {
         }
         if let Some(cluster) = &self.cluster {
             cluster.tell(Command::HostChanged {
-                link_mtu: facts::underlay().mtu,
+                link_mtu: way::underlay(&[]).mtu,
             });
         }
     }

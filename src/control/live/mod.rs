@@ -32,7 +32,7 @@ mod underlay;
 mod vlan;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -48,6 +48,7 @@ use switch_core::nat::service::Services;
 use switch_core::policy::eval::Policy;
 use switch_core::policy::limit::Limits;
 use switch_core::policy::quota::Quota;
+use tokio::sync::oneshot;
 
 use self::find::Finder;
 use self::left::Left;
@@ -65,7 +66,7 @@ use super::spec::{
     EndpointSpec, Interface, NameOwner, NameRecord, NetworkSpec, PeerSpec, PublishSpec, Published,
     Sandbox, SandboxRef, ServiceSpec, Underlay,
 };
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Command};
 use crate::host::broker::Broker;
 use crate::host::fleet::{FleetError, SandboxId, is_another_process};
 use crate::host::netwatch::NetWatch;
@@ -315,12 +316,21 @@ impl Plane for LivePlane {
         self.put_policy(scope, policy)
     }
 
-    fn underlay(&mut self) -> Underlay {
-        crate::config::facts::underlay()
+    fn now(&mut self) -> u64 {
+        let since = std::time::SystemTime::UNIX_EPOCH.elapsed();
+        since.map_or(0, |since| since.as_secs())
+    }
+
+    fn underlay(&mut self, peers: &[SocketAddr]) -> Underlay {
+        crate::config::way::underlay(peers)
     }
 
     fn set_key(&mut self, key: &StaticKey) -> Result<(), PlaneError> {
-        self.secret = Some(*key.private());
+        let secret = *key.private();
+        self.secret = Some(secret);
+        if let Some(cluster) = &self.cluster {
+            cluster.tell(Command::SetSecret(secret));
+        }
         Ok(())
     }
 
@@ -336,12 +346,8 @@ impl Plane for LivePlane {
         self.peer_rows()
     }
 
-    fn ping_peer(
-        &mut self,
-        id: PeerId,
-        patience: Duration,
-    ) -> Result<Option<Duration>, PlaneError> {
-        self.ask_peer(id, patience)
+    fn ping_peer(&mut self, id: PeerId) -> Result<oneshot::Receiver<Duration>, PlaneError> {
+        self.ask_peer(id)
     }
 
     fn settle(&mut self) -> Result<(), PlaneError> {

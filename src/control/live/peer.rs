@@ -11,6 +11,7 @@ use switch_core::policy::guard::{Guard, Trust};
 use switch_core::policy::limit::{Limits, Rates};
 use switch_core::tunnel::announce::Rules;
 use switch_core::tunnel::seal::State;
+use tokio::sync::oneshot;
 
 use super::LivePlane;
 use super::announce::allowed;
@@ -203,8 +204,7 @@ impl LivePlane {
     pub(super) fn ask_peer(
         &mut self,
         id: PeerId,
-        patience: Duration,
-    ) -> Result<Option<Duration>, PlaneError> {
+    ) -> Result<oneshot::Receiver<Duration>, PlaneError> {
         let peer = self.peers.get(&id).ok_or(PlaneError::NoPeer(id))?;
         if !peer.is_sealed() {
             return Err(PlaneError::Unsupported(
@@ -212,8 +212,7 @@ impl LivePlane {
             ));
         }
         let number = peer.number;
-        let answered = self.cluster()?.ping(number);
-        Ok(answered.recv_timeout(patience).ok())
+        Ok(self.cluster()?.ping(number))
     }
 
     /// Joins a peer to a network, or brings that up to date. Errors: `Full`, `NoNetwork`, `Ended`.

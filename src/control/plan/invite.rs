@@ -6,10 +6,10 @@ use std::sync::Arc;
 use super::{Facts, network, overlay, peer};
 use crate::config::invite::{Invite, InvitedNetwork};
 use crate::config::wish::{AcceptWish, InviteWish, NetworkWish, PeerWish};
-use crate::config::{Code, Problem};
+use crate::config::{Code, Problem, life};
 use crate::control::ids::PeerId;
 use crate::control::key::Secret;
-use crate::control::model::{Model, NetworkRecord, Origin};
+use crate::control::model::{Model, NetworkRecord, Origin, PeerRecord};
 use crate::control::spec::{
     Carrier, Driver, HostPort, OverlaySpec, PeerCarrier, Prefix, Subnet, Uplink,
 };
@@ -17,6 +17,10 @@ use crate::control::spec::{
 /// How often the invited host makes itself heard: below the shortest life of a mapping that is common in NATs.
 /// Units: seconds. Source: RFC 4787 REQ-5, halved twice as WireGuard's users do.
 const KEEPALIVE: u16 = 25;
+
+/// How long an invite can be taken unless told otherwise. Units: seconds. Source: as long as a token by which a host joins a
+/// Kubernetes cluster, `kubeadm token create`.
+const LIFE: u64 = 24 * 3600;
 
 /// Makes an invite, and the peer that will take it. Gives the invite's text.
 /// Errors: of names and addresses; `UnknownNetwork`, `RangeTaken`, `PoolFull`; `BadOption` without a sealed overlay.
@@ -47,6 +51,10 @@ pub fn invite(
         let message = format!("no random bytes from the kernel: {e}");
         Problem::new(Code::Refused, message)
     })?;
+    let expires = match wish.ttl.unwrap_or(LIFE) {
+        0 => None,
+        life => Some(facts.now.saturating_add(life)),
+    };
     let wish = PeerWish {
         name,
         networks: networks.iter().map(|n| n.spec.name.clone()).collect(),
@@ -58,6 +66,7 @@ pub fn invite(
         endpoint: None,
         secret,
         keepalive: 0,
+        expires,
     };
     let id = peer::put(model, &wish, carrier, Origin::Command)?;
     let invite = Invite {
@@ -65,6 +74,7 @@ pub fn invite(
         key,
         endpoint,
         secret,
+        expires,
         networks: told,
     };
     Ok((id, invite.reveal()))
@@ -84,6 +94,13 @@ pub fn accept(
             .map_err(|e: crate::config::invite::ParseInviteError| {
                 Problem::new(Code::BadInvite, e.to_string()).at("invite")
             })?;
+    // Clocks differ, and whoever has taken it before is let in for ever: it is no reason to refuse.
+    if let Some(ago) = invite.expires.and_then(|at| facts.now.checked_sub(at)) {
+        warnings.push(format!(
+            "the invite has expired {} ago: whoever has not taken it before needs another",
+            life::show(ago)
+        ));
+    }
     let wish = PeerWish {
         name: wish.name.clone().unwrap_or_else(|| invite.name.clone()),
         key: Some(invite.key.to_string()),
@@ -111,6 +128,28 @@ pub fn accept(
     }
     let id = peer::add(model, facts, &wish, Origin::Command)?;
     Ok((id, made))
+}
+
+/// Takes invites away that nobody has taken in time. Gives their names.
+pub fn expire(model: &mut Model, now: u64) -> Vec<String> {
+    let over = |p: &PeerRecord| p.carrier.expires().is_some_and(|at| at <= now);
+    void(model, over)
+}
+
+/// Takes away all invites that nobody has taken. Gives their names.
+pub fn void_all(model: &mut Model) -> Vec<String> {
+    let open = |p: &PeerRecord| p.carrier.kind() == Carrier::Sealed && p.carrier.key().is_none();
+    void(model, open)
+}
+
+fn void(model: &mut Model, which: impl Fn(&PeerRecord) -> bool) -> Vec<String> {
+    let gone = model.peers.values().filter(|p| which(p));
+    let (ids, names): (Vec<PeerId>, Vec<String>) =
+        gone.map(|p| (p.id, p.wish.name.clone())).unzip();
+    for id in ids {
+        model.peers.remove(&id);
+    }
+    names
 }
 
 /// The networks of an invite. Errors: `UnknownNetwork`; `BadOption` for one that is not sealed, or without any.
@@ -249,7 +288,7 @@ fn holder(
     if part.meets(&overlay.range) {
         return Some("this host hands out addresses of it".to_owned());
     }
-    let on = |p: &crate::control::model::PeerRecord| {
+    let on = |p: &PeerRecord| {
         model.networks_of(p).any(|n| n.spec.id == id) && p.prefixes.iter().any(|x| x.overlaps(part))
     };
     let mut peers = model.peers.values();

@@ -27,7 +27,7 @@ use crate::control::spec::Underlay;
 
 pub use endpoint::{connect, disconnect, forget, parse_sandbox, route, sandbox_name};
 pub use file::{Change, Identify, apply};
-pub use invite::{accept, invite};
+pub use invite::{accept, expire, invite, void_all};
 pub use network::{create, prune, remove};
 pub use peer::{add as add_peer, joined, remove as remove_peer, seen};
 pub use policy::{parse as parse_policy, set as set_policy};
@@ -45,6 +45,8 @@ pub struct Facts {
     pub underlay: Underlay,
     /// The host's own key, once it has one.
     pub key: Option<PublicKey>,
+    /// The time. Units: seconds since 1970.
+    pub now: u64,
     /// What the host calls itself, as far as that can be a name here.
     pub host: String,
 }

@@ -117,8 +117,8 @@ pub fn joined(model: &mut Model, id: PeerId, by: PublicKey) -> Option<String> {
     let record = model.peers.get_mut(&id)?;
     let name = record.wish.name.clone();
     match &mut Arc::make_mut(record).carrier {
-        PeerCarrier::Sealed { key, .. } if key.is_none() => {
-            *key = Some(by);
+        PeerCarrier::Sealed { key, expires, .. } if key.is_none() => {
+            (*key, *expires) = (Some(by), None);
             Some(name)
         }
         PeerCarrier::Sealed { .. } | PeerCarrier::Vxlan { .. } | PeerCarrier::FlannelUdp { .. } => {
@@ -147,6 +147,7 @@ fn carrier(model: &Model, facts: &Facts, wish: &PeerWish) -> Result<PeerCarrier,
             endpoint,
             secret: wish.secret.unwrap_or_default(),
             keepalive: wish.keepalive.unwrap_or_default(),
+            expires: None,
         });
     }
     let sealed = [

@@ -21,6 +21,8 @@ pub(crate) struct World {
     pub(crate) taken: BTreeSet<u16>,
     /// What the host has routes to.
     pub(crate) routes: Vec<(IpAddr, u8)>,
+    /// The time, in seconds.
+    pub(crate) now: u64,
     /// The way to other hosts.
     pub(crate) underlay: Underlay,
 }

@@ -12,6 +12,9 @@ use crate::control::spec::{Carrier, HostPort, Prefix};
 pub struct Key {
     /// The half that others know.
     pub key: PublicKey,
+    /// Peers whose invites nobody can take any more, as they tell of the key before; they are gone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub voided: Vec<String>,
 }
 
 /// A peer, as it was asked for.
@@ -34,6 +37,9 @@ pub struct Peer {
     pub prefixes: Vec<Prefix>,
     /// How often it is sent something when there is nothing to send; 0 for never. Units: seconds.
     pub keepalive: u16,
+    /// For how long its invite can still be taken; absent for one that was, and where that does not end. Units: seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<u64>,
     /// Why it is not up; absent for one that is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub down: Option<String>,
@@ -78,6 +84,9 @@ pub struct PeerStatus {
     pub key: Option<PublicKey>,
     /// Networks that it is on.
     pub networks: Vec<String>,
+    /// For how long its invite can still be taken; absent for one that was, and where that does not end. Units: seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<u64>,
     /// How it stands.
     #[serde(flatten)]
     pub row: PeerRow,

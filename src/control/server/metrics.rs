@@ -130,7 +130,7 @@ fn peers(registry: &mut Registry, numbers: &Numbers) {
         Counters::default(),
     );
     let gauge = Family::<Labels, Gauge>::default;
-    let (up, rtt, loss, mtu) = (gauge(), gauge(), gauge(), gauge());
+    let (up, rtt, loss, mtu, handshake) = (gauge(), gauge(), gauge(), gauge(), gauge());
     for status in &numbers.peers {
         let (peer, row) = (|| ("peer", status.name.clone()), &status.row);
         let way = |direction: &str| vec![peer(), ("direction", direction.to_owned())];
@@ -155,6 +155,10 @@ fn peers(registry: &mut Registry, numbers: &Numbers) {
         }
         if let Some(bytes) = row.mtu {
             set(&mtu, &vec![peer()], usize::from(bytes));
+        }
+        if let Some(ago) = row.handshake {
+            let ago = usize::try_from(ago).unwrap_or(usize::MAX);
+            set(&handshake, &vec![peer()], ago);
         }
     }
     registry.register("peer_up", "Whether a peer is heard", up);
@@ -184,6 +188,12 @@ fn peers(registry: &mut Registry, numbers: &Numbers) {
         "peer_mtu",
         "The largest inner packet that the way to a peer carries",
         mtu,
+    );
+    registry.register_with_unit(
+        "peer_handshake_age",
+        "How long ago the last handshake with a peer was finished",
+        Unit::Seconds,
+        handshake,
     );
 }
 

@@ -157,6 +157,7 @@ pub(super) const ROUTES: &[Route] = &[
         ))
     }),
     get("/v1/key", |_| Ok(Request::Key)),
+    asked(post("/v1/key", |_| Ok(Request::RenewKey)), &[], 200),
     get("/v1/peers", |_| Ok(Request::Peers)),
     post("/v1/peers", |p| Ok(Request::AddPeer(body(p)?))),
     get("/v1/peers/{peer}", |p| Ok(Request::Peer(name(p, "peer")))),

@@ -157,6 +157,7 @@ fn accepted() -> &'static str {
         key: *StaticKey::generate().unwrap().public(),
         endpoint: "192.0.2.9".parse().unwrap(),
         secret: Secret::generate().unwrap(),
+        expires: None,
         networks: vec![InvitedNetwork {
             name: "far".to_owned(),
             vni: 9,
@@ -306,6 +307,7 @@ fn answers_are_as_described() {
         ("GET", "/v1/peers/b", "", 200),
         ("GET", "/v1/peers/none", "", 404),
         ("GET", "/v1/show/peers", "", 200),
+        ("POST", "/v1/key", "", 200),
         ("POST", "/v1/peers/b/ping", "", 200),
         ("POST", "/v1/peers/c/ping", "", 200),
         ("GET", "/metrics", "", 200),

@@ -86,9 +86,9 @@ fn two_hosts_meet_by_one_invite() {
     // The address space is one: what the other hands out is not given here.
     let (a, _) = join(&mut here, "web", 1, None).unwrap();
     let (b, _) = join(&mut there, "web", 1, None).unwrap();
-    assert_eq!((a.as_str(), b.as_str()), ("10.1.0.2", "10.1.1.0"));
+    assert_eq!((a.as_str(), b.as_str()), ("10.1.0.2", "10.1.1.1"));
     assert_eq!(
-        join(&mut here, "web", 2, Some("10.1.1.0")),
+        join(&mut here, "web", 2, Some("10.1.1.1")),
         Err(Code::AddressTaken)
     );
     assert_eq!(
@@ -227,4 +227,26 @@ fn invites_that_are_refused() {
         (told.code, told.field.as_deref()),
         (Code::BadInvite, Some("invite"))
     );
+}
+
+#[test]
+fn an_invite_that_is_too_old_is_warned_of_and_tried() {
+    let (mut here, mut there) = (Model::default(), Model::default());
+    make(&mut here, &wide("web", "10.1.0.0/16")).unwrap();
+    let told = invited(&mut here, &facts(), &InviteWish::default()).unwrap();
+    assert_eq!(told.expires, Some(24 * 3600));
+    let later = Facts {
+        key: Some(public(2)),
+        underlay: Underlay::default(),
+        now: 27 * 3600,
+        ..facts()
+    };
+    let wish = AcceptWish {
+        invite: told.reveal(),
+        name: None,
+    };
+    let mut warnings = Vec::new();
+    accept(&mut there, &later, &wish, &mut warnings).unwrap();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("expired 3h ago"), "{warnings:?}");
 }
