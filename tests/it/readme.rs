@@ -42,13 +42,12 @@ fn words(line: &str) -> Vec<String> {
 /// What is wrong with a command; nothing where the rest of one is left out, if that is allowed.
 fn wrong(words: &[String], part: bool) -> Option<String> {
     let error = Cli::try_parse_from(words).err()?;
-    let fine = match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => true,
-        ErrorKind::MissingRequiredArgument
-        | ErrorKind::MissingSubcommand
-        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => part,
-        _ => false,
-    };
+    let missing = [
+        ErrorKind::MissingRequiredArgument,
+        ErrorKind::MissingSubcommand,
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand,
+    ];
+    let fine = error.kind() == ErrorKind::DisplayHelp || part && missing.contains(&error.kind());
     (!fine).then(|| format!("{words:?}: {error}"))
 }
 

@@ -145,7 +145,7 @@ pub enum PeerCommand {
         #[arg(value_name = "PEER")]
         name: String,
         /// So many probes
-        #[arg(long, short = 'c', value_name = "N", default_value_t = 1)]
+        #[arg(long, short = 'c', value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
         count: u32,
     },
 }

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use super::args::{KeyCommand, PeerAddArgs, PeerCommand};
 use super::{Session, table};
 use crate::config::invite::{self, Invite, LONGEST};
+use crate::config::life;
 use crate::config::wish::AcceptWish;
 use crate::control::client::{Client, step};
 use crate::control::identity;
@@ -31,8 +32,10 @@ impl Session<'_> {
                     self.value(&made)?;
                 } else {
                     self.line(&format!("weft peer add {}", made.invite))?;
+                    let within = made.peer.expires.map(life::show);
+                    let within = within.map_or_else(String::new, |w| format!(" within {w}"));
                     crate::cli::exit::complain(format_args!(
-                        "peer '{}' is whoever runs this line first; 'weft peer add -' reads it from the standard input, where no list of processes shows it",
+                        "peer '{}' is whoever runs this line first{within}; 'weft peer add -' reads it from the standard input, where no list of processes shows it",
                         made.peer.name
                     ));
                 }
@@ -179,10 +182,11 @@ fn renew(client: &Client, before: &PublicKey, now: &PublicKey) {
     let taken: Result<Key> = client.send("POST", "/v1/key", None::<&()>);
     let said = match taken {
         Ok(taken) if taken.key == *now && taken.voided.is_empty() => {
-            "the switch has the new key: each peer must be told of it".to_owned()
+            "the switch has the new key, and no session: peers must be given it, or invited again"
+                .to_owned()
         }
         Ok(taken) if taken.key == *now => format!(
-            "the switch has the new key: each peer must be told of it, and who was to take an invite needs another ({})",
+            "the switch has the new key, and no session: peers must be given it, or invited again; so must those with an open invite ({})",
             taken.voided.join(", ")
         ),
         Ok(_) => "the switch keeps the old key: its key is another file".to_owned(),

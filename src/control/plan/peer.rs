@@ -24,6 +24,8 @@ pub fn add(
     wish: &PeerWish,
     origin: Origin,
 ) -> Result<PeerId, Problem> {
+    // What was meant as an invite, and is none, has no key to ask for.
+    unused(model, wish)?;
     let carrier = carrier(model, facts, wish)?;
     put(model, wish, carrier, origin)
 }
