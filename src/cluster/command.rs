@@ -117,8 +117,8 @@ pub struct View {
     pub rtt: Option<Duration>,
     /// The largest packet of the underlay that gets there.
     pub mtu: u16,
-    /// Of a thousand questions those that were not answered, lately.
-    pub loss: u16,
+    /// Of a thousand questions those that were not answered, lately; none without any.
+    pub loss: Option<u16>,
     /// How long ago the last handshake ended.
     pub handshake: Option<Duration>,
     /// What of its announcements was refused.

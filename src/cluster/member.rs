@@ -114,7 +114,9 @@ impl Member {
     pub(super) fn falls(&mut self) {
         self.up = false;
         self.next_ping = Tick::NEVER;
-        self.pending = None;
+        if self.pending.take().is_some() {
+            self.note(false);
+        }
     }
 
     /// It is sent to with this key from now on.
@@ -221,11 +223,11 @@ impl Member {
         self.answered.push_back(answered);
     }
 
-    /// Of a thousand questions those without an answer.
-    pub(super) fn loss(&self) -> u16 {
+    /// Of a thousand questions those without an answer; none before the first one is settled.
+    pub(super) fn loss(&self) -> Option<u16> {
         let lost = self.answered.iter().filter(|a| !**a).count();
-        let of = self.answered.len().max(1);
-        u16::try_from(lost * 1000 / of).unwrap_or(1000)
+        let permille = (lost * 1000).checked_div(self.answered.len())?;
+        u16::try_from(permille).ok()
     }
 
     /// Whether a place where it is heard is to be told: one that moves all the time is not followed at once.
@@ -311,6 +313,6 @@ mod tests {
         member.pong(now, answered);
         now = now + HASTE;
         assert_eq!(member.ping(now), None, "it has been heard");
-        assert_eq!(member.loss(), 0);
+        assert_eq!(member.loss(), Some(0));
     }
 }

@@ -20,6 +20,7 @@ mod kin;
 mod left;
 mod network;
 mod numbers;
+mod passed;
 mod peer;
 mod policy;
 mod publish;

@@ -16,12 +16,12 @@ use tokio::sync::oneshot;
 use super::LivePlane;
 use super::announce::allowed;
 use super::find::Wanted;
+use super::passed::{Passed, drop_rows, passed, refused};
 use crate::cluster::{self, Asked, Command, View};
 use crate::control::ids::{NetworkId, PeerId};
 use crate::control::plane::PlaneError;
-use crate::control::show::{DropRow, PeerRow, PeerState};
+use crate::control::show::{PeerRow, PeerState};
 use crate::control::spec::{Carrier, Driver, NetworkSpec, OverlaySpec, PeerCarrier, PeerSpec};
-use crate::worker::board::Board;
 use crate::worker::underlay::rx::Target;
 use crate::worker::underlay::{Origin, Way};
 
@@ -52,7 +52,7 @@ pub(super) struct Lane {
     pub(super) port: PortId,
     pub(super) vni: Vni,
     /// Whose frames are taken; none while nobody knows where it is.
-    origin: Option<Origin>,
+    pub(super) origin: Option<Origin>,
 }
 
 /// The overlay of a network, where it is one.
@@ -196,8 +196,10 @@ impl LivePlane {
             let closed = self.close_lane(network, lane);
             result = result.and(closed);
         }
-        self.peer_numbers.give_back(peer.number.0);
-        result
+        let number = peer.number;
+        let forgotten = self.on_all(move |board| board.tunnels().rx.forget(number));
+        self.peer_numbers.give_back(number.0);
+        result.and_then(|()| forgotten.map(drop))
     }
 
     /// Sends a peer a question. Errors: `NoPeer`; `Unsupported` for one that answers none.
@@ -341,9 +343,11 @@ impl LivePlane {
         let mut rows = Vec::new();
         for (&id, peer) in &self.peers {
             let lanes: Vec<Lane> = peer.lanes.values().copied().collect();
+            let number = peer.number;
             let passed = self.on_all(move |board| {
                 let each = lanes.iter().map(|lane| passed(board, *lane));
-                each.reduce(Passed::and).unwrap_or_default()
+                let all = each.reduce(Passed::and).unwrap_or_default();
+                all.and(refused(board, number))
             })?;
             let passed = passed.into_iter().reduce(Passed::and).unwrap_or_default();
             let view = views.remove(&peer.number);
@@ -396,7 +400,7 @@ fn seen(id: PeerId, peer: &Peer, view: View) -> PeerRow {
         endpoint,
         rtt: view.rtt.map(micros),
         mtu: (state == PeerState::Up).then(|| view.mtu.saturating_sub(overhead)),
-        loss: (state == PeerState::Up).then_some(view.loss),
+        loss: view.loss,
         handshake: view.handshake.map(|ago| ago.as_secs()),
         problems,
         ..PeerRow::new(id, state)
@@ -407,53 +411,4 @@ fn problems(peer: &Peer) -> Vec<String> {
     let unknown = peer.spec.carrier.endpoint().filter(|_| peer.to.is_none());
     let said = unknown.map(|at| format!("nobody knows where {at} is"));
     said.into_iter().collect()
-}
-
-/// What passed between one worker and a peer: frames and bytes.
-#[derive(Debug, Default)]
-struct Passed {
-    tx: (u64, u64),
-    rx: (u64, u64),
-    drops: BTreeMap<&'static str, u64>,
-}
-
-impl Passed {
-    fn and(mut self, other: Self) -> Self {
-        self.tx = (self.tx.0 + other.tx.0, self.tx.1 + other.tx.1);
-        self.rx = (self.rx.0 + other.rx.0, self.rx.1 + other.rx.1);
-        for (reason, count) in other.drops {
-            *self.drops.entry(reason).or_default() += count;
-        }
-        self
-    }
-}
-
-fn passed(board: &mut Board, lane: Lane) -> Passed {
-    let mut drops = BTreeMap::new();
-    let tx = board.io.underlay.as_ref().and_then(|u| u.stats(lane.port));
-    let tx = tx.unwrap_or_default();
-    let tunnels = board.tunnels();
-    let rx = lane
-        .origin
-        .and_then(|origin| tunnels.rx.stats(lane.vni, origin));
-    let rx = rx.unwrap_or_default();
-    for (reason, count) in tunnels.dropped(lane.port).iter().flat_map(|d| d.iter()) {
-        drops.insert(reason.name(), count);
-    }
-    if tx.failed > 0 {
-        *drops.entry("tx-failed").or_default() += tx.failed;
-    }
-    Passed {
-        tx: (tx.frames, tx.bytes),
-        rx: (rx.frames, rx.bytes),
-        drops,
-    }
-}
-
-fn drop_rows(drops: &BTreeMap<&'static str, u64>) -> Vec<DropRow> {
-    let rows = drops.iter().map(|(&reason, &frames)| DropRow {
-        reason: reason.to_owned(),
-        frames,
-    });
-    rows.collect()
 }

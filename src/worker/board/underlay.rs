@@ -21,10 +21,11 @@ impl Board {
         self.tunnels.get_or_insert_with(without)
     }
 
-    /// Datagrams from other hosts that never became frames of a network, by reason.
+    /// What of the underlay was dropped before it came to a switch, or behind it, by reason.
     pub fn underlay_drops(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
-        let tunnels = self.tunnels.as_deref();
-        tunnels.into_iter().flat_map(|t| t.rx.drops().iter())
+        let came = self.tunnels.iter().flat_map(|t| t.rx.drops().iter());
+        let went = self.io.underlay.iter().flat_map(|u| u.drops().iter());
+        came.chain(went)
     }
 
     /// Gets ready for what comes from other hosts. What is no frame goes to `slow`.

@@ -111,7 +111,10 @@ impl Tables {
                     let plain = start..start + opened.len;
                     self.hand_on(ends, What::Control(peer, index), &bytes[plain]);
                 }
-                (Err(reason), _) => self.drops.count(reason),
+                (Err(reason), _) => {
+                    self.drops.count(reason);
+                    self.refused.entry(peer).or_default().count(reason);
+                }
                 (Ok(_), Err(_)) => {}
             }
             self.gather.uncover(bytes);

@@ -80,7 +80,10 @@ pub(super) struct Tables {
     /// Where bare packets are given their headers; kept for its memory.
     pub(super) scratch: Vec<u8>,
     pub(super) slow: Option<Slow>,
+    /// Everything that was not taken.
     pub(super) drops: Drops,
+    /// What of it came by the sessions of each peer.
+    pub(super) refused: HashMap<PeerId, Drops, RandomState>,
 }
 
 /// The network of a sender of bare packets, which says none.
@@ -122,6 +125,7 @@ impl UnderlayRx {
                 scratch: Vec::new(),
                 slow,
                 drops: Drops::default(),
+                refused: HashMap::with_hasher(random()),
             },
         }
     }
@@ -180,6 +184,17 @@ impl UnderlayRx {
     #[must_use]
     pub fn drops(&self) -> &Drops {
         &self.tables.drops
+    }
+
+    /// Datagrams of a peer's sessions that were not taken, by reason.
+    #[must_use]
+    pub fn refused(&self, peer: PeerId) -> Option<&Drops> {
+        self.tables.refused.get(&peer)
+    }
+
+    /// Forgets what was not taken of a peer's: its number is another's then.
+    pub fn forget(&mut self, peer: PeerId) {
+        self.tables.refused.remove(&peer);
     }
 
     /// Receives what waits at a socket, as much as a turn allows, and gives each frame to `each`: with the place of its
