@@ -69,7 +69,7 @@ fn among(peers: u32, endpoints: u32) -> Switch {
     let before = HELD.0.load(Ordering::Relaxed);
     for n in 0..peers {
         switch.add_remote_port(Port {
-            remote: Some(Remote { learns: false }),
+            remote: Some(Remote::Announced),
             ..Port::new(PortId::remote(n), Mac::default(), 1450, true)
         });
     }

@@ -34,6 +34,7 @@ mod layering;
 mod loopback;
 mod memory;
 mod overlay_faults;
+mod overlay_flannel;
 mod overlay_paths;
 mod overlay_peers;
 mod overlay_sealed;

@@ -33,10 +33,15 @@ struct Pair {
     carrier: Carrier,
 }
 
-fn pair(sealed: bool) -> Pair {
+/// The network's number.
+fn vni() -> Vni {
+    Vni::new(7).unwrap()
+}
+
+fn pair(carrier: Carrier) -> Pair {
     let socket = UnderlaySocket::service(SocketAddr::new(HERE, 0), PathMtu::Known).unwrap();
     let to = socket.local().unwrap();
-    let vni = Vni::new(7).unwrap();
+    let vni = vni();
     let target = Target {
         port: PORT,
         net: 0,
@@ -46,27 +51,32 @@ fn pair(sealed: bool) -> Pair {
     let own = UnderlaySocket::source(false, PathMtu::Known, 1).unwrap();
     let from = own.local().unwrap();
     let mut sockets = Sockets::default();
-    let way = if sealed {
-        sockets.sealed[0] = Some(own);
-        let open = OpenKey::new(Suite::fastest(), &[1; KEY_LEN], 1).unwrap();
-        let from = SocketAddr::new(HERE, from.port());
-        rx.add_key(open, PEER, (from, Some(HERE)));
-        rx.accept(vni, Origin::Sealed(PEER), target);
-        Way::Sealed { peer: PEER, vni }
-    } else {
-        sockets.vxlan[0].push(own);
-        rx.accept(vni, Origin::Vxlan(HERE), target);
-        Way::Vxlan { to, vni }
+    let mut bare = None;
+    let way = match carrier {
+        Carrier::Sealed => {
+            sockets.sealed[0] = Some(own);
+            let open = OpenKey::new(Suite::fastest(), &[1; KEY_LEN], 1).unwrap();
+            let from = SocketAddr::new(HERE, from.port());
+            rx.add_key(open, PEER, (from, Some(HERE)));
+            rx.accept(vni, Origin::Sealed(PEER), target);
+            Way::Sealed { peer: PEER, vni }
+        }
+        Carrier::Vxlan => {
+            sockets.vxlan[0].push(own);
+            rx.accept(vni, Origin::Vxlan(HERE), target);
+            Way::Vxlan { to, vni }
+        }
+        Carrier::Bare(vni) => {
+            bare = Some(own);
+            rx.accept(vni, Origin::Bare(HERE), target);
+            Way::Bare { to, vni }
+        }
     };
     let mut tx = UnderlayTx::new(sockets);
+    tx.set_bare(vni, [bare, None]);
     let send = SendKey::new(Suite::fastest(), &[1; KEY_LEN], 1).unwrap();
     tx.set_key(PEER, Some((Arc::new(send), Name::from(to))));
     tx.set_way(PORT, 0, way);
-    let carrier = if sealed {
-        Carrier::Sealed
-    } else {
-        Carrier::Vxlan
-    };
     Pair {
         tx,
         rx,
@@ -84,13 +94,13 @@ fn whole(mut frame: Vec<u8>) -> Vec<u8> {
     frame
 }
 
-fn spent(sealed: bool) -> u64 {
+fn spent(carrier: Carrier) -> u64 {
     let Pair {
         mut tx,
         mut rx,
         socket,
         carrier,
-    } = pair(sealed);
+    } = pair(carrier);
     let link = Link {
         src: Mac([2, 0, 0, 0, 0, 1]),
         dst: Mac([2, 0, 0, 0, 0, 2]),
@@ -140,10 +150,15 @@ fn spent(sealed: bool) -> u64 {
 
 #[test]
 fn underlay_in_the_clear() {
-    assert_eq!(spent(false), 0);
+    assert_eq!(spent(Carrier::Vxlan), 0);
 }
 
 #[test]
 fn underlay_sealed() {
-    assert_eq!(spent(true), 0);
+    assert_eq!(spent(Carrier::Sealed), 0);
+}
+
+#[test]
+fn underlay_of_bare_packets() {
+    assert_eq!(spent(Carrier::Bare(vni())), 0);
 }

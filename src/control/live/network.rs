@@ -15,7 +15,7 @@ use super::peer::overlay;
 use super::{LivePlane, Net};
 use crate::control::ids::NetworkId;
 use crate::control::plane::PlaneError;
-use crate::control::spec::{Carrier, Driver, NameOwner, NameRecord, NetworkSpec, Uplink};
+use crate::control::spec::{Driver, NameOwner, NameRecord, NetworkSpec, Uplink};
 use crate::host::start;
 
 /// Windows that the connections of one network may offer on one worker, in bytes.
@@ -25,12 +25,12 @@ impl LivePlane {
     pub(super) fn make_network(&mut self, spec: &NetworkSpec) -> Result<(), PlaneError> {
         supported(spec)?;
         if let Some(overlay) = overlay(spec) {
-            self.open_underlay(overlay.carrier, overlay.port)?;
+            self.open_underlay(overlay)?;
         }
         let made = self.make_switches(spec);
         if let (Err(_), Some(overlay)) = (&made, overlay(spec)) {
             // The error that is told is the first one.
-            let _ = self.close_underlay(overlay.carrier, overlay.port);
+            let _ = self.close_underlay(overlay);
         }
         made
     }
@@ -137,7 +137,7 @@ impl LivePlane {
         self.names.remove(&id);
         self.slots.give_back(slot);
         match overlay {
-            Some(overlay) => self.close_underlay(overlay.carrier, overlay.port),
+            Some(overlay) => self.close_underlay(&overlay),
             None => Ok(()),
         }
     }
@@ -282,11 +282,10 @@ fn supported(spec: &NetworkSpec) -> Result<(), PlaneError> {
             Err(PlaneError::Unsupported("a packet uplink"))
         }
         (Driver::Bridge, _) => Ok(()),
-        (Driver::Overlay, _) => match overlay(spec).map(|o| o.carrier) {
-            Some(Carrier::Vxlan | Carrier::Sealed) => Ok(()),
-            Some(_) => Err(PlaneError::Unsupported("this carrier")),
-            None => Err(PlaneError::Unsupported("an overlay without a number")),
-        },
+        (Driver::Overlay, _) if overlay(spec).is_none() => {
+            Err(PlaneError::Unsupported("an overlay without a number"))
+        }
+        (Driver::Overlay, _) => Ok(()),
         (Driver::Macvlan, _) => Err(PlaneError::Unsupported("the macvlan driver")),
         (Driver::Ipvlan, _) => Err(PlaneError::Unsupported("the ipvlan driver")),
     }

@@ -1,7 +1,7 @@
 //! Other hosts: on each network that one is on it is behind a port of that network's switch, and there is a way to it.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +21,9 @@ use crate::cluster::{self, Asked, Command, View};
 use crate::control::ids::{NetworkId, PeerId};
 use crate::control::plane::PlaneError;
 use crate::control::show::{PeerRow, PeerState};
-use crate::control::spec::{Carrier, Driver, NetworkSpec, OverlaySpec, PeerCarrier, PeerSpec};
+use crate::control::spec::{
+    Carrier, Driver, NetworkSpec, OverlaySpec, PeerCarrier, PeerSpec, Prefix,
+};
 use crate::worker::underlay::rx::Target;
 use crate::worker::underlay::{Origin, Way};
 
@@ -66,9 +68,6 @@ impl LivePlane {
     pub(super) fn put_peer(&mut self, spec: &PeerSpec) -> Result<(), PlaneError> {
         for &network in &spec.networks {
             self.net(network)?;
-        }
-        if spec.carrier.kind() == Carrier::FlannelUdp {
-            return Err(PlaneError::Unsupported("a peer of this carrier"));
         }
         let mut peer = match self.peers.remove(&spec.id) {
             Some(known) => known,
@@ -234,6 +233,9 @@ impl LivePlane {
             (PeerCarrier::Vxlan { .. }, Some(to)) => {
                 (Some(Way::Vxlan { to, vni }), Some(Origin::Vxlan(to.ip())))
             }
+            (PeerCarrier::FlannelUdp { .. }, Some(to)) => {
+                (Some(Way::Bare { to, vni }), Some(Origin::Bare(to.ip())))
+            }
             (PeerCarrier::Sealed { .. }, _) => {
                 let peer = peer.number;
                 (Some(Way::Sealed { peer, vni }), Some(Origin::Sealed(peer)))
@@ -242,6 +244,7 @@ impl LivePlane {
         };
         peer.lanes.insert(network, Lane { port, vni, origin });
         let member = self.remote_port(network, port, &peer.spec, &peer.limits)?;
+        let routes = routes(&self.net(network)?.spec, &peer.spec);
         let target = Target {
             port,
             net: slot,
@@ -251,7 +254,10 @@ impl LivePlane {
             .and_then(|lane| lane.origin)
             .filter(|o| Some(*o) != origin);
         self.on_all(move |board| {
-            board.with(slot, |switch, _| switch.add_remote_port(member.clone()));
+            board.with(slot, |switch, _| {
+                switch.add_remote_port(member.clone());
+                switch.set_routes(port, &routes);
+            });
             if let Some(before) = before {
                 board.tunnels().rx.refuse(vni, before);
             }
@@ -307,13 +313,17 @@ impl LivePlane {
             segment: addr::NetworkId(number),
         });
         let vlans = Vlans::trunk(vlans, Untagged::Own, Some(guard.clone()));
+        let remote = match spec.carrier.kind() {
+            Carrier::Sealed => Remote::Announced,
+            Carrier::Vxlan => Remote::Learned,
+            Carrier::FlannelUdp => Remote::Routed,
+        };
+        let tagged = remote != Remote::Routed && !net.vlans.is_empty();
         Ok(Port {
             guard: Some(guard),
             limits: Some(Arc::clone(limits)),
-            vlans: (!net.vlans.is_empty()).then(|| Arc::new(vlans)),
-            remote: Some(Remote {
-                learns: spec.carrier.kind() == Carrier::Vxlan,
-            }),
+            vlans: tagged.then(|| Arc::new(vlans)),
+            remote: Some(remote),
             ..Port::new(port, Mac::default(), net.spec.mtu, true)
         })
     }
@@ -405,6 +415,17 @@ fn seen(id: PeerId, peer: &Peer, view: View) -> PeerRow {
         problems,
         ..PeerRow::new(id, state)
     }
+}
+
+/// What of a network is routed to a peer: its prefixes there, where it takes packets and no frames.
+fn routes(network: &NetworkSpec, peer: &PeerSpec) -> Vec<(IpAddr, u8)> {
+    let whole = |addr: IpAddr, len| Prefix { addr, len };
+    let v4 = network.v4.map(|s| whole(s.network.into(), s.prefix));
+    let v6 = network.v6.map(|s| whole(s.network.into(), s.prefix));
+    let inside = |p: &&Prefix| v4.iter().chain(&v6).any(|subnet| subnet.holds(p));
+    let bare = peer.carrier.kind() == Carrier::FlannelUdp;
+    let all = peer.prefixes.iter().filter(|_| bare).filter(inside);
+    all.map(|p| (p.addr, p.len)).collect()
 }
 
 fn problems(peer: &Peer) -> Vec<String> {

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use switch_core::addr::Vni;
+
 use super::LivePlane;
 use crate::cluster::Command;
 use crate::control::plane::PlaneError;
-use crate::control::spec::Carrier;
+use crate::control::spec::{Carrier, OverlaySpec};
 use crate::endpoint::udp::{PathMtu, UnderlaySocket};
 use crate::worker::tunnels;
 use crate::worker::underlay::rx;
@@ -25,6 +27,9 @@ pub(super) struct Underlays {
     sends: bool,
 }
 
+/// The workers' sockets of a port, and whether they are of IPv6.
+type Family = (bool, Vec<UnderlaySocket>);
+
 #[derive(Debug)]
 struct Used {
     carrier: Carrier,
@@ -41,7 +46,9 @@ impl Underlays {
 impl LivePlane {
     /// Listens to what peers send to a port, for one more network.
     /// Errors: `Refused` where the port is somebody else's; `Full`.
-    pub(super) fn open_underlay(&mut self, carrier: Carrier, port: u16) -> Result<(), PlaneError> {
+    pub(super) fn open_underlay(&mut self, overlay: &OverlaySpec) -> Result<(), PlaneError> {
+        let (carrier, port) = (overlay.carrier, overlay.port);
+        let heard_as = heard_as(overlay).ok_or(PlaneError::Unsupported("a network number"))?;
         let used = self.underlays.ports.get_mut(&port);
         if let Some(used) = used.filter(|used| used.carrier == carrier) {
             used.networks += 1;
@@ -74,15 +81,15 @@ impl LivePlane {
             networks: 1,
         };
         self.underlays.ports.insert(port, used);
-        if carrier == Carrier::Sealed {
-            self.send_sealed(&families).map_err(|e| all(&e))?;
+        match heard_as {
+            rx::Carrier::Sealed => self.send_sealed(&families).map_err(|e| all(&e))?,
+            rx::Carrier::Bare(vni) => self.send_bare(vni, &families).map_err(|e| all(&e))?,
+            rx::Carrier::Vxlan => {}
         }
         for (v6, sockets) in families {
             let at = 2 * place + usize::from(v6);
             for (worker, socket) in sockets.into_iter().enumerate() {
-                let heard = self.on(worker, move |board| {
-                    board.listen(at, socket, carrier.into())
-                })?;
+                let heard = self.on(worker, move |board| board.listen(at, socket, heard_as))?;
                 heard.map_err(|e| all(&e))?;
             }
         }
@@ -90,45 +97,55 @@ impl LivePlane {
     }
 
     /// Has what is sealed leave by the sockets that peers send to.
-    fn send_sealed(&mut self, families: &[(bool, Vec<UnderlaySocket>)]) -> io::Result<()> {
-        let of = |worker: usize| -> io::Result<[Option<UnderlaySocket>; 2]> {
-            let mut both = [None, None];
-            for (v6, sockets) in families {
-                let socket = sockets.get(worker).map(UnderlaySocket::try_clone);
-                both[usize::from(*v6)] = socket.transpose()?;
-            }
-            Ok(both)
-        };
-        let ended = |e: PlaneError| io::Error::other(e.to_string());
+    fn send_sealed(&mut self, families: &[Family]) -> io::Result<()> {
         for worker in 0..self.hands.len() {
-            let sockets = of(worker)?;
+            let sockets = copies(families, worker)?;
             self.on(worker, move |board| {
                 if let Some(underlay) = &mut board.io.underlay {
                     underlay.set_sealed(sockets);
                 }
             })
-            .map_err(ended)?;
+            .map_err(|e| ended(&e))?;
         }
-        let sockets = of(0)?;
-        let cluster = self.cluster().map_err(ended)?;
+        let sockets = copies(families, 0)?;
+        let cluster = self.cluster().map_err(|e| ended(&e))?;
         cluster.tell(Command::Sockets(sockets));
         Ok(())
     }
 
+    /// Has the packets of a network leave by the sockets that its peers send to.
+    fn send_bare(&self, vni: Vni, families: &[Family]) -> io::Result<()> {
+        for worker in 0..self.hands.len() {
+            let sockets = copies(families, worker)?;
+            self.on(worker, move |board| {
+                if let Some(underlay) = &mut board.io.underlay {
+                    underlay.set_bare(vni, sockets);
+                }
+            })
+            .map_err(|e| ended(&e))?;
+        }
+        Ok(())
+    }
+
     /// One network less wants to know what peers send to a port.
-    pub(super) fn close_underlay(&mut self, carrier: Carrier, port: u16) -> Result<(), PlaneError> {
+    pub(super) fn close_underlay(&mut self, overlay: &OverlaySpec) -> Result<(), PlaneError> {
+        let (carrier, port) = (overlay.carrier, overlay.port);
         let Some(used) = self.underlays.ports.get_mut(&port) else {
             return Ok(());
         };
         used.networks = used.networks.saturating_sub(1);
-        // What is sent from it, too, stays open: a peer behind a NAT knows this port.
-        if used.networks > 0 || carrier != Carrier::Vxlan {
+        // That of the seal stays open: a peer behind a NAT knows it.
+        if used.networks > 0 || carrier == Carrier::Sealed {
             return Ok(());
         }
         let place = used.place;
         self.underlays.ports.remove(&port);
         // They come back, and are closed here.
+        let bare = Vni::new(overlay.vni).filter(|_| carrier == Carrier::FlannelUdp);
         let closed = self.on_all(move |board| {
+            if let (Some(vni), Some(underlay)) = (bare, &mut board.io.underlay) {
+                underlay.set_bare(vni, [None, None]);
+            }
             [false, true].map(|v6| board.close_underlay(2 * place + usize::from(v6)))
         })?;
         drop(closed);
@@ -190,12 +207,26 @@ fn alone(at: SocketAddr) -> io::Result<()> {
     socket.bind(&at.into())
 }
 
-impl From<Carrier> for rx::Carrier {
-    fn from(carrier: Carrier) -> Self {
-        match carrier {
-            Carrier::Vxlan => Self::Vxlan,
-            Carrier::Sealed => Self::Sealed,
-            Carrier::FlannelUdp => Self::Bare,
-        }
+/// What the datagrams of a network are. `None` for a number that no network can have.
+fn heard_as(overlay: &OverlaySpec) -> Option<rx::Carrier> {
+    let vni = Vni::new(overlay.vni)?;
+    Some(match overlay.carrier {
+        Carrier::Vxlan => rx::Carrier::Vxlan,
+        Carrier::Sealed => rx::Carrier::Sealed,
+        Carrier::FlannelUdp => rx::Carrier::Bare(vni),
+    })
+}
+
+/// Another descriptor of each of one worker's sockets, of IPv4 and IPv6.
+fn copies(families: &[Family], worker: usize) -> io::Result<[Option<UnderlaySocket>; 2]> {
+    let mut both = [None, None];
+    for (v6, sockets) in families {
+        let socket = sockets.get(worker).map(UnderlaySocket::try_clone);
+        both[usize::from(*v6)] = socket.transpose()?;
     }
+    Ok(both)
+}
+
+fn ended(e: &PlaneError) -> io::Error {
+    io::Error::other(e.to_string())
 }

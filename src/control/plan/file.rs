@@ -12,7 +12,7 @@ use crate::control::ids::{EndpointId, PublishId};
 use crate::control::key::Secret;
 use crate::control::model::{Model, NetworkRecord, Origin, PeerRecord};
 use crate::control::policy::PolicyScope;
-use crate::control::spec::{NetworkSpec, PeerCarrier, Sandbox};
+use crate::control::spec::{Carrier, NetworkSpec, PeerCarrier, Sandbox};
 
 /// One line of the difference.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -247,6 +247,7 @@ fn renew(
     let mut record = (*new).clone();
     record.spec.id = id;
     record.spec.gateway_mac = old.spec.gateway_mac;
+    let carrier = record.spec.overlay.map(|o| o.carrier);
     let subnets = |w: &crate::config::wish::NetworkWish| {
         (
             w.subnet.clone(),
@@ -254,6 +255,10 @@ fn renew(
             w.gateway.clone(),
             w.gateway6.clone(),
             w.ipv6,
+            // There the gateway follows it.
+            w.ip_range
+                .clone()
+                .filter(|_| carrier == Some(Carrier::FlannelUdp)),
         )
     };
     if subnets(wish) == subnets(&old.wish) {
@@ -261,8 +266,7 @@ fn renew(
         record.spec.v6 = old.spec.v6;
         record.last4 = old.last4;
         record.last6 = old.last6;
-        let divided = record.spec.overlay.is_some();
-        record.range = network::range(wish, record.spec.v4.as_ref(), divided)?;
+        record.range = network::range(wish, record.spec.v4.as_ref(), carrier)?;
         if let (Some(overlay), Some(range)) = (&mut record.spec.overlay, record.range) {
             overlay.range = range;
         }

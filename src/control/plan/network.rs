@@ -13,7 +13,7 @@ use crate::config::{Code, Problem, names};
 use crate::control::ids::NetworkId;
 use crate::control::model::{Model, NetworkRecord, Origin, PeerRecord};
 use crate::control::policy::PolicyScope;
-use crate::control::spec::{Driver, NetworkSpec, Subnet, Uplink};
+use crate::control::spec::{Carrier, Driver, NetworkSpec, Subnet, Uplink};
 
 /// Smallest and largest MTU. Source: RFC 791 section 3.2; drivers/net/tun.c.
 const MTU: std::ops::RangeInclusive<u32> = 68..=65_521;
@@ -55,8 +55,14 @@ pub fn create(
     let asked = overlay::asked(model, wish)?;
     let fits = asked.map(|a| a.mtu(&facts.underlay));
     let mtu = mtu(wish.mtu.or_else(|| fits.map(u32::from)))?;
-    let (v4, v6) = subnets((model, facts), wish, (mtu, asked), warnings)?;
-    let range = range(wish, v4.as_ref(), asked.is_some())?;
+    let carrier = asked.map(|a| a.carrier);
+    let routed = carrier == Some(Carrier::FlannelUdp);
+    let (mut v4, v6) = subnets((model, facts), wish, (mtu, asked), warnings)?;
+    let range = range(wish, v4.as_ref(), carrier)?;
+    if let (true, None, Some(v4), Some(range)) = (routed, &wish.gateway, &mut v4, range) {
+        // Each host is a router of its own, in its own part of the subnet.
+        v4.gateway = range.first;
+    }
     let overlay = asked.and_then(|a| Some(a.spec(range?)));
     if overlay.is_some() {
         overlay::alike(v4.as_ref(), v6.as_ref())?;
@@ -113,16 +119,22 @@ pub fn create(
 pub(super) fn range(
     wish: &NetworkWish,
     v4: Option<&Subnet<Ipv4Addr>>,
-    divided: bool,
+    carrier: Option<Carrier>,
 ) -> Result<Option<Range4>, Problem> {
     let Some(v4) = v4 else {
         return Ok(None);
     };
     let part = match &wish.ip_range {
-        None if divided => Some(overlay::first_part(v4)?.to_string()),
+        None if carrier.is_some() => Some(overlay::first_part(v4)?.to_string()),
         given => given.clone(),
     };
-    ipam::range4(v4, part.as_deref()).map(Some)
+    let range = ipam::range4(v4, part.as_deref())?;
+    let routed = carrier == Some(Carrier::FlannelUdp);
+    Ok(Some(if routed {
+        overlay::hosts_of(&range)?
+    } else {
+        range
+    }))
 }
 
 /// Removes a network. Errors: `UnknownNetwork`; `NetworkInUse` names who is on it.
@@ -210,7 +222,10 @@ fn subnets(
             ipam::free4(&used)?
         }
     };
-    let wanted = wish.ipv6.unwrap_or(mtu >= MTU_V6);
+    // Where packets are routed to nodes of another make, they know IPv4 alone.
+    let routed = overlay.is_some_and(|a| a.carrier == Carrier::FlannelUdp);
+    let unasked = mtu >= MTU_V6 && (!routed || wish.subnet6.is_some());
+    let wanted = wish.ipv6.unwrap_or(unasked);
     if !wanted {
         absent(wish.subnet6.as_ref(), "subnet6", "ipv6")?;
         absent(wish.gateway6.as_ref(), "gateway6", "ipv6")?;

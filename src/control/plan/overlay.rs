@@ -223,6 +223,23 @@ pub(super) fn parts(of: &Subnet<Ipv4Addr>, len: u8) -> impl Iterator<Item = Pref
     })
 }
 
+/// The hosts of a part of the subnet that is a network of its own to others: its first and last addresses are none.
+/// Errors: `BadSubnet` where there is no room for a gateway and a sandbox.
+pub(super) fn hosts_of(part: &Range4) -> Result<Range4, Problem> {
+    let range = Range4 {
+        first: Ipv4Addr::from_bits(part.first.to_bits() | 1),
+        last: Ipv4Addr::from_bits(part.last.to_bits() & !1),
+    };
+    if range.first < range.last {
+        return Ok(range);
+    }
+    let message = format!(
+        "{} to {} has no room for a gateway and a sandbox; choose a larger --ip-range",
+        part.first, part.last
+    );
+    Err(Problem::new(Code::BadSubnet, message).at("ip-range"))
+}
+
 /// What of a network's IPv4 subnet this host hands out, as a prefix.
 pub(super) fn own_part(network: &NetworkRecord) -> Option<Prefix> {
     network.spec.overlay?;
@@ -248,8 +265,8 @@ pub(super) fn twin6(spec: &NetworkSpec, v4: Ipv4Addr) -> Option<Ipv6Addr> {
 /// Checks that an address which was asked for is among those that this host hands out, where its peers hold it to them.
 /// Errors: `AddressOutside`.
 pub(super) fn ours(spec: &NetworkSpec, addr: IpAddr, field: &str) -> Result<(), Problem> {
-    let sealed = |o: &OverlaySpec| o.carrier == Carrier::Sealed;
-    let Some(overlay) = spec.overlay.filter(sealed) else {
+    let held = |o: &OverlaySpec| o.carrier != Carrier::Vxlan;
+    let Some(overlay) = spec.overlay.filter(held) else {
         return Ok(());
     };
     let (first, last) = (overlay.range.first, overlay.range.last);
@@ -344,6 +361,16 @@ pub(super) fn apart_from(
     }
     let prefixes = model.peer_spec(peer).prefixes;
     let theirs = |addr: Option<IpAddr>| addr.filter(|&a| prefixes.iter().any(|p| p.contains(a)));
+    let own = network
+        .v4
+        .filter(|_| overlay.carrier == Carrier::FlannelUdp);
+    if let Some(addr) = theirs(own.map(|s| s.gateway.into())) {
+        let message = format!(
+            "{addr}, the gateway of network '{}', is among what peer '{name}' hands out",
+            network.name
+        );
+        return Err(Problem::new(Code::AddressTaken, message).at(field));
+    }
     for e in model.on_network(network.id) {
         let (v4, v6) = (e.spec.v4.map(IpAddr::V4), e.spec.v6.map(IpAddr::V6));
         if let Some(addr) = theirs(v4).or_else(|| theirs(v6)) {

@@ -62,6 +62,10 @@ pub(super) fn put(
     }
     let networks = networks(model, wish, carrier.kind())?;
     let prefixes = prefixes(wish)?;
+    if prefixes.is_empty() && carrier.kind() == Carrier::FlannelUdp {
+        let message = "a peer of carrier flannel-udp needs a prefix: what is routed to it";
+        return Err(Problem::new(Code::BadOption, message).at("prefixes"));
+    }
     let record = PeerRecord {
         wish: PeerWish {
             secret: None,

@@ -147,10 +147,11 @@ impl Kept {
     /// Sends all. `failed` is told of each run that did not go: by which port, how many datagrams, and why.
     pub(super) fn flush(
         &mut self,
-        sockets: &mut [UnderlaySocket],
+        sockets: &mut [Option<UnderlaySocket>],
         mut failed: impl FnMut(PortId, usize, &io::Error),
     ) {
         for (place, socket) in (0..).zip(sockets.iter_mut()) {
+            let Some(socket) = socket else { continue };
             let mut from = 0;
             while let Some(next) = self.send_some(place, socket, from, &mut failed) {
                 from = next;

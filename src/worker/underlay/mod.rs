@@ -36,6 +36,8 @@ pub enum Way {
     Bare {
         /// The other host.
         to: SocketAddr,
+        /// The network here, by whose socket they leave.
+        vni: Vni,
     },
 }
 
@@ -46,7 +48,7 @@ impl Way {
         let (v6, around) = match self {
             // UDP, VXLAN, Ethernet.
             Self::Vxlan { to, .. } => (to.is_ipv6(), 8 + 8 + 14),
-            Self::Bare { to } => (to.is_ipv6(), 8),
+            Self::Bare { to, .. } => (to.is_ipv6(), 8),
             // What the seal adds is its own matter, and so is the path.
             Self::Sealed { .. } => return u16::MAX,
         };

@@ -52,7 +52,7 @@ impl Narrows {
     }
 
     fn look(&mut self, now: Tick, what: Refused, full: u16) -> Option<u16> {
-        let (Way::Vxlan { to, .. } | Way::Bare { to }) = what.way else {
+        let (Way::Vxlan { to, .. } | Way::Bare { to, .. }) = what.way else {
             return None;
         };
         let found = what.way.inner(path_mtu(to).ok()?);

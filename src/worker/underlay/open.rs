@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
-use switch_core::addr::{Mac, PeerId, PortId, Vni};
+use switch_core::addr::{PeerId, PortId, Vni};
 use switch_core::tunnel::gather::Said;
 use switch_core::tunnel::seal::{
     CONTROL, HEADER_LEN, OpenError, Opened, PARTIAL, TAG_LEN, receiver,
@@ -13,12 +13,13 @@ use switch_core::verdict::DropReason;
 use switch_core::wire::vnet_hdr::VnetHdr;
 
 use super::Origin;
-use super::rx::{NO_VNI, Session, SourceStats, Tables, Target};
+use super::rx::{Session, SourceStats, Tables, Target};
 use super::slow::What;
 use crate::endpoint::udp::Incoming;
 
-/// The source of frames that are made of bare packets: nobody's, by its group of locally chosen addresses.
-const ROUTED: Mac = Mac([0x02, 0, 0, 0, 0, 0]);
+/// Bytes of a MAC, and of an Ethernet header.
+const MAC: usize = 6;
+const ETHERNET: usize = 2 * MAC + 2;
 
 /// Where a message came from, and to which address of the host.
 pub(super) type Ends = (SocketAddr, Option<IpAddr>);
@@ -122,42 +123,37 @@ impl Tables {
         self.leave(bytes, &mut here, each);
     }
 
-    /// Packets without a header: they get one, for the station that has their destination's address.
+    /// Packets without a header: each gets one of nobody's MACs, for a switch that routes.
     pub(super) fn open_bare(
         &mut self,
+        vni: Vni,
         message: &Incoming<'_>,
         each: &mut impl FnMut(u32, PortId, &VnetHdr, &[u8]),
     ) {
         let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        let packets = || message.bytes.chunks(message.segment.max(1));
+        for (packet, ethertype) in packets().filter_map(|p| Some((p, ethertype(p)?))) {
+            scratch.extend_from_slice(&[0; 2 * MAC]);
+            scratch.extend_from_slice(&ethertype);
+            scratch.extend_from_slice(packet);
+        }
         let mut here = Here::default();
-        let key = (NO_VNI, Origin::Bare(message.from.ip()));
-        for packet in message.bytes.chunks(message.segment.max(1)) {
-            scratch.clear();
-            if !self.is_at(&mut scratch, &mut here, key, each) {
-                continue;
-            }
-            let net = here.found.map_or(0, |(_, target)| target.net);
-            let Some((ethertype, to)) = destination(packet) else {
+        let key = (vni, Origin::Bare(message.from.ip()));
+        let mut at = 0;
+        for packet in packets() {
+            if ethertype(packet).is_none() {
                 self.drops.count(DropReason::Malformed);
                 continue;
-            };
-            let Some(mac) = self.stations.get(&(net, to)) else {
-                self.drops.count(DropReason::NotRouted);
-                continue;
-            };
-            for part in [&mac.0[..], &ROUTED.0, &ethertype, packet] {
-                scratch.extend_from_slice(part);
             }
-            let frame = 0..scratch.len();
-            self.take(
-                &mut scratch,
-                &mut here,
-                frame,
-                (Said::Nothing, message.tos),
-                each,
-            );
-            self.leave(&mut scratch, &mut here, each);
+            let frame = at..at + ETHERNET + packet.len();
+            at = frame.end;
+            if self.is_at(&mut scratch, &mut here, key, each) {
+                let said = (Said::Nothing, message.tos);
+                self.take(&mut scratch, &mut here, frame, said, each);
+            }
         }
+        self.leave(&mut scratch, &mut here, each);
         self.scratch = scratch;
     }
 
@@ -277,17 +273,11 @@ fn reason(error: OpenError) -> DropReason {
     }
 }
 
-/// The EtherType for a packet of IP, and its destination.
-fn destination(packet: &[u8]) -> Option<([u8; 2], IpAddr)> {
+/// The EtherType for a packet of IP.
+fn ethertype(packet: &[u8]) -> Option<[u8; 2]> {
     match packet.first()? >> 4 {
-        4 => {
-            let to: &[u8; 4] = packet.get(16..)?.first_chunk()?;
-            Some(([0x08, 0x00], (*to).into()))
-        }
-        6 => {
-            let to: &[u8; 16] = packet.get(24..)?.first_chunk()?;
-            Some(([0x86, 0xdd], (*to).into()))
-        }
+        4 => Some([0x08, 0x00]),
+        6 => Some([0x86, 0xdd]),
         _ => None,
     }
 }

@@ -12,10 +12,13 @@ use switch_core::verdict::DropReason;
 use switch_core::wire::checksum::complete_partial;
 use switch_core::wire::vnet_hdr::VnetHdr;
 
+use super::Way;
 use crate::endpoint::udp::{MAX_SEGMENTS, MAX_SEND, Name, Outgoing, UnderlaySocket};
 
 /// Headers of a segment, with what leads them.
 pub(super) const HEAD: usize = (vxlan::HEADER + MAX_HEADERS).next_multiple_of(8);
+/// What is left out of a frame that goes bare.
+pub(super) const ETHERNET: usize = 14;
 /// Pieces of a run: headers and payload of each segment; and each end of a piece of the frame may cut a payload in two.
 const PIECES: usize = 2 * MAX_SEGMENTS + 66;
 
@@ -274,5 +277,18 @@ pub(super) fn front<'a>(frame: &'a [IoSlice<'_>], scratch: &'a mut [u8; MAX_HEAD
             }
             &scratch[..len]
         }
+    }
+}
+
+/// True for a frame that is a packet of IP.
+pub(super) fn is_ip(head: &[u8]) -> bool {
+    matches!(head.get(12..14), Some([0x08, 0x00] | [0x86, 0xdd]))
+}
+
+/// What leads each frame, and how many bytes of the frame itself are left out.
+pub(super) fn lead(way: Way) -> (ArrayVec<u8, { vxlan::HEADER }>, usize) {
+    match way {
+        Way::Vxlan { vni, .. } | Way::Sealed { vni, .. } => (vxlan::header(vni).into(), 0),
+        Way::Bare { .. } => (ArrayVec::new(), ETHERNET),
     }
 }

@@ -7,7 +7,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use ahash::RandomState;
-use switch_core::addr::{Mac, PeerId, PortId, Vni};
+use switch_core::addr::{PeerId, PortId, Vni};
 use switch_core::tunnel::gather::Gather;
 use switch_core::tunnel::seal::OpenKey;
 use switch_core::verdict::Drops;
@@ -29,8 +29,8 @@ pub enum Carrier {
     Vxlan,
     /// The sealed protocol.
     Sealed,
-    /// Bare packets of IP.
-    Bare,
+    /// Bare packets of IP, which say of no network that they are for it: they are for this one.
+    Bare(Vni),
 }
 
 /// Where frames go, and as whose.
@@ -74,8 +74,6 @@ pub(super) struct Session {
 pub(super) struct Tables {
     pub(super) sources: HashMap<(Vni, Origin), Source, RandomState>,
     pub(super) sessions: HashMap<u32, Session, RandomState>,
-    /// The stations here that bare packets are for.
-    pub(super) stations: HashMap<(u32, IpAddr), Mac, RandomState>,
     pub(super) gather: Gather,
     /// Where bare packets are given their headers; kept for its memory.
     pub(super) scratch: Vec<u8>,
@@ -85,9 +83,6 @@ pub(super) struct Tables {
     /// What of it came by the sessions of each peer.
     pub(super) refused: HashMap<PeerId, Drops, RandomState>,
 }
-
-/// The network of a sender of bare packets, which says none.
-pub(super) const NO_VNI: Vni = Vni::from_be_bytes([0; 3]);
 
 /// The receiving side of the underlay on one worker.
 #[derive(Debug)]
@@ -120,7 +115,6 @@ impl UnderlayRx {
             tables: Tables {
                 sources: HashMap::with_hasher(random()),
                 sessions: HashMap::with_hasher(random()),
-                stations: HashMap::with_hasher(random()),
                 gather: Gather::default(),
                 scratch: Vec::new(),
                 slow,
@@ -140,25 +134,6 @@ impl UnderlayRx {
     /// Takes no more of them.
     pub fn refuse(&mut self, vni: Vni, from: Origin) {
         self.tables.sources.remove(&(vni, from));
-    }
-
-    /// Takes bare packets from another host from now on, for the stations of the target's network.
-    pub fn accept_bare(&mut self, from: IpAddr, target: Target) {
-        self.accept(NO_VNI, Origin::Bare(from), target);
-    }
-
-    /// Takes no more of them.
-    pub fn refuse_bare(&mut self, from: IpAddr) {
-        self.refuse(NO_VNI, Origin::Bare(from));
-    }
-
-    /// Sets which station here has an address, for bare packets; or that none has.
-    pub fn set_station(&mut self, net: u32, addr: IpAddr, mac: Option<Mac>) {
-        let stations = &mut self.tables.stations;
-        match mac {
-            Some(mac) => stations.insert((net, addr), mac),
-            None => stations.remove(&(net, addr)),
-        };
     }
 
     /// Opens datagrams of a session with this key from now on; `ends` is where its peer is believed to be, and which
@@ -224,7 +199,7 @@ impl UnderlayRx {
                 match carrier {
                     Carrier::Vxlan => self.tables.open_clear(message, each),
                     Carrier::Sealed => self.tables.open_sealed(message, each),
-                    Carrier::Bare => self.tables.open_bare(&message, each),
+                    Carrier::Bare(vni) => self.tables.open_bare(vni, &message, each),
                 }
             }
             let asked = self.most;

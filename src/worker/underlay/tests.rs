@@ -149,28 +149,64 @@ impl World {
 }
 
 #[test]
-fn bare_packets_come_in_for_the_stations_here() {
+fn bare_packets_come_in_as_frames_of_nobody() {
     let mut world = World::new(false);
-    world.carrier = Carrier::Bare;
+    world.carrier = Carrier::Bare(vni());
     let target = Target {
         port: PORT,
         net: NET,
         mtu: 1472,
     };
-    world.rx.accept_bare(host(false), target);
     let (a, b) = ends();
-    world.rx.set_station(NET, b.ip(), Some(LINK.dst));
     let frame = LINK.udp(a, b, b"payload");
     let own = UdpSocket::bind("127.0.0.1:0").unwrap();
     let to = world.socket.local().unwrap();
-    own.send_to(&LINK.udp(b, a, b"nobody")[14..], to).unwrap();
+    own.send_to(&frame[14..], to).unwrap();
+    let far = Instant::now() + Duration::from_secs(5);
+    while world.rx.drops().get(DropReason::UnknownVni) == 0 {
+        assert!(Instant::now() < far, "a node that is no peer is refused");
+        let none = &mut |_, _, _: &VnetHdr, _: &[u8]| panic!("nobody's");
+        world.rx.turn(&world.socket, world.carrier, none).unwrap();
+    }
+    world.rx.accept(vni(), Origin::Bare(host(false)), target);
     own.send_to(&[0; 40], to).unwrap();
     own.send_to(&frame[14..], to).unwrap();
     let got = world.receive(1);
-    assert_eq!(got[0].1[..6], LINK.dst.0);
+    assert_eq!(got[0].1[..12], [0; 12]);
     assert_eq!(got[0].1[12..], frame[12..]);
-    assert_eq!(world.rx.drops().get(DropReason::NotRouted), 1);
     assert_eq!(world.rx.drops().get(DropReason::Malformed), 1);
+}
+
+#[test]
+fn a_run_of_bare_packets_arrives_as_one() {
+    let mut world = World::new(false);
+    world.carrier = Carrier::Bare(vni());
+    let to = world.socket.local().unwrap();
+    let own = UnderlaySocket::service(([127, 0, 0, 1], 0).into(), PathMtu::Known).unwrap();
+    world.tx.set_bare(vni(), [Some(own), None]);
+    world.tx.set_way(PORT, NET, Way::Bare { to, vni: vni() });
+    let target = Target {
+        port: PORT,
+        net: NET,
+        mtu: 1472,
+    };
+    world.rx.accept(vni(), Origin::Bare(host(false)), target);
+    let payload: Vec<u8> = (0..40_000).map(|n: u32| n.to_le_bytes()[0]).collect();
+    let segment = Segment {
+        payload: &payload,
+        seq: 1,
+        ack: 1,
+        flags: 16,
+        window: 9,
+        options: &[],
+    };
+    let (a, b) = ends();
+    let (vnet, mut frame) = LINK.tcp_run(a, b, 1400, &segment);
+    set_df(&mut frame);
+    assert!(world.send(&vnet, &[&frame]));
+    let got = world.receive(payload.len().div_ceil(1400));
+    assert_eq!(got.len(), 1, "in one receive");
+    assert!(got[0].1[12..] == frame[12..], "as it was");
 }
 
 #[test]
@@ -330,17 +366,11 @@ fn bare_packets_have_no_ethernet_header() {
     let far = UdpSocket::bind("127.0.0.1:0").unwrap();
     far.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     let socket = UnderlaySocket::service(([127, 0, 0, 1], 0).into(), PathMtu::Known).unwrap();
-    let mut tx = UnderlayTx::new(Sockets {
-        bare: [Some(socket), None],
-        ..Sockets::default()
-    });
-    tx.set_way(
-        PORT,
-        NET,
-        Way::Bare {
-            to: far.local_addr().unwrap(),
-        },
-    );
+    let port = socket.local().unwrap().port();
+    let mut tx = UnderlayTx::new(Sockets::default());
+    tx.set_bare(vni(), [Some(socket), None]);
+    let to = far.local_addr().unwrap();
+    tx.set_way(PORT, NET, Way::Bare { to, vni: vni() });
     let (a, b) = ends();
     let frame = LINK.udp(a, b, b"payload");
     assert!(tx.send(NET, PORT, &VnetHdr::default(), &[IoSlice::new(&frame)]));
@@ -359,4 +389,8 @@ fn bare_packets_have_no_ethernet_header() {
         let piece = next().unwrap();
         assert_eq!((piece[0], piece.len()), (0x45, 20 + 8 + 1000));
     }
+    // Without sockets none go, and the port is free again.
+    tx.set_bare(vni(), [None, None]);
+    assert!(!tx.send(NET, PORT, &VnetHdr::default(), &[IoSlice::new(&frame)]));
+    UdpSocket::bind(("127.0.0.1", port)).unwrap();
 }

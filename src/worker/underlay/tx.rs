@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
-use switch_core::addr::{PeerId, PortId};
+use switch_core::addr::{PeerId, PortId, Vni};
 use switch_core::tunnel::cut::{Cut, MAX_HEADERS};
 use switch_core::tunnel::seal::{HEADER_LEN, SendKey, TAG_LEN};
 use switch_core::tunnel::{ecn, entropy, vxlan};
@@ -16,14 +16,12 @@ use switch_core::wire::vnet_hdr::VnetHdr;
 
 use super::Way;
 use super::kept::{Kept, Open, To};
-use super::run::{self, HEAD, Heads, Whole, front, reason, seal_small};
+use super::run::{self, ETHERNET, HEAD, Heads, Whole, front, is_ip, lead, reason, seal_small};
 use super::slow::Slow;
 use crate::endpoint::udp::{MAX_SEND, Name, UnderlaySocket};
 
 /// Source ports for entropy, of each family.
 const SOURCES: usize = 4;
-/// What is left out of a frame that goes bare.
-const ETHERNET: usize = 14;
 /// Ports that are remembered until somebody asks by which something was too large.
 const REFUSED: usize = 16;
 
@@ -67,8 +65,6 @@ pub struct Sockets {
     /// For VXLAN in the clear, of IPv4 and IPv6: some with ports of their own for entropy, or the service's one. At most
     /// four of each are used.
     pub vxlan: [Vec<UnderlaySocket>; 2],
-    /// For bare packets, of IPv4 and IPv6.
-    pub bare: [Option<UnderlaySocket>; 2],
     /// For sealed datagrams, of IPv4 and IPv6: those that peers send to, for a NAT on the way.
     pub sealed: [Option<UnderlaySocket>; 2],
 }
@@ -93,10 +89,10 @@ struct Route {
 /// The sending side of the underlay on one worker.
 #[derive(Debug)]
 pub struct UnderlayTx {
-    sockets: Vec<UnderlaySocket>,
-    /// Places in `sockets`: of VXLAN of IPv4 and IPv6 (first, count), of bare packets.
+    sockets: Vec<Option<UnderlaySocket>>,
+    /// Places in `sockets`: of VXLAN of IPv4 and IPv6 (first, count), of each network's bare packets.
     vxlan: [(u8, u8); 2],
-    bare: [Option<u8>; 2],
+    bare: Vec<(Vni, [Option<u8>; 2])>,
     sealed: [Option<u8>; 2],
     peers: Vec<Option<Peer>>,
     lanes: Vec<Option<Box<Lane>>>,
@@ -116,26 +112,25 @@ impl UnderlayTx {
     #[must_use]
     pub fn new(sockets: Sockets) -> Self {
         let mut all = Vec::new();
-        let place = |all: &Vec<UnderlaySocket>| u8::try_from(all.len()).unwrap_or(u8::MAX);
+        let place = |all: &Vec<Option<UnderlaySocket>>| u8::try_from(all.len()).unwrap_or(u8::MAX);
         let vxlan = sockets.vxlan.map(|mut some| {
             some.truncate(SOURCES);
             let range = (place(&all), u8::try_from(some.len()).unwrap_or(0));
-            all.extend(some);
+            all.extend(some.into_iter().map(Some));
             range
         });
         let mut one = |socket: Option<UnderlaySocket>| {
             let at = place(&all);
             socket.map(|socket| {
-                all.push(socket);
+                all.push(Some(socket));
                 at
             })
         };
-        let bare = sockets.bare.map(&mut one);
         let sealed = sockets.sealed.map(&mut one);
         Self {
             sockets: all,
             vxlan,
-            bare,
+            bare: Vec::new(),
             sealed,
             peers: Vec::new(),
             lanes: Vec::new(),
@@ -168,7 +163,7 @@ impl UnderlayTx {
             return;
         };
         let name = match way {
-            Way::Vxlan { to, .. } | Way::Bare { to } => Name::from(to),
+            Way::Vxlan { to, .. } | Way::Bare { to, .. } => Name::from(to),
             // Where a peer is, is known with its key.
             Way::Sealed { .. } => Name::from(SocketAddr::from(([0; 4], 0))),
         };
@@ -211,16 +206,39 @@ impl UnderlayTx {
 
     /// Sends sealed datagrams by these sockets from now on, of IPv4 and IPv6: those that peers send to.
     pub fn set_sealed(&mut self, sockets: [Option<UnderlaySocket>; 2]) {
-        for (place, socket) in self.sealed.iter_mut().zip(sockets) {
-            let Some(socket) = socket else { continue };
-            match place.and_then(|at| self.sockets.get_mut(usize::from(at))) {
-                Some(old) => *old = socket,
-                None => {
-                    *place = u8::try_from(self.sockets.len()).ok();
-                    self.sockets.push(socket);
-                }
+        for (family, socket) in sockets.into_iter().enumerate() {
+            if let Some(socket) = socket {
+                self.sealed[family] = self.seat(self.sealed[family], socket);
             }
         }
+    }
+
+    /// Sends bare packets of a network by these sockets from now on, of IPv4 and IPv6: those that peers send to. Without
+    /// any, none of it are sent any more.
+    pub fn set_bare(&mut self, vni: Vni, sockets: [Option<UnderlaySocket>; 2]) {
+        self.flush();
+        let before = self.bare.iter().position(|(of, _)| *of == vni);
+        let before = before.map(|at| self.bare.swap_remove(at).1);
+        for at in before.into_iter().flatten().flatten() {
+            if let Some(place) = self.sockets.get_mut(usize::from(at)) {
+                *place = None;
+            }
+        }
+        if sockets.iter().any(Option::is_some) {
+            let places = sockets.map(|socket| self.seat(None, socket?));
+            self.bare.push((vni, places));
+        }
+    }
+
+    /// Gives a socket a place: this one, or one that is free.
+    fn seat(&mut self, place: Option<u8>, socket: UnderlaySocket) -> Option<u8> {
+        let known = place.map(usize::from);
+        let at = known.or_else(|| self.sockets.iter().position(Option::is_none));
+        match at.and_then(|at| self.sockets.get_mut(at)) {
+            Some(place) => *place = Some(socket),
+            None => self.sockets.push(Some(socket)),
+        }
+        u8::try_from(at.unwrap_or(self.sockets.len() - 1)).ok()
     }
 
     /// What went by a port.
@@ -330,7 +348,10 @@ impl UnderlayTx {
                 }
                 Ok(route(lane.name, first + chosen, chosen.into()))
             }
-            Way::Bare { .. } => Ok(route(lane.name, self.bare[family].ok_or(lost)?, 0)),
+            Way::Bare { vni, .. } => {
+                let own = self.bare.iter().find(|(of, _)| *of == vni).ok_or(lost)?;
+                Ok(route(lane.name, own.1[family].ok_or(lost)?, 0))
+            }
             Way::Sealed { peer, .. } => {
                 let peer = self.peer(peer)?;
                 let family = usize::from(peer.name.is_v6());
@@ -350,6 +371,7 @@ impl UnderlayTx {
         let lane = lane.ok_or(DropReason::NoFlow)?;
         let route = self.route(lane, whole.head)?;
         let socket = self.sockets.get_mut(usize::from(route.socket));
+        let socket = socket.and_then(Option::as_mut);
         let socket = socket.ok_or(DropReason::HostError)?;
         match lane.way {
             Way::Sealed { peer, vni } => {
@@ -428,6 +450,7 @@ impl UnderlayTx {
             return Err(reason);
         }
         let socket = self.sockets.get(usize::from(route.socket));
+        let socket = socket.and_then(Option::as_ref);
         let to = To {
             port: lane.port,
             name: route.name,
@@ -467,16 +490,4 @@ fn note(refused: &mut ArrayVec<PortId, REFUSED>, port: PortId) {
 
 fn lane_of(port: PortId) -> Option<usize> {
     port.remote_index().map(|n| n as usize)
-}
-
-/// What leads each frame, and how many bytes of the frame itself are left out.
-fn lead(way: Way) -> (ArrayVec<u8, { vxlan::HEADER }>, usize) {
-    match way {
-        Way::Vxlan { vni, .. } | Way::Sealed { vni, .. } => (vxlan::header(vni).into(), 0),
-        Way::Bare { .. } => (ArrayVec::new(), ETHERNET),
-    }
-}
-
-fn is_ip(head: &[u8]) -> bool {
-    matches!(head.get(12..14), Some([0x08, 0x00] | [0x86, 0xdd]))
 }

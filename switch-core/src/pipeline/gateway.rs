@@ -50,6 +50,11 @@ impl Switch {
         if let Some(verdict) = self.service(host, cx, arrived)? {
             return Ok(verdict);
         }
+        if !self.config.gateway.guests.routes.is_empty()
+            && let Some(verdict) = self.route(host, cx, &arrived)?
+        {
+            return Ok(verdict);
+        }
         if ip.proto == PROTO_TCP && ip.frag.is_none() {
             return self.tcp(host, cx, port, (packet, &ip), vnet, frame);
         }

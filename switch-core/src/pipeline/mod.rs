@@ -16,6 +16,7 @@ mod names;
 mod pieces;
 mod ports;
 mod remote;
+mod routed;
 #[cfg(test)]
 mod rule_tests;
 mod rules;

@@ -62,7 +62,8 @@ impl Port {
     /// True if its untagged frames are ones of the network's own segment, where the gateway is.
     #[must_use]
     pub fn is_own(&self) -> bool {
-        self.vlans.as_ref().is_none_or(|vlans| vlans.is_own())
+        let has_stations = self.remote != Some(Remote::Routed);
+        has_stations && self.vlans.as_ref().is_none_or(|vlans| vlans.is_own())
     }
 
     /// Everything that it is on: the network's own segment, and VLANs.

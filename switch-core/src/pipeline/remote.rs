@@ -27,10 +27,13 @@ use crate::wire::{be16, put};
 
 /// What is special of a port that leads to another host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Remote {
-    /// Stations are learned from what comes, as from a node that does not announce them. Otherwise only those that
-    /// were announced may send.
-    pub learns: bool,
+pub enum Remote {
+    /// Only stations that were announced may send.
+    Announced,
+    /// Stations are learned from what comes, as from a node that does not announce them.
+    Learned,
+    /// There are no stations: packets are routed there and come from there, by [`Switch::set_routes`].
+    Routed,
 }
 
 /// The headers of IP and TCP without options.
@@ -72,6 +75,7 @@ impl Switch {
 
     /// Takes a port to another host out, with every endpoint that is behind it.
     pub fn remove_remote_port(&mut self, id: PortId) {
+        self.set_routes(id, &[]);
         self.rules.forget(id);
         self.forget_groups(id);
         self.set_wants(id, None);
@@ -96,6 +100,9 @@ impl Switch {
         };
         if packet.dst.is_bridge_reserved() {
             return Err(DropReason::Reserved);
+        }
+        if port.remote == Some(Remote::Routed) {
+            return self.arrived_bare(host, cx, from, packet, vnet, frame);
         }
         let vlan = port.vlan_of(packet)?;
         check_offload(frame.len(), packet, vnet)?;
@@ -145,7 +152,7 @@ impl Switch {
         if from.vlan.is_some() {
             return Ok(());
         }
-        let learns = port.remote.is_some_and(|r| r.learns);
+        let learns = port.remote == Some(Remote::Learned);
         let strange = |addr: IpAddr| {
             let known = gw.guests.by_addr(addr).is_some();
             is_others(addr) || (!learns && !known && gw.covers(addr))
@@ -166,7 +173,7 @@ impl Switch {
         if !mac.is_station() || mac == self.config.gateway.mac {
             return Err(DropReason::Spoofed);
         }
-        let learns = |port: &Port| port.remote.is_some_and(|r| r.learns);
+        let learns = |port: &Port| port.remote == Some(Remote::Learned);
         match self.ports.by_mac(mac) {
             Some(known) if known != from.port => return Err(DropReason::Spoofed),
             Some(_) if from.vlan.is_none() => return Ok(()),
@@ -248,7 +255,7 @@ impl Switch {
         self.send_clamped(host, exit, mtu, (packet, vnet), frame)
     }
 
-    fn say_too_big<H: Host>(
+    pub(super) fn say_too_big<H: Host>(
         &mut self,
         host: &mut H,
         from: PortId,
@@ -266,7 +273,7 @@ impl Switch {
 
     /// Sends a frame; one that opens a connection says no more than what fits the way.
     #[inline]
-    fn send_clamped<H: Host>(
+    pub(super) fn send_clamped<H: Host>(
         &mut self,
         host: &mut H,
         exit: Exit,

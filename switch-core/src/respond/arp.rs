@@ -13,7 +13,7 @@ use crate::wire::packet::Packet;
 /// Bytes of an ARP packet for IPv4 over Ethernet.
 const LEN: usize = 28;
 
-/// Answers a request for the gateway's address or, where `peers`, for another endpoint's. True if `out` holds an answer.
+/// Answers a request for the gateway's address or, where `peers`, for another endpoint's and those that are routed. True if `out` holds an answer.
 /// Errors: `Malformed`; `Spoofed` where somebody claims the gateway's address.
 pub fn respond(
     gw: &Gateway,
@@ -51,6 +51,7 @@ pub fn respond(
         let peer = gw.guests.by_addr(target_protocol_addr.into());
         match peer.filter(|peer| peers && peer.mac != packet.src) {
             Some(peer) => peer.mac,
+            None if peers && gw.guests.routes.find(target_protocol_addr.into()).is_some() => gw.mac,
             None => return Ok(false),
         }
     };

@@ -4,6 +4,7 @@ use core::net::IpAddr;
 use std::collections::{HashMap, HashSet};
 
 use super::Guest;
+use super::routes::Routes;
 use crate::addr::Mac;
 
 /// Addresses that one name gives: as many AAAA records as fit a datagram of 512 bytes beside a long name.
@@ -23,6 +24,8 @@ pub struct Directory {
     beside: HashMap<Mac, Names>,
     /// Addresses that the gateway answers for.
     virtuals: HashSet<IpAddr>,
+    /// What is behind other hosts.
+    pub routes: Routes,
 }
 
 impl FromIterator<Guest> for Directory {

@@ -8,6 +8,7 @@ pub mod directory;
 pub mod dns;
 pub mod icmp;
 pub mod nd;
+pub mod routes;
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -69,6 +70,12 @@ impl Gateway {
                     || (self.v6.is_some() && a == self.link_local())
             }
         }
+    }
+
+    /// True for an address that somebody has: the gateway, a service or an endpoint.
+    #[must_use]
+    pub fn has(&self, addr: IpAddr) -> bool {
+        self.owns(addr) || self.guests.is_virtual(addr) || self.guests.by_addr(addr).is_some()
     }
 
     /// True for an address of the network's subnets.

@@ -81,10 +81,12 @@ pub fn respond(
                     // Not to whom has it already: a probe for one's own address has no answer.
                     let peer = gw.guests.by_addr(target.into());
                     let peer = peer.filter(|peer| peer.mac != packet.src);
-                    if let Some(peer) = peer {
-                        neighbour((gw, peer.mac, 0x20), &ip, packet.src, target, out);
+                    let routed = || gw.guests.routes.find(target.into()).map(|_| gw.mac);
+                    let mac = peer.map(|peer| peer.mac).or_else(routed);
+                    if let Some(mac) = mac {
+                        neighbour((gw, mac, 0x20), &ip, packet.src, target, out);
                     }
-                    Ok(peer.is_some())
+                    Ok(mac.is_some())
                 }
                 (136, true) => Err(DropReason::Spoofed),
                 _ => Ok(false),

@@ -1,6 +1,7 @@
 //! What is asked of overlays, peers and invites, and what is refused.
 
 mod file;
+mod flannel;
 mod invite;
 mod overlay;
 mod peer;

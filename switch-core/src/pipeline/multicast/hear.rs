@@ -6,7 +6,7 @@ use crate::l2::snoop::groups::{Other, Seat, Want};
 use crate::l2::snoop::message::{self, Message, Query, Report, Wish};
 use crate::l2::snoop::{Family, Group, INTERVAL, Scope, membership, presence};
 use crate::pipeline::vlans::Source;
-use crate::pipeline::{Port, Switch};
+use crate::pipeline::{Port, Remote, Switch};
 use crate::time::Tick;
 use crate::verdict::DropReason;
 use crate::wire::packet::{Kind, Packet};
@@ -59,7 +59,7 @@ impl Switch {
     ) -> Result<(), DropReason> {
         let mut result = Ok(());
         let remote = self.ports.get(from.port).and_then(|p| p.remote);
-        if remote.is_some_and(|r| !r.learns) {
+        if remote == Some(Remote::Announced) {
             // It has said what it wants by itself.
             return Ok(());
         }

@@ -13,7 +13,7 @@ use crate::addr::PortId;
 use crate::l2::snoop::groups::{Groups, Seat};
 use crate::l2::snoop::{Family, Group, Scope, Wants};
 use crate::l2::table::Station;
-use crate::pipeline::{Port, Switch};
+use crate::pipeline::{Port, Remote, Switch};
 use crate::time::Tick;
 
 /// What other hosts want, by the ports that lead there; of others nothing is known.
@@ -42,7 +42,7 @@ impl Known<'_> {
         now: Tick,
     ) -> Option<Tick> {
         let vlan = number(self.vlan);
-        if port.remote.is_some_and(|r| !r.learns) {
+        if port.remote == Some(Remote::Announced) {
             let wants = self.wanted.0.get(&port.id);
             let has = wants.is_none_or(|w| w.has(vlan, group));
             return has.then_some(Tick::NEVER);

@@ -46,7 +46,11 @@ fn leads(id: PortId, mtu: u16, learns: bool) -> Port {
     };
     Port {
         guard: Some(Guard::new(Mac::default(), [], None, trust)),
-        remote: Some(Remote { learns }),
+        remote: Some(if learns {
+            Remote::Learned
+        } else {
+            Remote::Announced
+        }),
         ..Port::new(id, Mac::default(), mtu, true)
     }
 }
