@@ -316,6 +316,8 @@ impl PathMtu {
                     self.shrunk(now);
                 } else if trial.lost >= DEAD {
                     self.trial = None;
+                    // When it is back it may be narrower, and who was stopped by that sends too little to be busy.
+                    self.busy = true;
                     self.rest(now);
                 }
             }

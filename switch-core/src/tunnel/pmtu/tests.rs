@@ -231,6 +231,21 @@ fn a_dead_path_keeps_what_it_had() {
 }
 
 #[test]
+fn a_path_that_comes_back_narrower_is_known_soon() {
+    let mut path = Path::new(1500, 0);
+    let mut search = PathMtu::new(path.now, 1500);
+    path.run(&mut search, SECOND, true);
+    path.dead = true;
+    path.mtu = 1400;
+    // Nobody sends much into a hole.
+    path.run(&mut search, SECOND * 3, false);
+    assert_eq!(search.mtu(), 1500);
+    path.dead = false;
+    path.run(&mut search, SECOND * 2, false);
+    assert!(search.mtu() <= 1400, "{}", search.mtu());
+}
+
+#[test]
 fn an_idle_path_costs_next_to_nothing() {
     let mut path = Path::new(1500, 0);
     let mut search = PathMtu::new(path.now, 1500);
