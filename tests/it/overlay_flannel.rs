@@ -1,15 +1,17 @@
 //! Bare packets in UDP, as flannel's udp backend sends them: between two daemons, and with a node of another make.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::process::Command;
 
 use crate::support::daemon::{Daemon, Place, Who};
-use crate::support::hosts::{peer, peer_drops, reach};
+use crate::support::hosts::{peer, peer_drops, reach, transfer};
 use crate::support::netns::{self, FAR, HOST, Namespace, World};
 use crate::support::wait::{self, SOON};
 use crate::support::weft::{Running, json};
-use crate::support::{guest, servers};
+
+/// Of a transfer, each way.
+const BYTES: usize = 8 << 20;
 
 /// A daemon with a network `flat` of which it hands out 10.244.N.0/24, and the other host as its peer.
 #[track_caller]
@@ -25,30 +27,6 @@ fn node<'w>(at: &'w Namespace, n: u8, other: (Ipv4Addr, u8)) -> Daemon<'w> {
         "peer add other --carrier flannel-udp --endpoint {to} --prefix 10.244.{theirs}.0/24"
     ));
     daemon
-}
-
-/// Sends bytes both ways over TCP, in both roles, and datagrams, that must arrive as they are.
-#[track_caller]
-fn transfer(ends: [(&Namespace, [u8; 4]); 2]) {
-    const BYTES: usize = 8 << 20;
-    let [one, two] = ends;
-    for (client, (server, to)) in [(one.0, two), (two.0, one)] {
-        let to = IpAddr::from(to);
-        let at = servers::tcp(server, (to, 0), |mut stream, _| {
-            guest::Pattern::new(1).expect(&mut stream, BYTES)?;
-            guest::Pattern::new(2).send(&mut stream, BYTES)
-        });
-        let mut stream = guest::connect(client, at).unwrap();
-        guest::Pattern::new(1).send(&mut stream, BYTES).unwrap();
-        guest::Pattern::new(2).expect(&mut stream, BYTES).unwrap();
-        let (at, _) = servers::udp_echo(server, (to, 0));
-        let socket = guest::udp(client, to, SOON);
-        // The second is larger than a packet of the network.
-        for len in [1, 3000] {
-            let data = vec![7; len];
-            assert_eq!(guest::ask(&socket, at, &data), data);
-        }
-    }
 }
 
 /// What `ping` says of an address with this time to live.
@@ -72,7 +50,12 @@ fn two_hosts_route_to_each_other() {
         assert!(told.contains("Time to live exceeded"), "{told}");
         // Nobody's: the gateway does not answer for it, and nothing leaves.
         assert!(!web.pings("10.244.9.9"));
-        transfer([(&web.net, [10, 244, 1, 2]), (&db.net, [10, 244, 2, 2])]);
+        transfer(
+            BYTES,
+            &web.net,
+            &db.net,
+            [[10, 244, 1, 2].into(), [10, 244, 2, 2].into()],
+        );
         for daemon in [&a, &b] {
             let row = peer(daemon);
             assert_eq!(row["state"], "open");
@@ -168,7 +151,12 @@ fn a_node_of_another_make_is_the_other_end() {
         reach(&web, "10.244.2.5");
         // By its address as a router, too: that is the first of its part.
         assert!(web.pings("10.244.2.0"));
-        transfer([(&web.net, [10, 244, 1, 2]), (&world.far, [10, 244, 2, 5])]);
+        transfer(
+            BYTES,
+            &web.net,
+            &world.far,
+            [[10, 244, 1, 2].into(), [10, 244, 2, 5].into()],
+        );
         let row = peer(&daemon);
         assert!(row["rx_bytes"].as_u64() > Some(16 << 20), "{row}");
         assert_eq!(row["drops"].to_string(), "[]");

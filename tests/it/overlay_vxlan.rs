@@ -4,14 +4,16 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::daemon_vlan::interfaces;
 use crate::support::daemon::{Daemon, Place, Who};
-use crate::support::hosts::{Wire, peer, reach, send_as};
-use crate::support::netns::{self, FAR, FAR6, HOST, HOST6, Namespace, World};
+use crate::support::hosts::{Wire, peer, reach, send_as, transfer};
+use crate::support::netns::{self, FAR, FAR6, HOST, HOST6, World};
 use crate::support::wait::{self, SOON};
 use crate::support::{guest, servers};
 
 /// The network's number.
 const VNI: u32 = 0x00a1_b2c3;
 const PORT: u16 = 4789;
+/// Of a transfer, each way.
+const BYTES: usize = 16 << 20;
 
 /// A daemon with a network `plain` and its peer, the other host, where the kernel has a device `vx0` without address.
 /// `None` where this kernel has no such device.
@@ -38,28 +40,6 @@ fn network<'w>(world: &'w World, [here, there]: [IpAddr; 2]) -> Option<Daemon<'w
     Some(daemon)
 }
 
-/// Sends bytes both ways over TCP, in both roles, that must arrive as they are.
-#[track_caller]
-fn transfer(place: &Namespace, other: &Namespace, [here, there]: [IpAddr; 2]) {
-    const BYTES: usize = 16 << 20;
-    for (client, server, to) in [(place, other, there), (other, place, here)] {
-        let at = servers::tcp(server, (to, 0), |mut stream, _| {
-            guest::Pattern::new(1).expect(&mut stream, BYTES)?;
-            guest::Pattern::new(2).send(&mut stream, BYTES)
-        });
-        let mut stream = guest::connect(client, at).unwrap();
-        guest::Pattern::new(1).send(&mut stream, BYTES).unwrap();
-        guest::Pattern::new(2).expect(&mut stream, BYTES).unwrap();
-        let (at, _) = servers::udp_echo(server, (to, 0));
-        let socket = guest::udp(client, to, SOON);
-        // The second is larger than a packet of the network.
-        for len in [1, 3000] {
-            let data = vec![7; len];
-            assert_eq!(guest::ask(&socket, at, &data), data);
-        }
-    }
-}
-
 /// A kernel that is the other end itself.
 #[track_caller]
 fn with_the_kernel(world: &World, hosts: [IpAddr; 2]) {
@@ -74,8 +54,8 @@ fn with_the_kernel(world: &World, hosts: [IpAddr; 2]) {
     reach(&place, "fd09::c8");
     let v4 = ["10.9.0.2", "10.9.0.200"].map(|a| a.parse().unwrap());
     let v6 = ["fd09::2", "fd09::c8"].map(|a| a.parse().unwrap());
-    transfer(&place.net, &world.far, v4);
-    transfer(&place.net, &world.far, v6);
+    transfer(BYTES, &place.net, &world.far, v4);
+    transfer(BYTES, &place.net, &world.far, v6);
     let row = peer(&daemon);
     assert_eq!(row["state"], "open");
     assert!(row["rx_bytes"].as_u64() > Some(16 << 20), "{row}");
@@ -131,6 +111,7 @@ fn stations_behind_a_bridge_of_the_kernel_are_found_and_kept_apart_by_vlans() {
             reach(&place, &to);
             reach(station, "10.9.0.2");
             transfer(
+                BYTES,
                 &place.net,
                 &station.net,
                 ["10.9.0.2".parse().unwrap(), to.parse().unwrap()],
@@ -158,6 +139,7 @@ fn stations_behind_a_bridge_of_the_kernel_are_found_and_kept_apart_by_vlans() {
         reach(&tagged, "10.9.0.211");
         assert!(!tagged.pings("10.9.0.212"), "that is another VLAN");
         transfer(
+            BYTES,
             &tagged.net,
             &first.net,
             ["10.9.0.9".parse().unwrap(), "10.9.0.211".parse().unwrap()],

@@ -192,14 +192,7 @@ fn a_run_of_bare_packets_arrives_as_one() {
     };
     world.rx.accept(vni(), Origin::Bare(host(false)), target);
     let payload: Vec<u8> = (0..40_000).map(|n: u32| n.to_le_bytes()[0]).collect();
-    let segment = Segment {
-        payload: &payload,
-        seq: 1,
-        ack: 1,
-        flags: 16,
-        window: 9,
-        options: &[],
-    };
+    let segment = segment(&payload);
     let (a, b) = ends();
     let (vnet, mut frame) = LINK.tcp_run(a, b, 1400, &segment);
     set_df(&mut frame);
@@ -212,14 +205,7 @@ fn a_run_of_bare_packets_arrives_as_one() {
 #[test]
 fn a_super_frame_arrives_as_one() {
     let payload: Vec<u8> = (0..60_000).map(|n: u32| n.to_le_bytes()[0]).collect();
-    let segment = Segment {
-        payload: &payload,
-        seq: 1,
-        ack: 1,
-        flags: 16,
-        window: 9,
-        options: &[],
-    };
+    let segment = segment(&payload);
     let (a, b) = ends();
     for v6 in [false, true] {
         let mut world = World::new(v6);
@@ -241,6 +227,18 @@ fn a_super_frame_arrives_as_one() {
         assert_eq!(world.tx.stats(PORT).unwrap().frames, 2);
         let stats = world.rx.stats(vni(), Origin::Vxlan(host(v6))).unwrap();
         assert_eq!(stats.frames, 2 * 43);
+    }
+}
+
+/// A segment of an established connection.
+fn segment(payload: &[u8]) -> Segment<'_> {
+    Segment {
+        payload,
+        seq: 1,
+        ack: 1,
+        flags: 16,
+        window: 9,
+        options: &[],
     }
 }
 

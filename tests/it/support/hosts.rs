@@ -12,6 +12,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use super::daemon::{Daemon, Place, Who};
 use super::netns::{FAR, HOST, Namespace, World};
 use super::wait::{self, SOON};
+use super::{guest, servers};
 
 /// The port of sealed datagrams.
 pub(crate) const SEALED: u16 = 7348;
@@ -236,3 +237,29 @@ pub(crate) fn send_as(at: &Namespace, from: (Ipv4Addr, u16), to: (Ipv4Addr, u16)
 
 /// The hosts' addresses, of `a` and `b`.
 pub(crate) const HOSTS: [Ipv4Addr; 2] = [HOST, FAR];
+
+/// Sends so many bytes both ways over TCP, in both roles, and datagrams, that must arrive as they are.
+#[track_caller]
+pub(crate) fn transfer(
+    bytes: usize,
+    place: &Namespace,
+    other: &Namespace,
+    [here, there]: [IpAddr; 2],
+) {
+    for (client, server, to) in [(place, other, there), (other, place, here)] {
+        let at = servers::tcp(server, (to, 0), move |mut stream, _| {
+            guest::Pattern::new(1).expect(&mut stream, bytes)?;
+            guest::Pattern::new(2).send(&mut stream, bytes)
+        });
+        let mut stream = guest::connect(client, at).unwrap();
+        guest::Pattern::new(1).send(&mut stream, bytes).unwrap();
+        guest::Pattern::new(2).expect(&mut stream, bytes).unwrap();
+        let (at, _) = servers::udp_echo(server, (to, 0));
+        let socket = guest::udp(client, to, SOON);
+        // The second is larger than a packet of the network.
+        for len in [1, 3000] {
+            let data = vec![7; len];
+            assert_eq!(guest::ask(&socket, at, &data), data);
+        }
+    }
+}

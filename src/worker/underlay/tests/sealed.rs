@@ -5,14 +5,7 @@ use super::*;
 #[test]
 fn a_sealed_super_frame_arrives_as_one() {
     let payload: Vec<u8> = (0..60_000).map(|n: u32| n.to_le_bytes()[0]).collect();
-    let segment = Segment {
-        payload: &payload,
-        seq: 1,
-        ack: 1,
-        flags: 16,
-        window: 9,
-        options: &[],
-    };
+    let segment = segment(&payload);
     let (a, b) = ends();
     let (mut world, ..) = World::sealed();
     for (vnet, mut frame) in [
