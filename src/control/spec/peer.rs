@@ -13,6 +13,7 @@ use crate::config::subnet::{mask4, mask6};
 use crate::control::ids::{NetworkId, PeerId};
 use crate::control::key::{PublicKey, Secret};
 use crate::control::text;
+use crate::endpoint::udp::MAX_SEGMENTS;
 
 /// The largest VXLAN network identifier. Source: RFC 7348 section 5.
 pub const LAST_VNI: u32 = (1 << 24) - 1;
@@ -34,8 +35,6 @@ pub enum Carrier {
 const UDP_OVER_IPV4: u32 = 20 + 8;
 /// What one send over IPv6 takes at most, which is less than over IPv4. Units: bytes.
 const LONGEST_RUN: u32 = 65_535 - 40 - 8;
-/// Datagrams that one send is cut into. Source: UDP_MAX_SEGMENTS of linux/udp.h before 6.9.
-const MAX_SEGMENTS: u32 = 64;
 /// IPv4 and TCP with timestamps, as in nearly every segment. Units: bytes.
 const TCP_HEADERS: u32 = 20 + 32;
 /// What Linux keeps free of a super-frame: MAX_TCP_HEADER and one, which is 161 to 385 as it is configured; the rest is less
@@ -73,7 +72,8 @@ impl Carrier {
     pub fn gso_max_size(self, mtu: u16) -> Option<u32> {
         let mtu = u32::from(mtu);
         let datagram = mtu + u32::from(self.overhead(false)) - UDP_OVER_IPV4;
-        let segments = (LONGEST_RUN / datagram).min(MAX_SEGMENTS);
+        let most = u32::try_from(MAX_SEGMENTS).unwrap_or(u32::MAX);
+        let segments = (LONGEST_RUN / datagram).min(most);
         let size = segments * mtu.saturating_sub(TCP_HEADERS) + TCP_SPARE;
         (segments > 1 && size < GSO_LEGACY_MAX_SIZE).then_some(size)
     }
