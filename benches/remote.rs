@@ -3,7 +3,7 @@
 #![allow(missing_docs, reason = "a bench is a program")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -12,6 +12,7 @@ use switch_core::addr::{Mac, PortId};
 use switch_core::l2::table::MacTable;
 use switch_core::pipeline::{Port, Remote, Switch};
 use switch_core::respond::Guest;
+use switch_core::respond::names::{NameTable, Owner};
 use switch_core::testing::packets::Link;
 use switch_core::testing::quiet::QuietHost;
 use switch_core::testing::setup::Setup;
@@ -50,11 +51,11 @@ fn guest(n: u32) -> Guest {
         mac: Mac([2, 0xff, 0, a, b, c]),
         name: String::new(),
         v4: Some([10, 100 + a, b, c].into()),
-        v6: None,
+        v6: Some([0xfd09, 0, 0, 0, 0, 0, a.into(), u16::from_be_bytes([b, c])].into()),
     }
 }
 
-/// A switch with one endpoint of its own, and others behind so many peers.
+/// A switch with one endpoint of its own, and others behind so many peers, by their names too.
 fn among(peers: u32, endpoints: u32) -> Switch {
     let mut config = Setup {
         guests: 1,
@@ -66,6 +67,7 @@ fn among(peers: u32, endpoints: u32) -> Switch {
         *len = 8;
     }
     let mut switch = Switch::new(Tick::ZERO, config, Arc::new(MacTable::new(4_096)));
+    let mut names = NameTable::default();
     let before = HELD.0.load(Ordering::Relaxed);
     for n in 0..peers {
         switch.add_remote_port(Port {
@@ -74,7 +76,12 @@ fn among(peers: u32, endpoints: u32) -> Switch {
         });
     }
     for n in 0..endpoints {
-        switch.set_remote(PortId::remote(n % peers), guest(n));
+        let guest = guest(n);
+        let (owner, name) = (Owner::of_mac(guest.mac), format!("app-{n}"));
+        let addrs = guest.v4.map(IpAddr::V4).into_iter();
+        let addrs: Vec<IpAddr> = addrs.chain(guest.v6.map(IpAddr::V6)).collect();
+        names.set(0, owner, &[name], &addrs);
+        switch.set_remote(PortId::remote(n % peers), guest);
     }
     let each = (HELD.0.load(Ordering::Relaxed) - before) / endpoints as usize;
     #[allow(clippy::print_stdout, reason = "a bench tells")]

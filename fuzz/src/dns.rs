@@ -84,7 +84,7 @@ fn forward(data: &[u8]) {
     let client = client();
     let mut now = Tick::from_millis(1);
     let query = bytes.piece();
-    let _own = answer_local(&gateway, Mac([2, 0, 0, 0, 0, 2]), query);
+    let _own = answer_local(&gateway, Mac([2, 0, 0, 0, 0, 2]), query, &world);
     if let Some(answer) = dns.handle_query(now, client, &gateway, query, &mut world) {
         assert_eq!(answer.get(..2), query.get(..2), "the client's own number");
         assert!(world.open.is_empty());

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use switch_core::addr::{Mac, PeerId, PortId};
 use switch_core::l2::snoop::Wants;
 use switch_core::respond::Guest;
-use switch_core::respond::directory::Owner;
+use switch_core::respond::names::Owner;
 use switch_core::time::Tick;
 use switch_core::tunnel::control::record::Announced;
 use switch_core::tunnel::seal::{OpenKey, SendKey};
@@ -135,17 +135,18 @@ fn apply(board: &mut Board, change: &Change) {
             port,
             endpoint,
         } => {
-            board.with(*slot, |switch, _| {
-                let addrs: Vec<IpAddr> = endpoint.addrs.iter().copied().collect();
-                let names: Vec<String> = endpoint.names.iter().map(|n| n.to_string()).collect();
+            board.with(*slot, |switch, io| {
                 switch.set_remote(*port, guest(endpoint));
-                switch.set_names(owner(endpoint.mac), &names, &addrs);
+                let owner = Owner::of_mac(endpoint.mac);
+                io.names.set(*slot, owner, &endpoint.names, &endpoint.addrs);
             });
         }
         Change::Down { slot, port, mac } => {
-            board.with(*slot, |switch, _| {
-                switch.remove_remote(*port, *mac);
-                switch.remove_names(owner(*mac));
+            board.with(*slot, |switch, io| {
+                // Of one that is behind another host by now the names are new ones.
+                if switch.remove_remote(*port, *mac) {
+                    io.names.remove(*slot, Owner::of_mac(*mac));
+                }
             });
         }
         Change::Wants { slot, port, wants } => {
@@ -174,9 +175,4 @@ fn guest(endpoint: &Announced) -> Guest {
         v4,
         v6,
     }
-}
-
-/// The owner of the names of another host's endpoint: no number that anyone else gives out.
-fn owner(mac: Mac) -> Owner {
-    Owner((1 << 62) | mac.to_u64())
 }

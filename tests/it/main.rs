@@ -35,6 +35,7 @@ mod loopback;
 mod memory;
 mod overlay_faults;
 mod overlay_flannel;
+mod overlay_names;
 mod overlay_paths;
 mod overlay_peers;
 mod overlay_sealed;

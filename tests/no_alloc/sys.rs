@@ -9,6 +9,8 @@ use std::cell::Cell;
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+    /// What it has asked for less what it has given back; others may give back what it had.
+    static HELD: Cell<usize> = const { Cell::new(0) };
 }
 
 struct Counting;
@@ -21,27 +23,36 @@ pub(crate) fn allocations() -> u64 {
     ALLOCATIONS.get()
 }
 
-fn count() {
+/// How many bytes this thread holds, of those that it has asked for.
+pub(crate) fn held() -> usize {
+    HELD.get()
+}
+
+fn count(more: usize, less: usize) {
     // The thread's own storage is gone near its end; nobody counts there.
-    let _ = ALLOCATIONS.try_with(|n| n.set(n.get() + 1));
+    let _ = HELD.try_with(|n| n.set(n.get().wrapping_add(more).wrapping_sub(less)));
+    if more > 0 {
+        let _ = ALLOCATIONS.try_with(|n| n.set(n.get() + 1));
+    }
 }
 
 // SAFETY: every call goes to the system's allocator as it came. The counter is a plain number in constant storage: counting
 // allocates nothing, so it cannot come back here.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
+        count(layout.size(), 0);
         // SAFETY: the caller promises that the layout's size is not zero.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        count(0, layout.size());
         // SAFETY: the caller promises that it came from `alloc` or `realloc` here, that is the system's, with this layout.
         unsafe { System.dealloc(memory, layout) }
     }
 
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
+        count(size, layout.size());
         // SAFETY: as for `dealloc`, and the caller promises a size that is not zero and does not overflow.
         unsafe { System.realloc(memory, layout, size) }
     }

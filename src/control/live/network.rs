@@ -8,7 +8,8 @@ use switch_core::l2::snoop::groups::{self, Groups};
 use switch_core::pipeline::{Config, Settings, Snooping, Switch};
 use switch_core::policy::host_rule::HostRule;
 use switch_core::respond::Gateway;
-use switch_core::respond::directory::{Directory, Owner};
+use switch_core::respond::directory::Directory;
+use switch_core::respond::names::Owner;
 
 use super::left::Left;
 use super::peer::overlay;
@@ -177,16 +178,14 @@ impl LivePlane {
         let slot = self.net(record.network)?.slot;
         let (of, told) = (owner(record.owner), record.clone());
         self.on_all(move |board| {
-            board.with(slot, |switch, _| {
-                switch.set_names(of, &told.names, &told.addrs);
-            });
+            board.io.names.set(slot, of, &told.names, &told.addrs);
         })?;
         let names = self.names.entry(record.network).or_default();
         names.insert(record.owner, record.clone());
         if let NameOwner::Endpoint(id) = record.owner {
             self.tell_peers(id);
         }
-        self.tell_kin(record)
+        Ok(())
     }
 
     pub(super) fn take_names(
@@ -195,16 +194,14 @@ impl LivePlane {
         of: NameOwner,
     ) -> Result<(), PlaneError> {
         let (slot, owner) = (self.net(network)?.slot, owner(of));
-        self.on_all(move |board| {
-            board.with(slot, |switch, _| switch.remove_names(owner));
-        })?;
+        self.on_all(move |board| board.io.names.remove(slot, owner))?;
         if let Some(names) = self.names.get_mut(&network) {
             names.remove(&of);
         }
         if let NameOwner::Endpoint(id) = of {
             self.tell_peers(id);
         }
-        self.untell_kin(network, of)
+        Ok(())
     }
 
     /// The ports of the host that lead to sandboxes.
@@ -292,7 +289,7 @@ fn supported(spec: &NetworkSpec) -> Result<(), PlaneError> {
 }
 
 /// A number of its own for every owner of names.
-pub(super) fn owner(of: NameOwner) -> Owner {
+fn owner(of: NameOwner) -> Owner {
     match of {
         NameOwner::Endpoint(id) => Owner(u64::from(id.0) << 1),
         NameOwner::Service(id) => Owner(u64::from(id.0) << 1 | 1),

@@ -9,6 +9,7 @@ use switch_core::addr::{self, Mac, PeerId as Number, PortId, Vni};
 use switch_core::pipeline::{Port, Remote, Untagged, Vlan as Segment, Vlans};
 use switch_core::policy::guard::{Guard, Trust};
 use switch_core::policy::limit::{Limits, Rates};
+use switch_core::respond::names::Owner;
 use switch_core::tunnel::announce::Rules;
 use switch_core::tunnel::seal::State;
 use tokio::sync::oneshot;
@@ -276,7 +277,11 @@ impl LivePlane {
     fn close_lane(&mut self, network: NetworkId, lane: Lane) -> Result<(), PlaneError> {
         let slot = self.net(network)?.slot;
         self.on_all(move |board| {
-            board.with(slot, |switch, _| switch.remove_remote_port(lane.port));
+            board.with(slot, |switch, io| {
+                for mac in switch.remove_remote_port(lane.port) {
+                    io.names.remove(slot, Owner::of_mac(mac));
+                }
+            });
             let tunnels = board.tunnels();
             if let Some(origin) = lane.origin {
                 tunnels.rx.refuse(lane.vni, origin);

@@ -24,10 +24,11 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use slab::Slab;
 use socket2::Socket;
-use switch_core::addr::{PortId, SockId};
+use switch_core::addr::{Mac, PortId, SockId};
 use switch_core::flow::host::{
     ConnectOptions, DatagramMeta, DnsHost, HostError, Peeked, TcpHost, Tx, UdpHost,
 };
+use switch_core::respond::names::NameTable;
 use switch_core::verdict::DropReason;
 use switch_core::wire::vnet_hdr::VnetHdr;
 
@@ -131,6 +132,8 @@ pub struct HostIo {
     splices: Splices,
     /// Connections to resolvers.
     lines: Vec<Line>,
+    /// The names of all networks.
+    pub names: NameTable,
     /// The way to other hosts, once there is one.
     pub underlay: Option<Box<UnderlayTx>>,
     /// UDP sockets whose error queue was emptied while they sent, with what it told.
@@ -174,6 +177,7 @@ impl HostIo {
             batch: Some(Box::new(sys::Batch::new())),
             splices: Splices::default(),
             lines: Vec::new(),
+            names: NameTable::default(),
             underlay: None,
             reporting: Vec::new(),
         }
@@ -418,6 +422,14 @@ impl UdpHost for HostIo {
 }
 
 impl DnsHost for HostIo {
+    fn lookup(&self, asker: Mac, name: &str) -> Option<Vec<IpAddr>> {
+        self.names.lookup(self.net, asker, name)
+    }
+
+    fn name_of(&self, asker: Mac, addr: IpAddr) -> Option<&str> {
+        self.names.name_of(self.net, asker, addr)
+    }
+
     fn resolvers(&self) -> usize {
         match self.own_resolvers() {
             [] => self.view.load().resolvers.len(),

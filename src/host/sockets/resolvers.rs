@@ -217,8 +217,9 @@ impl HostIo {
         ours.filter_map(|line| line.until).min()
     }
 
-    /// Closes what a network that is gone had open of its own.
+    /// Closes what a network that is gone had open of its own, and forgets its names.
     pub fn leave(&mut self, net: u32) {
+        self.names.leave(net);
         while let Some(line) = self.lines.iter().find(|line| line.net == net) {
             let sock = line.sock;
             self.drop_line(sock);

@@ -5,7 +5,7 @@ use std::io::IoSlice;
 
 use core::net::{IpAddr, SocketAddr};
 
-use crate::addr::{PortId, SockId};
+use crate::addr::{Mac, PortId, SockId};
 use crate::verdict::DropReason;
 use crate::wire::vnet_hdr::VnetHdr;
 
@@ -184,6 +184,17 @@ pub trait EchoHost {
 
 /// DNS from the gateway to the host's resolvers.
 pub trait DnsHost {
+    /// The addresses of a name that the endpoint with this MAC may know, beside those of guests. Shape: `name` in lower
+    /// case, without a final dot.
+    fn lookup(&self, asker: Mac, name: &str) -> Option<Vec<IpAddr>> {
+        let _ = (asker, name);
+        None
+    }
+    /// The name of an address, for the endpoint with this MAC.
+    fn name_of(&self, asker: Mac, addr: IpAddr) -> Option<&str> {
+        let _ = (asker, addr);
+        None
+    }
     /// How many resolvers there are now.
     fn resolvers(&self) -> usize;
     /// The address of one of them.

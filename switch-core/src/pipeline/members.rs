@@ -1,16 +1,14 @@
 //! Changes while the switch runs: endpoints and names come and go, the network's settings change.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::{Port, Switch};
-use crate::addr::{Mac, PortId, SockId};
+use crate::addr::{PortId, SockId};
 use crate::flow::host::Host;
 use crate::flow::row::FlowRow;
 use crate::policy::host_rule::HostRule;
 use crate::policy::quota::Quota;
 use crate::respond::Guest;
-use crate::respond::directory::Owner;
 use crate::time::Tick;
 
 /// What of a network may change while its endpoints stay.
@@ -103,34 +101,6 @@ impl Switch {
     pub fn flow_rows(&self, now: Tick) -> impl Iterator<Item = FlowRow> + '_ {
         let tcp = self.tcp.rows(now);
         tcp.chain(self.udp.rows(now)).chain(self.echo.rows(now))
-    }
-
-    /// Makes names known, in place of those that the owner had.
-    pub fn set_names(&mut self, owner: Owner, names: &[String], addrs: &[IpAddr]) {
-        self.config.gateway.guests.set_names(owner, names, addrs);
-    }
-
-    /// Takes an owner's names back.
-    pub fn remove_names(&mut self, owner: Owner) {
-        self.config.gateway.guests.remove_names(owner);
-    }
-
-    /// Makes names known to the endpoint with this MAC alone, behind those that all know.
-    pub fn set_names_beside(
-        &mut self,
-        asker: Mac,
-        owner: Owner,
-        names: &[String],
-        addrs: &[IpAddr],
-    ) {
-        let guests = &mut self.config.gateway.guests;
-        guests.set_names_beside(asker, owner, names, addrs);
-    }
-
-    /// Takes an owner's names back from one endpoint.
-    pub fn remove_names_beside(&mut self, asker: Mac, owner: Owner) {
-        let guests = &mut self.config.gateway.guests;
-        guests.remove_names_beside(asker, owner);
     }
 
     /// Changes the network in place.

@@ -48,11 +48,13 @@ impl Switch {
         self.config.gateway.guests.insert(guest);
     }
 
-    /// Takes an endpoint of another host back, if it is there still.
-    pub fn remove_remote(&mut self, port: PortId, mac: Mac) {
-        if self.ports.unlead(mac, port) {
+    /// Takes an endpoint of another host back. False if it is not there, or somewhere else by now.
+    pub fn remove_remote(&mut self, port: PortId, mac: Mac) -> bool {
+        let was_there = self.ports.unlead(mac, port);
+        if was_there {
             self.config.gateway.guests.remove(mac);
         }
+        was_there
     }
 
     /// Adds a port to another host, in place of one with the same number.
@@ -73,16 +75,18 @@ impl Switch {
         }
     }
 
-    /// Takes a port to another host out, with every endpoint that is behind it.
-    pub fn remove_remote_port(&mut self, id: PortId) {
+    /// Takes a port to another host out, with every endpoint that is behind it, and says which those are.
+    pub fn remove_remote_port(&mut self, id: PortId) -> Vec<Mac> {
         self.set_routes(id, &[]);
         self.rules.forget(id);
         self.forget_groups(id);
         self.set_wants(id, None);
-        for mac in self.ports.unlead_all(id) {
+        let gone = self.ports.unlead_all(id);
+        for &mac in &gone {
             self.config.gateway.guests.remove(mac);
         }
         self.ports.remove(id);
+        gone
     }
 
     /// Takes a frame from another host.

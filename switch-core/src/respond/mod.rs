@@ -7,6 +7,7 @@ pub mod dhcp6;
 pub mod directory;
 pub mod dns;
 pub mod icmp;
+pub mod names;
 pub mod nd;
 pub mod routes;
 

@@ -136,7 +136,7 @@ impl Dns {
             Ok(m) if m.queries.len() == 1 && query.len() <= longest => m,
             _ => return message::error(query, ResponseCode::FormErr),
         };
-        if let Some(answer) = local(gw, client.mac, &parsed) {
+        if let Some(answer) = local(gw, client.mac, &parsed, host) {
             let answer = answer.to_vec().ok();
             return answer.or_else(|| message::error(query, ResponseCode::ServFail));
         }

@@ -8,15 +8,21 @@ use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use super::OUR_SIZE;
 use super::message::bare_answer;
 use crate::addr::Mac;
+use crate::flow::host::DnsHost;
 use crate::respond::Gateway;
-use crate::respond::directory::MAX_ADDRESSES;
+use crate::respond::names::MAX_ADDRESSES;
 
 /// Lifetime of own names in seconds: they come and go with endpoints.
 const TTL: u32 = 5;
 
 /// Answers a whole message if it asks for a name of ours that the endpoint with this MAC may know.
 #[must_use]
-pub fn answer_local(gw: &Gateway, asker: Mac, query: &[u8]) -> Option<Vec<u8>> {
+pub fn answer_local<H: DnsHost>(
+    gw: &Gateway,
+    asker: Mac,
+    query: &[u8],
+    host: &H,
+) -> Option<Vec<u8>> {
     let query = Message::from_vec(query).ok()?;
     let plain = query.metadata.message_type == MessageType::Query
         && query.metadata.op_code == OpCode::Query
@@ -24,10 +30,15 @@ pub fn answer_local(gw: &Gateway, asker: Mac, query: &[u8]) -> Option<Vec<u8>> {
     if !plain {
         return None;
     }
-    local(gw, asker, &query)?.to_vec().ok()
+    local(gw, asker, &query, host)?.to_vec().ok()
 }
 
-pub(super) fn local(gw: &Gateway, asker: Mac, query: &Message) -> Option<Message> {
+pub(super) fn local<H: DnsHost>(
+    gw: &Gateway,
+    asker: Mac,
+    query: &Message,
+    host: &H,
+) -> Option<Message> {
     let question = query.queries.first()?;
     if question.query_class != DNSClass::IN {
         return None;
@@ -43,7 +54,7 @@ pub(super) fn local(gw: &Gateway, asker: Mac, query: &Message) -> Option<Message
         if net.prefix_len() != net.max_prefix_len() {
             return None;
         }
-        let Some(name) = reverse(gw, asker, net.addr()) else {
+        let Some(name) = reverse(gw, asker, net.addr(), host) else {
             // Nobody outside knows who is inside. Without a record of the zone none keeps this answer: who comes next
             // may get the address. Source: RFC 6303 section 3, RFC 2308 section 5.
             answer.metadata.response_code = ResponseCode::NXDomain;
@@ -54,7 +65,7 @@ pub(super) fn local(gw: &Gateway, asker: Mac, query: &Message) -> Option<Message
         return Some(answer);
     }
     // Where the name exists and the record does not, the answer is empty.
-    for addr in lookup(gw, asker, text)? {
+    for addr in lookup(gw, asker, text, host)? {
         let data = match (addr, question.query_type) {
             (IpAddr::V4(a), RecordType::A) => RData::A(a.into()),
             (IpAddr::V6(a), RecordType::AAAA) => RData::AAAA(a.into()),
@@ -67,7 +78,7 @@ pub(super) fn local(gw: &Gateway, asker: Mac, query: &Message) -> Option<Message
 
 /// The addresses of a name of ours, bare or under a search domain. Those of the network come first, as they do in the
 /// hosts file of a sandbox.
-fn lookup(gw: &Gateway, asker: Mac, name: &str) -> Option<Vec<IpAddr>> {
+fn lookup<H: DnsHost>(gw: &Gateway, asker: Mac, name: &str, host: &H) -> Option<Vec<IpAddr>> {
     // Search domains are as the user or the host wrote them; the name is in lower case by now.
     let bare = gw
         .search
@@ -84,7 +95,8 @@ fn lookup(gw: &Gateway, asker: Mac, name: &str) -> Option<Vec<IpAddr>> {
     if bare == "gateway" {
         return Some(both(gw.v4.map(|v| v.0), gw.v6.map(|v| v.0)));
     }
-    if let Some(found) = gw.guests.lookup(asker, bare) {
+    let told = || host.lookup(asker, bare);
+    if let Some(found) = gw.guests.lookup(bare).or_else(told) {
         return Some(found);
     }
     let given = |name: &str| -> Vec<IpAddr> {
@@ -100,11 +112,17 @@ fn same(written: &str, name: &str) -> bool {
     !name.is_empty() && written.trim_end_matches('.').eq_ignore_ascii_case(name)
 }
 
-fn reverse(gw: &Gateway, asker: Mac, addr: IpAddr) -> Option<&str> {
+fn reverse<'a, H: DnsHost>(
+    gw: &'a Gateway,
+    asker: Mac,
+    addr: IpAddr,
+    host: &'a H,
+) -> Option<&'a str> {
     if gw.owns(addr) {
         return Some("gateway");
     }
-    gw.guests.name_of(asker, addr).or_else(|| {
+    let known = gw.guests.name_of(addr);
+    known.or_else(|| host.name_of(asker, addr)).or_else(|| {
         let given = gw.hosts.iter().find(|h| h.1 == addr);
         given.map(|h| h.0.as_str())
     })

@@ -1,6 +1,6 @@
 //! The forwarder against resolvers that answer, lie, fail and stay silent.
 
-use core::net::Ipv4Addr;
+use core::net::{IpAddr, Ipv4Addr};
 
 use hickory_proto::op::{Edns, MessageType, Query};
 use hickory_proto::rr::rdata::TXT;
@@ -14,6 +14,7 @@ mod streamed;
 use super::*;
 use crate::flow::host::HostError;
 use crate::respond::Guest;
+use crate::respond::names::{NameTable, Owner};
 
 /// Resolvers in memory: what was sent to which, and the sockets that are open.
 #[derive(Debug, Default)]
@@ -26,9 +27,17 @@ struct Resolvers {
     next: u32,
     /// Sending fails.
     dead: bool,
+    /// Names that it knows; who asks does so on the first network.
+    names: NameTable,
 }
 
 impl DnsHost for Resolvers {
+    fn lookup(&self, asker: Mac, name: &str) -> Option<Vec<IpAddr>> {
+        self.names.lookup(0, asker, name)
+    }
+    fn name_of(&self, asker: Mac, addr: IpAddr) -> Option<&str> {
+        self.names.name_of(0, asker, addr)
+    }
     fn resolvers(&self) -> usize {
         self.count
     }

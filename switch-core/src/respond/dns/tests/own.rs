@@ -5,6 +5,10 @@ use crate::respond::dns::answer_local;
 
 const ASKER: Mac = Mac([2, 0, 0, 0, 0, 9]);
 
+fn own(gw: &Gateway, query: &[u8]) -> Option<Vec<u8>> {
+    answer_local(gw, ASKER, query, &Resolvers::default())
+}
+
 #[test]
 fn own_names_are_answered_on_the_spot() {
     let mut w = World::new(1);
@@ -22,7 +26,10 @@ fn own_names_are_answered_on_the_spot() {
     for (name, kind, want) in cases {
         let q = query(name, kind);
         assert_eq!(texts(&w.ask(&q).unwrap()), want, "{name} {kind}");
-        assert_eq!(texts(&answer_local(&w.gw, ASKER, &q).unwrap()), want);
+        assert_eq!(
+            texts(&answer_local(&w.gw, ASKER, &q, &w.host).unwrap()),
+            want
+        );
     }
     assert!(w.host.sent.is_empty());
     assert!(w.dns.poll_timeout().is_none());
@@ -32,9 +39,9 @@ fn own_names_are_answered_on_the_spot() {
 fn who_speaks_edns_is_answered_in_edns() {
     let mut m = message("box.", RecordType::A);
     m.set_edns(Edns::new());
-    let answer = answer_local(&gateway(), ASKER, &m.to_vec().unwrap()).unwrap();
+    let answer = own(&gateway(), &m.to_vec().unwrap()).unwrap();
     assert!(Message::from_vec(&answer).unwrap().edns.is_some());
-    let answer = answer_local(&gateway(), ASKER, &query("box.", RecordType::A)).unwrap();
+    let answer = own(&gateway(), &query("box.", RecordType::A)).unwrap();
     assert!(Message::from_vec(&answer).unwrap().edns.is_none());
 }
 
@@ -48,11 +55,11 @@ fn other_names_other_classes_and_parts_of_reverse_zones_are_not_ours() {
         ("3.1.0.10.in-addr.arpa.", RecordType::PTR),
         ("0.10.in-addr.arpa.", RecordType::PTR),
     ] {
-        assert_eq!(answer_local(&gw, ASKER, &query(name, kind)), None, "{name}");
+        assert_eq!(own(&gw, &query(name, kind)), None, "{name}");
     }
     let mut chaos = message("gateway.", RecordType::TXT);
     chaos.queries[0].set_query_class(DNSClass::CH);
-    assert_eq!(answer_local(&gw, ASKER, &chaos.to_vec().unwrap()), None);
+    assert_eq!(own(&gw, &chaos.to_vec().unwrap()), None);
 }
 
 #[test]
@@ -104,7 +111,7 @@ fn names_that_the_user_gave_are_answered_both_ways() {
         ("9.2.0.192.in-addr.arpa.", RecordType::PTR, vec!["Printer."]),
         (reverse, RecordType::PTR, vec!["printer."]),
     ] {
-        let answer = answer_local(&gw, ASKER, &query(name, kind)).unwrap();
+        let answer = own(&gw, &query(name, kind)).unwrap();
         assert_eq!(texts(&answer), want, "{name} {kind}");
     }
     for (name, kind) in [
@@ -112,7 +119,7 @@ fn names_that_the_user_gave_are_answered_both_ways() {
         ("printer.example.org.", RecordType::A),
         ("14.2.0.192.in-addr.arpa.", RecordType::PTR),
     ] {
-        assert_eq!(answer_local(&gw, ASKER, &query(name, kind)), None, "{name}");
+        assert_eq!(own(&gw, &query(name, kind)), None, "{name}");
     }
 }
 
@@ -123,7 +130,43 @@ fn many_addresses_of_a_name_fit_the_smallest_datagram() {
     gw.hosts = (0..40)
         .map(|n| (name.clone(), format!("2001:db8::{n:x}").parse().unwrap()))
         .collect();
-    let answer = answer_local(&gw, ASKER, &query(&format!("{name}."), RecordType::AAAA)).unwrap();
+    let answer = own(&gw, &query(&format!("{name}."), RecordType::AAAA)).unwrap();
     assert_eq!(texts(&answer).len(), 8);
     assert!(answer.len() <= 512, "{}", answer.len());
+}
+
+#[test]
+fn who_is_on_several_networks_is_told_the_names_of_all() {
+    let mut w = World::new(1);
+    let there = [IpAddr::from([10, 9, 1, 2]), "fd09::102".parse().unwrap()];
+    w.host
+        .names
+        .set(1, Owner::of_mac(Mac([2; 6])), &["db", "sql"], &there);
+    let cases = [
+        ("db.", RecordType::A, vec!["10.9.1.2"]),
+        ("SQL.CORP.TEST.", RecordType::AAAA, vec!["fd09::102"]),
+        ("2.1.9.10.in-addr.arpa.", RecordType::PTR, vec!["db."]),
+    ];
+    // The asker is on the first network alone: its questions go to the resolver.
+    for (name, kind, _) in &cases {
+        assert_eq!(w.ask(&query(name, *kind)), None, "{name}");
+    }
+    assert_eq!(w.host.sent.len(), cases.len());
+    w.host.names.set_beside(0, client().mac, &[1]);
+    for (name, kind, want) in &cases {
+        let told = w.ask(&query(name, *kind)).unwrap();
+        assert_eq!(texts(&told), *want, "{name} {kind}");
+        let streamed = w.ask_streamed(&query(name, *kind)).unwrap();
+        assert_eq!(texts(&streamed), *want, "{name} {kind} over TCP");
+        let other = answer_local(&w.gw, ASKER, &query(name, *kind), &w.host);
+        assert_eq!(other, None, "{name} is for nobody else");
+    }
+    // The network's own guests come first.
+    w.host
+        .names
+        .set(1, Owner::of_mac(Mac([2; 6])), &["box"], &there);
+    let told = w.ask(&query("box.", RecordType::A)).unwrap();
+    assert_eq!(texts(&told), ["10.0.0.2"]);
+    w.host.names.set_beside(0, client().mac, &[]);
+    assert_eq!(w.ask(&query("db.", RecordType::A)), None);
 }

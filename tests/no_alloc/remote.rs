@@ -1,0 +1,66 @@
+//! What endpoints of other hosts take in the tables of a worker, their names and addresses of both families included.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use switch_core::addr::{Mac, PortId};
+use switch_core::l2::table::MacTable;
+use switch_core::pipeline::{Port, Remote, Switch};
+use switch_core::respond::Guest;
+use switch_core::respond::names::{NameTable, Owner};
+use switch_core::testing::setup::Setup;
+use switch_core::time::Tick;
+
+use crate::sys::held;
+
+const PEERS: u32 = 1_000;
+const ENDPOINTS: u32 = 100_000;
+/// Sandboxes that are on this network beside their own.
+const ASKERS: u32 = 1_000;
+
+fn mac(n: u32) -> Mac {
+    let [_, a, b, c] = n.to_be_bytes();
+    Mac([2, 0xff, 0, a, b, c])
+}
+
+#[test]
+fn a_hundred_thousand_endpoints_elsewhere_take_few_bytes_each() {
+    let config = Setup::default().config();
+    let mut switch = Switch::new(Tick::ZERO, config, Arc::new(MacTable::new(4_096)));
+    let mut names = NameTable::default();
+    let before = held();
+    for n in 0..PEERS {
+        switch.add_remote_port(Port {
+            remote: Some(Remote::Announced),
+            ..Port::new(PortId::remote(n), Mac::default(), 1450, true)
+        });
+    }
+    for n in 0..ENDPOINTS {
+        let (v4, v6) = (
+            Ipv4Addr::from_bits(0x0a64_0000 + n),
+            Ipv6Addr::from_bits((0xfd09 << 112) + u128::from(n)),
+        );
+        let guest = Guest {
+            mac: mac(n),
+            name: String::new(),
+            v4: Some(v4),
+            v6: Some(v6),
+        };
+        switch.set_remote(PortId::remote(n % PEERS), guest);
+        let addrs = [IpAddr::V4(v4), IpAddr::V6(v6)];
+        names.set(1, Owner::of_mac(mac(n)), &[format!("app-{n}")], &addrs);
+    }
+    let each = (held() - before) / ENDPOINTS as usize;
+    assert!(each <= 300, "{each} bytes each");
+    // However many may ask for them.
+    let before = held();
+    for n in 0..ASKERS {
+        names.set_beside(0, mac(n), &[1]);
+    }
+    let each = (held() - before) / ASKERS as usize;
+    assert!(each <= 100, "{each} bytes for each who asks");
+    let last = format!("app-{}", ENDPOINTS - 1);
+    for n in 0..ASKERS {
+        assert_eq!(names.lookup(0, mac(n), &last).map(|a| a.len()), Some(2));
+    }
+}
