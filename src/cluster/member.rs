@@ -33,8 +33,6 @@ const WINDOW: Duration = Duration::from_millis(200);
 /// Questions that are sent soon after each other when the host's network has changed, and the time between.
 const HASTY: u8 = 4;
 const HASTE: Duration = Duration::from_millis(300);
-/// Datagrams between two looks that are more than the sessions' own: what they may be is worth knowing soon.
-const BUSY: u64 = 16;
 
 #[derive(Debug)]
 pub(super) struct Member {
@@ -48,8 +46,8 @@ pub(super) struct Member {
     pub(super) rtt: Option<Duration>,
     /// The session that it was heard on last.
     pub(super) heard: Option<u32>,
-    /// What is sent to it is sealed with this; and how much was, at the last look.
-    key: Option<(Arc<SendKey>, u64)>,
+    /// What is sent to it is sealed with this.
+    key: Option<Arc<SendKey>>,
     looked: Tick,
     next_ping: Tick,
     hasty: u8,
@@ -121,25 +119,23 @@ impl Member {
 
     /// It is sent to with this key from now on.
     pub(super) fn seal_with(&mut self, key: &Arc<SendKey>) {
-        self.key = Some((Arc::clone(key), key.sealed()));
+        self.key = Some(Arc::clone(key));
     }
 
-    /// Sees whether much is sent to it. True if so.
+    /// Sees whether anything is sent to it that the way there may not carry. True if so.
     pub(super) fn look(&mut self, now: Tick) -> bool {
-        let Some((key, seen)) = &mut self.key else {
+        let Some(key) = &self.key else {
             return false;
         };
         if now < self.looked + WINDOW {
             return false;
         }
         self.looked = now;
-        let sealed = key.sealed();
-        let busy = sealed.saturating_sub(*seen) > BUSY;
-        *seen = sealed;
-        if busy {
+        let long = key.take_long();
+        if long {
             self.mtu.sent_large(now);
         }
-        busy
+        long
     }
 
     /// The host's network has changed: it is to see where this host is now.
@@ -275,6 +271,7 @@ impl Member {
 #[cfg(test)]
 mod tests {
     use switch_core::tunnel::announce::Rules;
+    use switch_core::tunnel::seal::{KEY_LEN, LONG, Suite};
 
     use super::*;
 
@@ -314,5 +311,25 @@ mod tests {
         now = now + HASTE;
         assert_eq!(member.ping(now), None, "it has been heard");
         assert_eq!(member.loss(), Some(0));
+    }
+
+    #[test]
+    fn one_long_datagram_has_the_way_looked_at() {
+        let mut member = member();
+        let key = SendKey::new(Suite::fastest(), &[7; KEY_LEN], 1).map(Arc::new);
+        let key = key.unwrap();
+        member.seal_with(&key);
+        let mut now = Tick::from_millis(1);
+        member.mtu.handle_timeout(now);
+        let probe = member.mtu.poll_transmit().unwrap();
+        member.mtu.handle_ack(now, probe);
+        member.mtu.handle_timeout(now);
+        for (len, looked_at) in [(LONG, false), (LONG + 1, true)] {
+            now = now + Duration::from_secs(1);
+            let _numbers = key.reserve(9, len).unwrap();
+            assert_eq!(member.look(now), looked_at);
+            assert_eq!(member.mtu.poll_timeout() <= now, looked_at);
+            assert!(!member.look(now + WINDOW), "nothing new");
+        }
     }
 }

@@ -15,7 +15,7 @@ use switch_core::time::Tick;
 use switch_core::tunnel::announce::{Announcer, Limits};
 use switch_core::tunnel::control::{Message, Ping, Probe};
 use switch_core::tunnel::peers::Static;
-use switch_core::tunnel::pmtu::{self, MtuEvent};
+use switch_core::tunnel::pmtu::{self, LOOK, MtuEvent};
 use switch_core::tunnel::seal::{Event, HostSecret, Node, NodeConfig, Random, Suite};
 
 use super::Start;
@@ -29,8 +29,6 @@ use crate::worker::underlay::slow::{Slow, SlowMessage, What};
 
 /// Messages that are taken before others have their turn.
 const TURN: usize = 64;
-/// While anything is sent to peers it looks so often how much.
-const LOOK: Duration = Duration::from_millis(500);
 /// It rests no longer than this, so that a clock that leaps does no harm.
 const LONGEST: Duration = Duration::from_secs(60);
 
@@ -65,7 +63,7 @@ pub(super) struct Run {
     pub(super) changes: Vec<Change>,
     pub(super) groups: Groups,
     sources: Sources,
-    /// When to look whether anything is sent still.
+    /// When to look whether anything long is sent still.
     look: Tick,
     out: Vec<u8>,
 }
@@ -308,7 +306,7 @@ impl Run {
         self.workers.change(core::mem::take(&mut self.changes));
     }
 
-    /// Sees to whom much is sent: what may be sent there is worth knowing soon.
+    /// Sees to whom anything long is sent: whether it arrives is worth knowing soon.
     fn look_at_members(&mut self, now: Tick) {
         let mut busy = false;
         for member in self.members.values_mut().filter(|m| m.up) {

@@ -2,7 +2,9 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::Ipv4Addr;
+use std::process::Command;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crate::support::daemon::Place;
 use crate::support::hosts::{HOSTS, Pair, SEALED, Wire, peer, peer_drops, reach, send_as};
@@ -109,6 +111,70 @@ fn a_way_that_shrinks_stops_no_transfer() {
         let path = "link set far0 mtu 1300";
         world.far.ip("link set eth0 mtu 1500");
         shrinks(world, path, &world.outside);
+    });
+}
+
+/// Has a router tell nobody what is too big for it. False where that cannot be.
+fn falls_silent(router: &netns::Namespace) -> bool {
+    let rules = "nft add table inet t && \
+                 nft 'add chain inet t o { type filter hook output priority 0; }' && \
+                 nft add rule inet t o icmp type destination-unreachable drop";
+    let done = router.enter(|| Command::new("sh").args(["-c", rules]).status());
+    let silent = done.is_ok_and(|status| status.success());
+    if !silent {
+        netns::without("nft in a namespace");
+    }
+    silent
+}
+
+#[test]
+fn a_slow_flow_outlives_a_way_that_shrinks_without_a_word() {
+    netns::inside(|world| {
+        if !falls_silent(&world.outside) {
+            return;
+        }
+        let pair = Pair::met(world, &[]);
+        let places = pair.furnish();
+        let daemons = [&pair.a, &pair.b];
+        wait::until("the way is known", SOON, || {
+            daemons.iter().all(|d| peer(d)["mtu"] == 1418)
+        });
+        let [web, db] = &places;
+        // One each way: who only answers would have to wait for the other.
+        let flows = [(web, db, [10, 9, 1, 2]), (db, web, [10, 9, 0, 2])];
+        let mut flows = flows.map(|(from, to, ip)| {
+            let (at, _) = servers::udp_echo(&to.net, (ip, 0));
+            let socket = guest::udp(&from.net, at.ip(), Duration::from_millis(100));
+            socket.connect(at).unwrap();
+            (socket, 0_u64)
+        });
+        let mut each_answered = || {
+            let answered = flows.each_mut().map(|(socket, number)| {
+                *number += 1;
+                let mut data = [7; 1380];
+                data[..8].copy_from_slice(&number.to_le_bytes());
+                let mut back = [0; 1400];
+                // A sandbox's own kernel may say that it is too large, and then cuts it.
+                let sent = socket.send(&data).is_ok();
+                sent && socket.recv(&mut back).is_ok_and(|len| back[..len] == data)
+            });
+            answered == [true; 2]
+        };
+        for _ in 0..10 {
+            wait::until("it is answered", SOON, &mut each_answered);
+        }
+        world
+            .outside
+            .ip("link set out0 mtu 1300\nlink set far0 mtu 1300");
+        assert!(!each_answered(), "it is too narrow");
+        wait::until("it is answered again", SOON, &mut each_answered);
+        for daemon in daemons {
+            let mtu = || peer(daemon)["mtu"].as_u64();
+            wait::until("the smaller MTU is known", SOON, || {
+                mtu().is_some_and(|mtu| (1300 - 85..=1300 - 82).contains(&mtu))
+            });
+            assert!(daemon.log().contains("are lost on the way there without"));
+        }
     });
 }
 

@@ -11,6 +11,7 @@ use arrayvec::ArrayVec;
 use crossbeam::queue::ArrayQueue;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use switch_core::addr::PeerId;
+use switch_core::tunnel::seal::SendKey;
 
 /// Bytes of a message at most: what one datagram of an ordinary link carries.
 pub const LONGEST: usize = 2_048;
@@ -51,7 +52,7 @@ pub struct Slow {
     wake: Arc<EventFd>,
     /// Somebody here has joined a group of multicast, or has left one.
     groups: Arc<AtomicBool>,
-    /// Something is sent to peers.
+    /// Something long is sent to peers.
     busy: Arc<AtomicBool>,
 }
 
@@ -122,21 +123,23 @@ impl Slow {
         self.groups.swap(false, Ordering::Acquire)
     }
 
-    /// Tells that something is sent to peers. Cost: one load, while it is known.
+    /// Tells that something was sealed with a key that the peer's path may not carry, if so. Cost: two loads, while it is
+    /// known.
     #[inline]
-    pub(super) fn stir(&self) {
-        if !self.busy.load(Ordering::Relaxed) && !self.busy.swap(true, Ordering::Relaxed) {
+    pub(super) fn stir(&self, key: &SendKey) {
+        let told = !key.has_long() || self.busy.load(Ordering::Relaxed);
+        if !told && !self.busy.swap(true, Ordering::Relaxed) {
             let _ = self.wake.write(1);
         }
     }
 
-    /// True while something is sent to peers, or was when that was asked last.
+    /// True while something long is sent to peers, or was when that was asked last.
     #[must_use]
     pub fn is_stirred(&self) -> bool {
         self.busy.load(Ordering::Relaxed)
     }
 
-    /// Nothing was sent for a while: the next is to be told.
+    /// Nothing long was sent for a while: the next is to be told.
     pub fn calm(&self) {
         self.busy.store(false, Ordering::Relaxed);
     }

@@ -103,10 +103,11 @@ impl World {
         let own = UnderlaySocket::service(([127, 0, 0, 1], 0).into(), PathMtu::Probed).unwrap();
         let from = own.local().unwrap();
         let to = world.socket.local().unwrap();
-        world.tx = UnderlayTx::new(Sockets {
+        let sockets = Sockets {
             sealed: [Some(own), None],
             ..Sockets::default()
-        });
+        };
+        world.tx = UnderlayTx::new(sockets).telling(world.slow.clone());
         let way = Way::Sealed {
             peer: PEER,
             vni: vni(),

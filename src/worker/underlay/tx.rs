@@ -375,10 +375,11 @@ impl UnderlayTx {
         let socket = socket.ok_or(DropReason::HostError)?;
         match lane.way {
             Way::Sealed { peer, vni } => {
-                self.slow.iter().for_each(Slow::stir);
                 let peer = self.peers.get(peer.0 as usize).and_then(Option::as_ref);
                 let key = &peer.ok_or(DropReason::NoKey)?.key;
-                run::send_sealed(socket, &route.name, key, vni, whole, &mut self.arena)
+                let sent = run::send_sealed(socket, &route.name, key, vni, whole, &mut self.arena);
+                self.slow.iter().for_each(|slow| slow.stir(key));
+                sent
             }
             Way::Vxlan { vni, .. } => {
                 let lead = vxlan::header(vni);
@@ -431,7 +432,9 @@ impl UnderlayTx {
         let finished = match sealed {
             Some(key) => {
                 room.extend_from_slice(&[0; TAG_LEN]);
-                seal_small(key, vnet, &mut room[start..])
+                let done = seal_small(key, vnet, &mut room[start..]);
+                self.slow.iter().for_each(|slow| slow.stir(key));
+                done
             }
             None => {
                 let skip = u16::try_from(skip).unwrap_or(0);
@@ -469,7 +472,6 @@ impl UnderlayTx {
         if self.kept.is_empty() {
             return;
         }
-        self.slow.iter().for_each(Slow::stir);
         let (drops, refused) = (&mut self.drops, &mut self.refused);
         self.kept.flush(&mut self.sockets, |port, count, e| {
             let reason = reason(e);

@@ -205,3 +205,35 @@ fn the_first_of_a_session_and_another_way_are_told_of() {
     assert_eq!(told, [(moved, ends.0), (moved, far.local_addr().unwrap())]);
     assert_ne!(ends.0, from);
 }
+
+#[test]
+fn what_the_path_may_not_carry_is_looked_after_and_nothing_else() {
+    let (mut world, _, to) = World::sealed();
+    let key = send_key();
+    world
+        .tx
+        .set_key(PEER, Some((Arc::clone(&key), Name::from(to))));
+    let (a, b) = ends();
+    let short = VnetHdr::default();
+    let small = LINK.frame(0x88b5, &[0; 60]);
+    let (runs, many) = LINK.udp_run(a, b, 100, &[1; 300]);
+    world.send(&short, &[&small]);
+    world.send(&runs, &[&many]);
+    world.receive(4);
+    assert!(!world.slow.is_stirred());
+    let large = LINK.frame(0x88b5, &[0; 900]);
+    let (runs, long) = LINK.udp_run(a, b, 1000, &[1; 3000]);
+    for (vnet, frame, count) in [(&short, &large, 1), (&runs, &long, 3)] {
+        world.send(vnet, &[frame]);
+        world.receive(count);
+        assert!(world.slow.is_stirred());
+        // Who has looked finds nothing more, until the next.
+        assert!(key.take_long());
+        world.slow.calm();
+    }
+    let mut clear = World::new(false);
+    clear.tx = clear.tx.telling(clear.slow.clone());
+    clear.send(&runs, &[&long]);
+    clear.receive(3);
+    assert!(!clear.slow.is_stirred(), "who cannot answer is not asked");
+}

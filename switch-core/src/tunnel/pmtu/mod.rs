@@ -1,14 +1,24 @@
-//! `[7]` The largest packet that the path to a peer carries. Neighbours: `control`, whose probes it sends; the program,
-//! which tells what the kernel reports and makes the overlay's MTU of what is found. Source: RFC 8899.
+//! `[7]` The largest packet that the path to a peer carries. Neighbours: `control`, whose probes it sends; `seal`, whose
+//! keys tell whether anything long was sealed; the program, which tells what the kernel reports and makes the overlay's
+//! MTU of what is found. Source: RFC 8899.
 //!
 //! A probe of the link's own size goes first: where the path carries it, one answer ends the search. Else the least
-//! size that any path must carry is confirmed, and the rest is halved until a step is too small to matter. What was
-//! found is confirmed again and again, the sooner the more is sent: each time with a small probe beside it, so that a
-//! path that carries nothing at all, or loses much, is not taken for one that has shrunk. A path that has shrunk
-//! without a word is known within a second, and a larger size is tried every ten minutes.
+//! size that any path must carry is confirmed, and the rest is halved until a step is too small to matter.
+//!
+//! What was found is confirmed again by one probe of that size: every 250 ms while anything longer than [`LEAST`] is
+//! sent, be it but one packet a second, and twice a minute while nothing is. So a path that has shrunk without a word is
+//! known within half a second and four round trips. A probe that is not answered is sent anew with a small one beside
+//! it, and counts against its size only where the small one is answered: a path that carries nothing at all has not
+//! shrunk. How often that must happen depends on how much of all is lost (`judge`): three times on a path that loses
+//! nothing else. Then [`BASE`] is what is sent, and the size that was lost is tried once more before smaller ones, so that
+//! a path which was wronged by chance is back at once.
+//!
+//! A larger size is tried every ten minutes; after a fall sooner, first after ten seconds and then after twice as long
+//! each time.
 //!
 //! All sizes are those of IP packets, headers counted.
 
+mod judge;
 mod search;
 #[cfg(test)]
 mod tests;
@@ -17,6 +27,7 @@ use core::time::Duration;
 
 use arrayvec::ArrayVec;
 
+use self::judge::{Losses, RoundTrip};
 use self::search::Search;
 use super::control::{PROBE_HEADER, Probe};
 use crate::time::Tick;
@@ -25,22 +36,20 @@ use crate::time::Tick;
 pub const BASE: u16 = 1280;
 /// Smallest size that is looked for: what every IPv4 host must take. Source: RFC 791 section 3.1.
 pub const LEAST: u16 = 576;
+/// How often who sends looks whether anything long was sent, and says so with [`PathMtu::sent_large`].
+pub const LOOK: Duration = Duration::from_millis(500);
 /// Until more than what was found is tried again. Source: RFC 8899 section 5.1.1, PMTU_RAISE_TIMER.
 const RAISE_AFTER: Duration = Duration::from_secs(600);
-/// How often a size that is in use is confirmed: while much is sent, and while nothing is.
+/// The same after a fall, at first: it may have been for a moment, or none at all.
+const RAISE_SOON: Duration = Duration::from_secs(10);
+/// How often a size that is in use is confirmed: while anything long is sent, and while nothing is.
 const CONFIRM_BUSY: Duration = Duration::from_millis(250);
 const CONFIRM_IDLE: Duration = Duration::from_secs(30);
-/// Until a probe counts as lost: so many round trips, within bounds.
-const LOST_AFTER: u32 = 3;
-const LEAST_WAIT: Duration = Duration::from_millis(50);
-const MOST_WAIT: Duration = Duration::from_secs(2);
-const FIRST_WAIT: Duration = Duration::from_millis(250);
-/// Probes of one size that are lost when it counts as too large: more than RFC 8899's 3, for links that lose much.
-const TRIES: u32 = 5;
-/// Probes that are lost beside small ones that are not, when a size in use counts as too large.
-const BLACK_HOLE: u32 = 3;
-/// Probes that are lost in a row when the path counts as dead, which is for others to see.
-const DEAD: u32 = 16;
+/// The longest wait between tries on a path that carries nothing, where an answer would take less: when it is back it
+/// may be narrower.
+const SILENCE: Duration = Duration::from_millis(500);
+/// Losses in a row that may be chance: more are a path that carries nothing, and say nothing of chance.
+const CHANCE: u32 = 4;
 /// Size of the small probe.
 const SMALL: u16 = 160;
 
@@ -62,25 +71,22 @@ pub fn message_len(size: u16, v6: bool) -> usize {
     usize::from(size).saturating_sub(around).max(PROBE_HEADER)
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// Sizes are tried.
-    Searching,
-    /// The size in use is tried again.
-    Confirming,
-    /// Nothing is under way.
-    Resting,
-}
-
 /// One size that is being tried.
 #[derive(Debug, Clone, Copy)]
 struct Trial {
     size: u16,
+    /// It is the size in use, which has passed before.
+    confirms: bool,
     first: u32,
+    begun: Tick,
     sent: Tick,
+    /// Tries without an answer.
     lost: u32,
-    /// Small probes lost.
-    small_lost: u32,
+    /// Those of them whose small probe was answered.
+    proofs: u32,
+    /// The last of them in a row whose small probe was not answered either.
+    silent: u32,
+    /// The small probe of the last try was answered.
     small_answered: bool,
 }
 
@@ -91,14 +97,21 @@ pub struct PathMtu {
     max: u16,
     mtu: u16,
     search: Search,
-    phase: Phase,
+    /// Other sizes than the one in use are tried.
+    searching: bool,
     trial: Option<Trial>,
     wake: Tick,
     confirmed: Tick,
     raise: Tick,
-    busy: bool,
+    /// Larger sizes were tried so often since the path began or fell.
+    raises: u32,
+    /// That it carries no more than it does may be a mistake, or for a moment.
+    doubtful: bool,
+    /// Until then something long is taken to be sent.
+    busy: Tick,
     id: u32,
-    rtt: Option<Duration>,
+    round_trip: RoundTrip,
+    losses: Losses,
     out: ArrayVec<Probe, 2>,
     events: ArrayVec<MtuEvent, 4>,
 }
@@ -112,14 +125,17 @@ impl PathMtu {
             max,
             mtu: BASE.min(max),
             search: Search::up_to(max, LEAST),
-            phase: Phase::Searching,
+            searching: true,
             trial: None,
             wake: now,
             confirmed: now,
             raise: Tick::NEVER,
-            busy: false,
+            raises: 0,
+            doubtful: false,
+            busy: now,
             id: 0,
-            rtt: None,
+            round_trip: RoundTrip::default(),
+            losses: Losses::default(),
             out: ArrayVec::new(),
             events: ArrayVec::new(),
         }
@@ -133,17 +149,18 @@ impl PathMtu {
 
     /// True if the search is over, until it begins again.
     #[must_use]
-    pub fn is_settled(&self) -> bool {
-        self.phase != Phase::Searching
+    pub const fn is_settled(&self) -> bool {
+        !self.searching
     }
 
     /// The peer's address or the way there has changed: nothing is known of the path.
     pub fn restart(&mut self, now: Tick, max: u16) {
         let from = self.mtu;
-        let (id, rtt) = (self.id, self.rtt);
+        let (id, busy, round_trip) = (self.id, self.busy, self.round_trip);
         *self = Self {
             id,
-            rtt,
+            busy,
+            round_trip,
             events: core::mem::take(&mut self.events),
             ..Self::new(now, max)
         };
@@ -157,13 +174,11 @@ impl PathMtu {
         }
     }
 
-    /// Large packets were sent: what they may be is worth knowing soon.
+    /// Packets larger than [`LEAST`] were sent since the last look: that they arrive is worth knowing soon.
     pub fn sent_large(&mut self, now: Tick) {
-        if !self.busy {
-            self.busy = true;
-            if self.phase == Phase::Resting {
-                self.wake = self.wake.min((self.confirmed + CONFIRM_BUSY).max(now));
-            }
+        self.busy = now + LOOK;
+        if !self.searching && self.trial.is_none() {
+            self.wake = self.wake.min((self.confirmed + CONFIRM_BUSY).max(now));
         }
     }
 
@@ -178,44 +193,33 @@ impl PathMtu {
             }
             return;
         }
-        let from = core::mem::replace(&mut self.mtu, said);
-        self.search = Search::up_to(said, LEAST);
-        self.phase = Phase::Searching;
-        self.trial = None;
-        self.wake = now;
-        self.note_change(from);
+        self.falls(now, said, Search::up_to(said, LEAST));
     }
 
     /// A probe has come back.
     pub fn handle_ack(&mut self, now: Tick, probe: Probe) {
         let Some(trial) = &mut self.trial else { return };
-        let recent = probe.id.wrapping_sub(trial.first) < self.id.wrapping_sub(trial.first);
-        if !recent {
+        let (nth, asked) = (
+            probe.id.wrapping_sub(trial.first),
+            self.id.wrapping_sub(trial.first),
+        );
+        if nth >= asked || (probe.size != SMALL && probe.size != trial.size) {
             return;
         }
-        if probe.id.wrapping_add(2) >= self.id {
-            self.rtt = Some(smoothed(self.rtt, now.since(trial.sent)));
+        // When the ones between were sent nobody has kept.
+        let last = asked - nth <= 2;
+        if last || nth == 0 {
+            let sent = if last { trial.sent } else { trial.begun };
+            self.round_trip.note(now.since(sent));
         }
-        if probe.size == SMALL {
-            trial.small_answered = true;
-            return;
+        if probe.size == trial.size {
+            let trial = *trial;
+            return self.passed(now, &trial);
         }
-        if probe.size != trial.size {
-            return;
-        }
-        let size = trial.size;
-        self.trial = None;
-        match self.phase {
-            Phase::Searching => {
-                self.search.passed(size);
-                if size > self.mtu {
-                    let from = core::mem::replace(&mut self.mtu, size);
-                    self.note_change(from);
-                }
-                self.wake = now;
-            }
-            Phase::Confirming | Phase::Resting => self.rest(now),
-        }
+        trial.small_answered = true;
+        // The other would have come by then.
+        let due = trial.sent + self.round_trip.patience();
+        self.wake = self.wake.min(due.max(now));
     }
 
     /// Takes notice of the time: call it when [`Self::poll_timeout`] says so, and after everything else.
@@ -226,17 +230,10 @@ impl PathMtu {
         if self.trial.is_some() {
             self.count_loss(now);
         }
-        if now >= self.raise && self.phase == Phase::Resting {
-            self.raise = Tick::NEVER;
-            self.search = Search::up_to(self.max, self.mtu);
-            self.phase = Phase::Searching;
+        if self.trial.is_none() {
+            self.trial = self.choose(now);
         }
-        if self.phase == Phase::Resting && now >= self.wake {
-            self.phase = Phase::Confirming;
-        }
-        while now >= self.wake && self.phase != Phase::Resting {
-            self.try_size(now);
-        }
+        self.ask(now);
     }
 
     /// When [`Self::handle_timeout`] wants to be called.
@@ -255,72 +252,104 @@ impl PathMtu {
         self.events.pop_at(0)
     }
 
-    /// Sends the next probe, or ends the search.
-    fn try_size(&mut self, now: Tick) {
-        if self.trial.is_none() {
-            let size = match self.phase {
-                Phase::Searching => self.search.next(),
-                Phase::Confirming | Phase::Resting => Some(self.mtu),
-            };
-            let Some(size) = size else {
-                return self.settle(now);
-            };
-            self.trial = Some(Trial {
-                size,
-                first: self.id,
-                sent: now,
-                lost: 0,
-                small_lost: 0,
-                small_answered: false,
-            });
+    /// What to try next; nothing where the search is over.
+    fn choose(&mut self, now: Tick) -> Option<Trial> {
+        if now >= self.raise && !self.searching {
+            self.raise = Tick::NEVER;
+            self.raises += 1;
+            self.search = Search::up_to(self.max, self.mtu);
+            self.searching = true;
         }
-        let with_small = self.phase == Phase::Confirming;
-        let id = self.id;
-        if let Some(trial) = &mut self.trial {
-            trial.sent = now;
-            trial.small_answered = false;
-            self.out.clear();
-            if with_small {
-                self.out.push(Probe {
-                    id: id.wrapping_add(1),
-                    size: SMALL,
-                });
-            }
+        // It may shrink while more is looked for.
+        let known = self.search.low() >= self.mtu;
+        let used = now < self.busy && now >= self.confirmed + CONFIRM_BUSY;
+        let confirms = !self.searching || (known && used);
+        let size = if confirms {
+            self.mtu
+        } else if let Some(size) = self.search.next() {
+            size
+        } else {
+            self.settle(now);
+            return None;
+        };
+        Some(Trial {
+            size,
+            confirms,
+            first: self.id,
+            begun: now,
+            sent: now,
+            lost: 0,
+            proofs: 0,
+            silent: 0,
+            small_answered: false,
+        })
+    }
+
+    /// Sends the probe of what is tried, and from the second time on a small one.
+    fn ask(&mut self, now: Tick) {
+        let Some(trial) = &mut self.trial else { return };
+        trial.sent = now;
+        trial.small_answered = false;
+        let (id, size) = (self.id, trial.size);
+        self.out.clear();
+        if trial.lost > 0 {
             self.out.push(Probe {
-                id,
-                size: trial.size,
+                id: id.wrapping_add(1),
+                size: SMALL,
             });
-            self.id = id.wrapping_add(2);
         }
-        self.wake = now + self.wait();
+        self.out.push(Probe { id, size });
+        self.id = id.wrapping_add(2);
+        let patience = self.round_trip.patience();
+        let longer = patience * (1 << trial.silent.saturating_sub(CHANCE).min(CHANCE));
+        self.wake = now + longer.min(SILENCE.max(patience));
     }
 
-    fn wait(&self) -> Duration {
-        let wait = self.rtt.map_or(FIRST_WAIT, |rtt| rtt * LOST_AFTER);
-        wait.clamp(LEAST_WAIT, MOST_WAIT)
-    }
-
+    /// The last try has not been answered.
     fn count_loss(&mut self, now: Tick) {
         let Some(trial) = &mut self.trial else { return };
         trial.lost += 1;
-        match self.phase {
-            Phase::Searching => {
-                if trial.lost >= TRIES {
-                    let size = trial.size;
-                    self.failed(now, size);
-                }
+        if trial.lost == 1 {
+            // No small one was beside it.
+            return;
+        }
+        if trial.small_answered {
+            trial.silent = 0;
+            trial.proofs += 1;
+            self.losses.note(false);
+        } else {
+            trial.silent += 1;
+            if trial.silent <= CHANCE {
+                self.losses.note(true);
             }
-            Phase::Confirming | Phase::Resting => {
-                trial.small_lost += u32::from(!trial.small_answered);
-                if trial.lost >= BLACK_HOLE + 2 * trial.small_lost {
-                    self.shrunk(now);
-                } else if trial.lost >= DEAD {
-                    self.trial = None;
-                    // When it is back it may be narrower, and who was stopped by that sends too little to be busy.
-                    self.busy = true;
-                    self.rest(now);
-                }
+        }
+        if trial.proofs >= self.losses.proof() {
+            let (size, confirms) = (trial.size, trial.confirms);
+            if confirms {
+                self.shrunk(now);
+            } else {
+                self.failed(now, size);
             }
+        }
+    }
+
+    /// A size that was tried passes.
+    fn passed(&mut self, now: Tick, trial: &Trial) {
+        self.trial = None;
+        for _ in 0..trial.lost.min(CHANCE) {
+            self.losses.note(true);
+        }
+        self.losses.note(false);
+        if trial.size >= self.mtu {
+            self.confirmed = now;
+            let from = core::mem::replace(&mut self.mtu, trial.size);
+            self.note_change(from);
+        }
+        if self.searching {
+            self.search.passed(trial.size);
+            self.wake = now;
+        } else {
+            self.rest(now);
         }
     }
 
@@ -329,8 +358,9 @@ impl PathMtu {
         self.trial = None;
         self.search.failed(size);
         self.wake = now;
+        self.doubtful |= self.losses.any();
         if size <= self.mtu {
-            let from = core::mem::replace(&mut self.mtu, self.search.low());
+            let from = core::mem::replace(&mut self.mtu, below(size));
             self.note_change(from);
         }
     }
@@ -339,10 +369,17 @@ impl PathMtu {
     fn shrunk(&mut self, now: Tick) {
         let from = self.mtu;
         self.note(MtuEvent::BlackHole(from));
+        self.falls(now, below(from), Search::again(from));
+    }
+
+    /// So much is sent from now on, until a search says more.
+    fn falls(&mut self, now: Tick, to: u16, search: Search) {
+        let from = core::mem::replace(&mut self.mtu, to);
+        self.search = search;
+        self.searching = true;
         self.trial = None;
-        self.search = Search::below(from);
-        self.mtu = if from > BASE { BASE } else { LEAST };
-        self.phase = Phase::Searching;
+        self.doubtful = true;
+        self.raises = 0;
         self.wake = now;
         self.note_change(from);
     }
@@ -354,16 +391,19 @@ impl PathMtu {
         if self.mtu < BASE {
             self.note(MtuEvent::TooSmall(self.mtu));
         }
-        if self.mtu < self.max {
-            self.raise = now + RAISE_AFTER;
-        }
+        self.raise = if self.mtu >= self.max {
+            Tick::NEVER
+        } else if self.doubtful {
+            now + (RAISE_SOON * (1 << self.raises.min(6))).min(RAISE_AFTER)
+        } else {
+            now + RAISE_AFTER
+        };
+        self.searching = false;
         self.rest(now);
     }
 
     fn rest(&mut self, now: Tick) {
-        self.phase = Phase::Resting;
-        self.confirmed = now;
-        let busy = core::mem::take(&mut self.busy);
+        let busy = now < self.busy;
         let wait = if busy { CONFIRM_BUSY } else { CONFIRM_IDLE };
         self.wake = (now + wait).min(self.raise.max(now));
     }
@@ -383,7 +423,7 @@ impl PathMtu {
     }
 }
 
-/// Source: RFC 6298 section 2.
-fn smoothed(old: Option<Duration>, sample: Duration) -> Duration {
-    old.map_or(sample, |old| old * 7 / 8 + sample / 8)
+/// What is sent where a size does not pass, until more is known.
+const fn below(size: u16) -> u16 {
+    if size > BASE { BASE } else { LEAST }
 }

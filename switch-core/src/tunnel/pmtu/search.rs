@@ -13,8 +13,11 @@ pub(super) struct Search {
     low: u16,
     /// The least that does not.
     high: u16,
-    /// The greatest that is left was named by the link or a router: it is right more often than not, and tried first.
+    /// The greatest that is left was named by the link or a router, or passed before: it is right more often than not,
+    /// and tried first.
     named: bool,
+    /// But not before it is known that at least [`BASE`] passes: it is relied on already.
+    careful: bool,
 }
 
 impl Search {
@@ -24,15 +27,15 @@ impl Search {
             low,
             high: top.saturating_add(1),
             named: true,
+            careful: false,
         }
     }
 
-    /// Below a size that does not pass.
-    pub(super) const fn below(high: u16) -> Self {
+    /// Up to a size that has passed and seems not to any more.
+    pub(super) const fn again(top: u16) -> Self {
         Self {
-            low: LEAST,
-            high,
-            named: false,
+            careful: true,
+            ..Self::up_to(top, LEAST)
         }
     }
 
@@ -53,11 +56,12 @@ impl Search {
     /// None: what is to be known is known.
     pub(super) fn next(&self) -> Option<u16> {
         let top = self.high.saturating_sub(1);
+        let base = self.low < BASE && BASE < self.high;
         if self.low >= top {
             None
-        } else if self.named {
+        } else if self.named && !(self.careful && base) {
             Some(top)
-        } else if self.low < BASE && BASE < self.high {
+        } else if base {
             Some(BASE)
         } else {
             (top - self.low >= STEP).then(|| self.low.midpoint(self.high))

@@ -1,6 +1,8 @@
 use super::*;
 use crate::testing::Random;
 
+mod flows;
+
 fn ms(n: u64) -> Tick {
     Tick::from_millis(n)
 }
@@ -150,6 +152,18 @@ fn a_path_that_shrinks_without_a_word_is_known_within_a_second() {
     path.run(&mut search, SECOND * 2, true);
     assert!((1396..=1400).contains(&search.mtu()));
     // It grows again: that is found in time.
+    path.mtu = 1500;
+    path.run(&mut search, SECOND * 5, true);
+    assert!(search.mtu() <= 1400);
+    path.run(&mut search, SECOND * 10, true);
+    assert_eq!(search.mtu(), 1500);
+}
+
+#[test]
+fn a_path_that_widens_is_known_within_ten_minutes() {
+    let mut path = Path::new(1400, 0);
+    let mut search = PathMtu::new(path.now, 1500);
+    path.run(&mut search, SECOND * 5, true);
     path.mtu = 1500;
     path.run(&mut search, SECOND * 590, true);
     assert!(search.mtu() <= 1400);

@@ -22,7 +22,8 @@ use thiserror::Error;
 use super::nonce::{Counter, REKEY_AFTER_UNITS};
 use super::suite::{KEY_LEN, Suite};
 use super::window::{Stale, Window};
-use crate::sync::facade::{AtomicU64, Ordering};
+use crate::sync::facade::{AtomicBool, AtomicU64, Ordering};
+use crate::tunnel::pmtu::LEAST;
 
 /// The type of a data message, its byte 0.
 pub const DATA: u8 = 4;
@@ -34,6 +35,9 @@ pub const TAG_LEN: usize = 16;
 pub const PARTIAL: u8 = 1;
 /// The payload is a control message and no VXLAN.
 pub const CONTROL: u8 = 2;
+/// A datagram with more bytes than these may find a path too narrow. Source: those of the smallest packet that every path
+/// carries, less 40 for IP and 8 for UDP.
+pub const LONG: usize = LEAST as usize - 48;
 
 /// Datagrams that may fail to open under one key before it is used no more.
 /// Source: RFC 9001 section 6.6, the integrity limit of ChaCha20-Poly1305 (that of AES-GCM is higher).
@@ -98,6 +102,8 @@ pub struct SendKey {
     suite: Suite,
     receiver: u32,
     counter: Counter,
+    /// Something long was sealed that is no control message. Written twice in a while at most, else only read.
+    long: AtomicBool,
 }
 
 impl SendKey {
@@ -110,6 +116,7 @@ impl SendKey {
             suite,
             receiver,
             counter: Counter::new(),
+            long: AtomicBool::new(false),
         })
     }
 
@@ -119,13 +126,23 @@ impl SendKey {
     /// Cost: one locked instruction; no allocation.
     #[inline]
     pub fn seal(&self, flags: u8, csum: (u8, u8), datagram: &mut [u8]) -> Result<(), SealError> {
-        self.reserve(1, datagram.len())?.seal(flags, csum, datagram)
+        // Probes of what the path carries are no reason to probe it.
+        if flags & CONTROL == 0 {
+            self.note(datagram.len());
+        }
+        self.take(1, datagram.len())?.seal(flags, csum, datagram)
     }
 
     /// Takes the numbers of `n` datagrams of at most `longest` bytes at once, header and tag included: one locked
     /// instruction for all. Numbers that are dropped unused are skipped; the window of the receiver allows it.
     #[inline]
     pub fn reserve(&self, n: u16, longest: usize) -> Result<Reserved<'_>, SealError> {
+        self.note(longest);
+        self.take(n, longest)
+    }
+
+    #[inline]
+    fn take(&self, n: u16, longest: usize) -> Result<Reserved<'_>, SealError> {
         let first = self.counter.take(n, longest).ok_or(SealError::Exhausted)?;
         Ok(Reserved {
             key: self,
@@ -133,6 +150,26 @@ impl SendKey {
             end: first + u64::from(n),
             longest,
         })
+    }
+
+    #[inline]
+    fn note(&self, len: usize) {
+        if len > LONG && !self.long.load(Ordering::Relaxed) {
+            self.long.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// True if anything longer than [`LONG`] was sealed, control messages apart, since [`Self::take_long`].
+    #[inline]
+    #[must_use]
+    pub fn has_long(&self) -> bool {
+        self.long.load(Ordering::Relaxed)
+    }
+
+    /// As [`Self::has_long`], and begins anew.
+    #[must_use]
+    pub fn take_long(&self) -> bool {
+        self.has_long() && self.long.swap(false, Ordering::Relaxed)
     }
 
     /// The suite that it seals with.

@@ -167,8 +167,8 @@ mod wire;
 mod tests;
 
 pub use data::{
-    CONTROL, DATA, HEADER_LEN, OpenError, OpenKey, Opened, PARTIAL, Reserved, SealError, SendKey,
-    SessionStats, TAG_LEN, receiver,
+    CONTROL, DATA, HEADER_LEN, LONG, OpenError, OpenKey, Opened, PARTIAL, Reserved, SealError,
+    SendKey, SessionStats, TAG_LEN, receiver,
 };
 pub use event::{AddError, Event, NodeConfig, PeerConfig, SendError, State, Status};
 pub use keys::{HostSecret, NetworkSecret, PublicKey, Random};

@@ -182,3 +182,17 @@ fn vectors() {
         assert_eq!(hex(&datagram), expected, "{}", suite.name());
     }
 }
+
+#[test]
+fn what_is_long_is_known_until_it_was_asked_for() {
+    let (send, _) = pair(Suite::ChaCha20Poly1305);
+    let mut datagram = vec![0; LONG + 1];
+    send.seal(0, (0, 0), &mut datagram[..LONG]).unwrap();
+    send.seal(CONTROL, (0, 0), &mut datagram).unwrap();
+    let _numbers = send.reserve(9, LONG).unwrap();
+    assert!(!send.has_long(), "short ones, and a control message");
+    send.seal(0, (0, 0), &mut datagram).unwrap();
+    assert!(send.has_long() && send.take_long() && !send.take_long());
+    let _numbers = send.reserve(2, LONG + 1).unwrap();
+    assert!(send.take_long());
+}
