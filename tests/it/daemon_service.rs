@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::time::Duration;
 
-use crate::support::daemon::{Daemon, Place};
+use crate::support::daemon::Daemon;
 use crate::support::netns::{self, Namespace};
 use crate::support::{guest, servers};
 
@@ -12,7 +12,7 @@ const FRONT: &str = "network create front --subnet 10.7.0.0/24 --subnet6 fd07::/
 const WEB: &str = "service create web --network front --port 80:8080 --port 53:5353/udp --ip 10.7.0.200 --ip6 fd07::200";
 
 /// Tells everyone its name and who they are, over TCP and UDP, at both families of its sandbox.
-fn serve(at: &Namespace, name: &'static str) {
+pub(crate) fn serve(at: &Namespace, name: &'static str) {
     // One socket of IPv6 is for both.
     let any = IpAddr::from([0_u16; 8]);
     servers::tcp(at, (any, 8080), move |mut stream, peer| {
@@ -25,11 +25,10 @@ fn serve(at: &Namespace, name: &'static str) {
     });
 }
 
-fn greet(from: &Place, to: SocketAddr) -> Result<String, ErrorKind> {
+/// What a server says to a client.
+pub(crate) fn greet(from: &Namespace, to: SocketAddr) -> Result<String, ErrorKind> {
     let patience = Duration::from_secs(5);
-    let stream = from
-        .net
-        .enter(|| std::net::TcpStream::connect_timeout(&to, patience));
+    let stream = from.enter(|| std::net::TcpStream::connect_timeout(&to, patience));
     let mut stream = stream.map_err(|e| e.kind())?;
     let mut answer = String::new();
     let told = stream
@@ -50,7 +49,7 @@ fn connections_and_datagrams_are_spread_and_failing_backends_passed_over() {
         for (vip, own) in [("10.7.0.200", "10.7.0.4"), ("fd07::200", "fd07::4")] {
             let vip: IpAddr = vip.parse().unwrap();
             let said: Vec<_> = (0..40)
-                .map(|_| greet(&c, (vip, 80).into()).unwrap())
+                .map(|_| greet(&c.net, (vip, 80).into()).unwrap())
                 .collect();
             for name in ["a", "b"] {
                 let count = said
@@ -70,13 +69,13 @@ fn connections_and_datagrams_are_spread_and_failing_backends_passed_over() {
             }
             assert!(c.pings(&vip.to_string()));
             assert_eq!(
-                greet(&c, (vip, 81).into()),
+                greet(&c.net, (vip, 81).into()),
                 Err(ErrorKind::ConnectionRefused)
             );
         }
         // A backend is a client, too, and is led to the other rather than to itself.
         let vip = SocketAddr::from(([10, 7, 0, 200], 80));
-        assert_eq!(greet(&a, vip).unwrap(), "b 10.7.0.2");
+        assert_eq!(greet(&a.net, vip).unwrap(), "b 10.7.0.2");
         // What is open stays with a backend that is taken out.
         let mut open: Vec<_> = (0..10)
             .map(|_| guest::connect(&c.net, vip).unwrap())
@@ -93,7 +92,7 @@ fn connections_and_datagrams_are_spread_and_failing_backends_passed_over() {
             })
             .collect();
         assert!(said.iter().any(|s| s.starts_with("a ")), "{said:?}");
-        assert!((0..20).all(|_| greet(&c, vip).unwrap().starts_with("b ")));
+        assert!((0..20).all(|_| greet(&c.net, vip).unwrap().starts_with("b ")));
         // One where nobody listens refuses one client, and then no other for a while.
         daemon.ok("service rm front web");
         daemon

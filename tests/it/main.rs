@@ -39,6 +39,7 @@ mod overlay_names;
 mod overlay_paths;
 mod overlay_peers;
 mod overlay_sealed;
+mod overlay_service;
 mod overlay_told;
 mod overlay_vxlan;
 mod publish;

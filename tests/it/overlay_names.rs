@@ -8,7 +8,7 @@ use crate::support::wait::{self, SOON};
 
 /// What a gateway says: the code, and the answers. A question that is lost is asked again.
 #[track_caller]
-fn dig(place: &Place, words: &str) -> (String, Vec<String>) {
+pub(crate) fn dig(place: &Place, words: &str) -> (String, Vec<String>) {
     let line = format!("dig +noall +comments +answer +time=2 +tries=5 {words}");
     let said = place.sh(&line).ok();
     let status = said.split_once("status: ").map_or("", |(_, rest)| rest);
@@ -27,8 +27,9 @@ fn dig(place: &Place, words: &str) -> (String, Vec<String>) {
     (status, values)
 }
 
+/// It is told this and nothing else.
 #[track_caller]
-fn known(place: &Place, words: &str, to: &str) {
+pub(crate) fn known(place: &Place, words: &str, to: &str) {
     assert_eq!(
         dig(place, words),
         ("NOERROR".into(), vec![to.into()]),
@@ -36,21 +37,23 @@ fn known(place: &Place, words: &str, to: &str) {
     );
 }
 
+/// It is told that there is no such name.
 #[track_caller]
-fn unknown(place: &Place, words: &str) {
+pub(crate) fn unknown(place: &Place, words: &str) {
     assert_eq!(dig(place, words), ("NXDOMAIN".into(), vec![]), "{words}");
 }
 
 /// Waits until what another host says has come.
 #[track_caller]
-fn becomes(place: &Place, words: &str, to: &[&str]) {
+pub(crate) fn becomes(place: &Place, words: &str, to: &[&str]) {
     wait::until(&format!("{words} is {to:?}"), SOON, || {
         dig(place, words).1 == to
     });
 }
 
+/// Connects a sandbox to a network.
 #[track_caller]
-fn join(daemon: &Daemon<'_>, place: &Place, network: &str, more: &str) {
+pub(crate) fn join(daemon: &Daemon<'_>, place: &Place, network: &str, more: &str) {
     let pid = place.pid;
     daemon.ok(&format!("endpoint connect {network} {pid} {more}"));
 }

@@ -18,7 +18,7 @@ const BYTES: usize = 16 << 20;
 /// A daemon with a network `plain` and its peer, the other host, where the kernel has a device `vx0` without address.
 /// `None` where this kernel has no such device.
 #[track_caller]
-fn network<'w>(world: &'w World, [here, there]: [IpAddr; 2]) -> Option<Daemon<'w>> {
+pub(crate) fn network<'w>(world: &'w World, [here, there]: [IpAddr; 2]) -> Option<Daemon<'w>> {
     let made = world.far.enter(|| {
         let args =
             format!("link add vx0 type vxlan id {VNI} dstport {PORT} local {there} remote {here}");

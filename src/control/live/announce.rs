@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use arrayvec::ArrayVec;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use switch_core::addr::{PeerId as PeerNumber, Vni};
+use switch_core::nat::service::station;
 use switch_core::tunnel::announce::Allowed;
 use switch_core::tunnel::control::prefix::{self, Range};
 use switch_core::tunnel::control::record::{Announced, Network};
@@ -16,7 +17,9 @@ use crate::config::way;
 use crate::control::ids::{EndpointId, PeerId};
 use crate::control::key::PublicKey;
 use crate::control::plane::{PlaneError, PlaneEvent};
-use crate::control::spec::{Carrier, EndpointSpec, NameOwner, NetworkSpec, OverlaySpec, Prefix};
+use crate::control::spec::{
+    Carrier, EndpointSpec, NameOwner, NameRecord, NetworkSpec, OverlaySpec, Prefix,
+};
 
 impl LivePlane {
     /// The thread that keeps sessions, started where it is not there yet.
@@ -97,11 +100,30 @@ impl LivePlane {
             vni,
             mac: end.spec.mac,
             addrs: addrs.filter(|_| meets).collect(),
-            names: names
-                .iter()
-                .map(|n| n.to_ascii_lowercase().into())
-                .collect(),
+            names: lower(names),
         }));
+    }
+
+    /// Tells of the names and addresses of a service that is on a sealed network, as they were and as they are now.
+    pub(super) fn tell_of_service(&self, was: Option<&NameRecord>, is: Option<&NameRecord>) {
+        let network = was.or(is).and_then(|record| self.nets.get(&record.network));
+        let vni = network.and_then(|net| sealed(&net.spec));
+        let (Some(cluster), Some((_, vni))) = (&self.cluster, vni) else {
+            return;
+        };
+        let mac = |record: Option<&NameRecord>| station(&record?.addrs);
+        let (before, now) = (mac(was), mac(is));
+        if let Some(mac) = before.filter(|_| before != now) {
+            cluster.tell(Command::Leave(vni, mac));
+        }
+        if let (Some(record), Some(mac)) = (is, now) {
+            cluster.tell(Command::Join(Announced {
+                vni,
+                mac,
+                addrs: record.addrs.iter().copied().collect(),
+                names: lower(&record.names),
+            }));
+        }
     }
 
     /// Takes an endpoint back.
@@ -143,6 +165,12 @@ impl LivePlane {
         let mut peers = self.peers.iter();
         peers.find(|(_, p)| p.number == number).map(|(&id, _)| id)
     }
+}
+
+/// Names as they are announced.
+fn lower(names: &[String]) -> Box<[Box<str>]> {
+    let lower = names.iter().map(|name| name.to_ascii_lowercase().into());
+    lower.collect()
 }
 
 /// A network's number, where its frames are sealed.

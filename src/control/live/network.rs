@@ -181,9 +181,10 @@ impl LivePlane {
             board.io.names.set(slot, of, &told.names, &told.addrs);
         })?;
         let names = self.names.entry(record.network).or_default();
-        names.insert(record.owner, record.clone());
-        if let NameOwner::Endpoint(id) = record.owner {
-            self.tell_peers(id);
+        let before = names.insert(record.owner, record.clone());
+        match record.owner {
+            NameOwner::Endpoint(id) => self.tell_peers(id),
+            NameOwner::Service(_) => self.tell_of_service(before.as_ref(), Some(record)),
         }
         Ok(())
     }
@@ -195,11 +196,11 @@ impl LivePlane {
     ) -> Result<(), PlaneError> {
         let (slot, owner) = (self.net(network)?.slot, owner(of));
         self.on_all(move |board| board.io.names.remove(slot, owner))?;
-        if let Some(names) = self.names.get_mut(&network) {
-            names.remove(&of);
-        }
-        if let NameOwner::Endpoint(id) = of {
-            self.tell_peers(id);
+        let names = self.names.get_mut(&network);
+        let before = names.and_then(|names| names.remove(&of));
+        match of {
+            NameOwner::Endpoint(id) => self.tell_peers(id),
+            NameOwner::Service(_) => self.tell_of_service(before.as_ref(), None),
         }
         Ok(())
     }

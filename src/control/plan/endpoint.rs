@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use switch_core::addr::Mac;
+use switch_core::nat::service::station;
 
 use super::{name, network, not_reserved, overlay, policy, random_mac, vlan};
 use crate::config::ipam;
@@ -267,6 +268,10 @@ fn mac(model: &Model, network: &NetworkRecord, wish: &EndpointWish) -> Result<Ma
     let holder = |mac: Mac| {
         if network.spec.gateway_mac == mac {
             return Some("the gateway".to_owned());
+        }
+        let mut services = model.services_on(network.spec.id);
+        if let Some(service) = services.find(|s| station(&s.record().addrs) == Some(mac)) {
+            return Some(format!("service '{}'", service.wish.name));
         }
         let mut others = model.on_network(network.spec.id);
         others

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use switch_core::nat::service::station;
+
 use super::{endpoint, name, not_reserved, vlan};
 use crate::config::problem::coded;
 use crate::config::wish::ServiceWish;
@@ -16,7 +18,8 @@ const PORTS: usize = 64;
 const BACKENDS: usize = 1024;
 
 /// Makes a service, or changes the one of that name on the network: its address stays, unless another is asked for.
-/// Errors: of names, ports and addresses; `UnknownNetwork`, `UnknownEndpoint`, `NameTaken`, `AddressTaken`, `PoolFull`.
+/// Errors: of names, ports and addresses; `UnknownNetwork`, `UnknownEndpoint`, `NameTaken`, `AddressTaken`, `PoolFull`,
+/// `MacTaken`.
 pub fn create(
     model: &mut Model,
     wish: &ServiceWish,
@@ -75,6 +78,14 @@ pub fn create(
         ports,
         origin,
     };
+    let mac = station(&record.record().addrs);
+    if let Some(other) = model.on_network(on).find(|e| Some(e.spec.mac) == mac) {
+        let message = format!(
+            "the MAC of a service at that address belongs to sandbox '{}' on network '{}'",
+            other.name, wish.network
+        );
+        return Err(Problem::new(Code::MacTaken, message).at("ip"));
+    }
     model.services.insert(id, Arc::new(record));
     Ok(id)
 }

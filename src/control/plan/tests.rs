@@ -426,3 +426,30 @@ fn services_know_their_backends() {
         assert_eq!(refused.unwrap_err().code, code, "{wish:?}");
     }
 }
+
+#[test]
+fn nobody_has_the_mac_by_which_other_hosts_know_a_service() {
+    let mut model = Model::default();
+    make(&mut model, "web", "172.18.0.0/16");
+    let wished = |name: &str, ip: &str| ServiceWish {
+        name: name.into(),
+        network: "web".into(),
+        ip: Some(ip.into()),
+        ports: vec!["80".into()],
+        ..ServiceWish::default()
+    };
+    let create = |model: &mut Model, wish: &ServiceWish| {
+        let made = create_service(model, wish, false, Origin::Command);
+        made.map_err(|p| (p.code, p.field.unwrap_or_default()))
+    };
+    create(&mut model, &wished("www", "172.18.0.200")).unwrap();
+    let with_mac = |mac: &str| EndpointWish {
+        mac: Some(mac.into()),
+        ..wish("web", "a")
+    };
+    let refused = join(&mut model.clone(), 1, &with_mac("0a:53:ac:12:00:c8"));
+    assert_eq!(refused.unwrap_err(), Code::MacTaken);
+    join(&mut model, 1, &with_mac("0a:53:ac:12:00:d2")).unwrap();
+    let taken = Err((Code::MacTaken, "ip".into()));
+    assert_eq!(create(&mut model, &wished("other", "172.18.0.210")), taken);
+}

@@ -4,7 +4,7 @@
 //! for some seconds. Health is common to the workers and outlives changes; where none is healthy, all are tried.
 
 use core::net::IpAddr;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::choice::{Choice, mix};
@@ -18,6 +18,24 @@ const OUT: u32 = 10;
 const MISSES: u64 = 3;
 /// Hashes tried until every backend is looked at in turn.
 const TRIES: u64 = 8;
+
+/// How the MACs of services begin: administered locally, and as none that is drawn for an endpoint.
+const STATION: [u8; 2] = [0x0a, 0x53];
+
+/// The MAC at which other hosts reach a service with these virtual addresses: made of the first of them, which no other
+/// has. Here it is the gateway's.
+#[must_use]
+pub fn station(addrs: &[IpAddr]) -> Option<Mac> {
+    let [a, b] = STATION;
+    let [c, d, e, f] = match addrs.first()? {
+        IpAddr::V4(addr) => addr.octets(),
+        IpAddr::V6(addr) => {
+            let [.., c, d, e, f] = addr.octets();
+            [c, d, e, f]
+        }
+    };
+    Some(Mac([a, b, c, d, e, f]))
+}
 
 /// A port of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,6 +126,7 @@ pub struct Chosen {
 /// The backends behind one virtual address.
 #[derive(Debug)]
 struct Pool {
+    station: Option<Mac>,
     backends: Vec<Backend>,
     choice: Choice,
 }
@@ -117,6 +136,7 @@ struct Pool {
 pub struct Services {
     pools: HashMap<IpAddr, Pool>,
     faces: HashMap<(IpAddr, u8, u16), u16>,
+    stations: HashSet<Mac>,
 }
 
 impl Services {
@@ -125,15 +145,16 @@ impl Services {
     pub fn new(list: &[ServiceConfig], before: Option<&Self>) -> Self {
         let mut services = Self::default();
         for service in list {
+            let station = station(&service.addrs);
+            services.stations.extend(station);
             for &addr in &service.addrs {
                 for face in &service.faces {
                     let key = (addr, face.proto, face.port);
                     services.faces.insert(key, face.target);
                 }
                 let old = before.and_then(|b| b.pools.get(&addr));
-                services
-                    .pools
-                    .insert(addr, Pool::new(addr, &service.servers, old));
+                let pool = Pool::new((addr, station), &service.servers, old);
+                services.pools.insert(addr, pool);
             }
         }
         services
@@ -148,6 +169,18 @@ impl Services {
     #[must_use]
     pub fn owns(&self, addr: IpAddr) -> bool {
         self.pools.contains_key(&addr)
+    }
+
+    /// The MAC at which other hosts reach a virtual address.
+    #[must_use]
+    pub fn station(&self, addr: IpAddr) -> Option<Mac> {
+        self.pools.get(&addr)?.station
+    }
+
+    /// True for the MAC at which other hosts reach a service.
+    #[must_use]
+    pub fn is_station(&self, mac: Mac) -> bool {
+        mac.0.starts_with(&STATION) && self.stations.contains(&mac)
     }
 
     /// The backends' port behind a port of a virtual address; `None` if the service has no such port.
@@ -216,7 +249,11 @@ impl Services {
 }
 
 impl Pool {
-    fn new(service: IpAddr, servers: &[Server], old: Option<&Self>) -> Self {
+    fn new(
+        (service, station): (IpAddr, Option<Mac>),
+        servers: &[Server],
+        old: Option<&Self>,
+    ) -> Self {
         let family = |a: &&IpAddr| a.is_ipv4() == service.is_ipv4();
         let with_address = servers
             .iter()
@@ -238,6 +275,7 @@ impl Pool {
             .collect();
         let identities: Vec<_> = backends.iter().map(|b| b.mac.to_u64()).zip(0..).collect();
         Self {
+            station,
             choice: Choice::new(&identities),
             backends,
         }

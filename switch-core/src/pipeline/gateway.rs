@@ -15,6 +15,7 @@ use crate::time::Tick;
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::checksum::l4_valid;
 use crate::wire::packet::{Ip, Kind, PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, Packet};
+use crate::wire::put;
 use crate::wire::tcp::{ACK, RST, SYN, TcpHeader, TcpOptions};
 use crate::wire::too_big::TooBig;
 use crate::wire::udp::UdpHeader;
@@ -101,16 +102,25 @@ impl Switch {
         what: IcmpError,
         reason: DropReason,
     ) -> Result<Verdict, DropReason> {
+        let Ok(Packet {
+            kind: Kind::Ip(ip), ..
+        }) = Packet::parse(frame)
+        else {
+            return Err(reason);
+        };
         let gw = &self.config.gateway;
-        let v4 = matches!(Packet::parse(frame), Ok(Packet { kind: Kind::Ip(ip), .. }) if ip.src.is_ipv4());
-        let router = if v4 {
-            gw.v4.map(|v| IpAddr::V4(v.0))
-        } else {
-            gw.v6.map(|v| IpAddr::V6(v.0))
+        let station = self.service_towards(port, ip.dst);
+        let router = match (station, ip.src) {
+            (Some(_), _) => Some(ip.dst),
+            (None, IpAddr::V4(_)) => gw.v4.map(|v| IpAddr::V4(v.0)),
+            (None, IpAddr::V6(_)) => gw.v6.map(|v| IpAddr::V6(v.0)),
         };
         if let Some(router) = router
             && icmp::error(gw, router, frame, what, &mut self.out)
         {
+            if let Some(station) = station {
+                put(&mut self.out, 6, &station.0);
+            }
             host.tx(port, &VnetHdr::default(), &[IoSlice::new(&self.out)]);
         }
         Err(reason)

@@ -1,7 +1,7 @@
 //! Stages 2-8: Ports that lead to other hosts: what comes from there, and what goes.
 //!
 //! A frame from another host reaches endpoints of this one alone, never a third host: no loop can form. The gateway
-//! is each host's own, and answers nobody from elsewhere. Source: RFC 7348 section 4.
+//! is each host's own, and answers nobody from elsewhere; services do, at MACs of their own. Source: RFC 7348 section 4.
 
 #[cfg(test)]
 mod tests;
@@ -117,6 +117,12 @@ impl Switch {
         self.vouched(Source { port: from, vlan }, packet, frame)?;
         self.note_sender(cx, Source { port: from, vlan }, packet.src)?;
         if packet.dst.is_group() {
+            if vlan.is_none()
+                && self.services.is_some()
+                && self.tell_node(host, from, packet, frame)?
+            {
+                return Ok(Verdict::Answer);
+            }
             // What it says of groups is noted; members here hear of it, and so do routers.
             let source = Source { port: from, vlan };
             if self.snoop(host, cx.now, source, packet, frame)? {
@@ -131,8 +137,15 @@ impl Switch {
                 frame,
             );
         }
-        if vlan.is_none() && packet.dst == self.config.gateway.mac {
-            return Err(DropReason::NotRouted);
+        if vlan.is_none() {
+            if packet.dst == self.config.gateway.mac {
+                return Err(DropReason::NotRouted);
+            }
+            if self.services.is_some()
+                && let Some(verdict) = self.serve_elsewhere(host, cx, from, packet, vnet, frame)?
+            {
+                return Ok(verdict);
+            }
         }
         self.bring_home(host, cx, (from, vlan), packet, vnet, frame)
     }
@@ -286,18 +299,32 @@ impl Switch {
         frame: &[u8],
     ) -> Result<Verdict, DropReason> {
         if let Kind::Ip(ip) = &packet.kind
-            && let Some(at) = mss_above(ip, frame, mtu)
+            && let Some(whole) = self.clamped(ip, vnet, frame, mtu)
         {
-            let most = mtu.saturating_sub(headers(ip.src.is_ipv4()));
-            let mut whole = core::mem::take(&mut self.whole);
-            whole.clear();
-            whole.extend_from_slice(frame);
-            write_mss(&mut whole, ip, vnet, at, most);
             let sent = self.hand_over(host, exit, packet, vnet, &whole);
             self.whole = whole;
             return sent;
         }
         self.hand_over(host, exit, packet, vnet, frame)
+    }
+
+    /// A frame that opens a connection with segments which fit an MTU, where it does not as it is. It is in the memory
+    /// of `whole`, which is to be given back.
+    #[inline]
+    pub(super) fn clamped(
+        &mut self,
+        ip: &Ip,
+        vnet: &VnetHdr,
+        frame: &[u8],
+        mtu: u16,
+    ) -> Option<Vec<u8>> {
+        let at = mss_above(ip, frame, mtu)?;
+        let most = mtu.saturating_sub(headers(ip.src.is_ipv4()));
+        let mut whole = core::mem::take(&mut self.whole);
+        whole.clear();
+        whole.extend_from_slice(frame);
+        write_mss(&mut whole, ip, vnet, at, most);
+        Some(whole)
     }
 }
 

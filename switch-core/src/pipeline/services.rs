@@ -5,6 +5,7 @@
 //! or endpoints may not speak to each other, does the service's address stand for the client's.
 
 mod about;
+mod elsewhere;
 
 use core::net::IpAddr;
 use std::io::IoSlice;
@@ -79,10 +80,7 @@ impl Switch {
         let found = table.pass(&tuple, role, now);
         if let Some((found, target)) = found.and_then(|f| Some((f, f.target?))) {
             judge(&services, &tuple, role, &found, from, now);
-            let there = self
-                .ports
-                .get(target.port)
-                .is_some_and(|p| p.mac == target.mac);
+            let there = self.is_there(&target);
             // An opening that was not answered is led elsewhere when it comes again.
             let again = role == Role::Opens && found.stage == Stage::New && !found.reply;
             let unheard = again && ip.proto == PROTO_TCP && found.silent > 0;
@@ -117,7 +115,7 @@ impl Switch {
             ..
         } = arrived;
         let now = seconds(cx.now);
-        if !self.source_ok(ip, packet.src) {
+        if !self.client_ok(from, ip, packet.src) {
             return Err(DropReason::Spoofed);
         }
         if role == Role::Resets {
@@ -183,8 +181,46 @@ impl Switch {
         Ok(to)
     }
 
-    /// Sends a frame on with the addresses that its conversation has on the other side.
+    /// True if who a conversation leads to is where it was.
+    fn is_there(&self, target: &Target) -> bool {
+        self.ports
+            .get(target.port)
+            .is_some_and(|port| match port.remote {
+                None => port.mac == target.mac,
+                Some(_) => self.is_behind(port, target.mac),
+            })
+    }
+
+    /// Sends a frame on with the addresses that its conversation has on the other side. One that opens a connection
+    /// with another host says no more than what fits the way.
     fn readdress<H: Host>(
+        &mut self,
+        host: &mut H,
+        cx: &Cx,
+        arrived: Arrived<'_>,
+        target: &Target,
+    ) -> Result<Verdict, DropReason> {
+        let ways = [arrived.from, target.port].map(|id| self.ports.get(id));
+        let ways = ways.into_iter().flatten().filter(|p| p.remote.is_some());
+        let Some(mtu) = ways.map(|port| port.mtu).min() else {
+            return self.pass_on(host, cx, arrived, target);
+        };
+        let Arrived {
+            ip, vnet, frame, ..
+        } = arrived;
+        let Some(whole) = self.clamped(ip, vnet, frame, mtu) else {
+            return self.pass_on(host, cx, arrived, target);
+        };
+        let arrived = Arrived {
+            frame: &whole,
+            ..arrived
+        };
+        let sent = self.pass_on(host, cx, arrived, target);
+        self.whole = whole;
+        sent
+    }
+
+    fn pass_on<H: Host>(
         &mut self,
         host: &mut H,
         cx: &Cx,
@@ -210,7 +246,7 @@ impl Switch {
             return Err(DropReason::RateLimited);
         }
         let ends = Ends {
-            macs: (self.config.gateway.mac, target.mac),
+            macs: (self.face(to, target.src.0), target.mac),
             src: target.src,
             dst: target.dst,
         };

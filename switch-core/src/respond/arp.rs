@@ -25,45 +25,88 @@ pub fn respond(
     let Some((own, _)) = gw.v4 else {
         return Ok(false);
     };
-    let bytes = frame.get(packet.l3..).unwrap_or_default();
-    let arp = ArpPacket::new_checked(bytes).map_err(|_| DropReason::Truncated)?;
-    let ArpRepr::EthernetIpv4 {
-        operation,
-        source_hardware_addr,
-        source_protocol_addr,
-        target_protocol_addr,
-        ..
-    } = ArpRepr::parse(&arp).map_err(|_| DropReason::Malformed)?
-    else {
-        return Err(DropReason::Malformed);
-    };
+    let arp = parse(frame, packet)?;
     let ours = |a: Ipv4Addr| a == own || gw.guests.is_virtual(a.into());
-    if ours(source_protocol_addr) || Mac(source_hardware_addr.0) != packet.src {
+    if ours(arp.sender) || arp.mac != packet.src {
         return Err(DropReason::Spoofed);
     }
-    if operation != ArpOperation::Request {
+    if !arp.asks {
         return Ok(false);
     }
-    let mac = if ours(target_protocol_addr) {
+    let mac = if ours(arp.target) {
         gw.mac
     } else {
         // Not to whom has it already: a probe for one's own address has no answer.
-        let peer = gw.guests.by_addr(target_protocol_addr.into());
+        let peer = gw.guests.by_addr(arp.target.into());
         match peer.filter(|peer| peers && peer.mac != packet.src) {
             Some(peer) => peer.mac,
-            None if peers && gw.guests.routes.find(target_protocol_addr.into()).is_some() => gw.mac,
+            None if peers && gw.guests.routes.find(arp.target.into()).is_some() => gw.mac,
             None => return Ok(false),
         }
     };
-    let answer = ArpRepr::EthernetIpv4 {
-        operation: ArpOperation::Reply,
-        source_hardware_addr: EthernetAddress(mac.0),
-        source_protocol_addr: target_protocol_addr,
-        target_hardware_addr: source_hardware_addr,
-        target_protocol_addr: source_protocol_addr,
-    };
-    write((packet.src, mac), &answer, out);
+    arp.answer(mac, out);
     Ok(true)
+}
+
+/// Answers a request for an address of a station. True if `out` holds an answer.
+/// Errors: `Malformed`; `Spoofed` for who asks in the name of a station, or with another's MAC.
+pub fn respond_as(
+    station: impl Fn(Ipv4Addr) -> Option<Mac>,
+    frame: &[u8],
+    packet: &Packet,
+    out: &mut Vec<u8>,
+) -> Result<bool, DropReason> {
+    let arp = parse(frame, packet)?;
+    let Some(mac) = station(arp.target).filter(|_| arp.asks) else {
+        return Ok(false);
+    };
+    if station(arp.sender).is_some() || arp.mac != packet.src {
+        return Err(DropReason::Spoofed);
+    }
+    arp.answer(mac, out);
+    Ok(true)
+}
+
+/// What an ARP packet says.
+struct Arp {
+    asks: bool,
+    mac: Mac,
+    sender: Ipv4Addr,
+    target: Ipv4Addr,
+}
+
+fn parse(frame: &[u8], packet: &Packet) -> Result<Arp, DropReason> {
+    let bytes = frame.get(packet.l3..).unwrap_or_default();
+    let arp = ArpPacket::new_checked(bytes).map_err(|_| DropReason::Truncated)?;
+    match ArpRepr::parse(&arp).map_err(|_| DropReason::Malformed)? {
+        ArpRepr::EthernetIpv4 {
+            operation,
+            source_hardware_addr,
+            source_protocol_addr,
+            target_protocol_addr,
+            ..
+        } => Ok(Arp {
+            asks: operation == ArpOperation::Request,
+            mac: Mac(source_hardware_addr.0),
+            sender: source_protocol_addr,
+            target: target_protocol_addr,
+        }),
+        _ => Err(DropReason::Malformed),
+    }
+}
+
+impl Arp {
+    /// Writes that this is the station which was asked for.
+    fn answer(&self, mac: Mac, out: &mut Vec<u8>) {
+        let answer = ArpRepr::EthernetIpv4 {
+            operation: ArpOperation::Reply,
+            source_hardware_addr: EthernetAddress(mac.0),
+            source_protocol_addr: self.target,
+            target_hardware_addr: EthernetAddress(self.mac.0),
+            target_protocol_addr: self.sender,
+        };
+        write((self.mac, mac), &answer, out);
+    }
 }
 
 /// Writes an announcement: whoever knows another station at the address takes this one. Source: RFC 5227 section 3.

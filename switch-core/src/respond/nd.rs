@@ -29,26 +29,13 @@ pub fn respond(
     packet: &Packet,
     out: &mut Vec<u8>,
 ) -> Result<bool, DropReason> {
-    let Kind::Ip(ip) = packet.kind else {
-        return Ok(false);
-    };
     let Some((own, _)) = gw.v6 else {
         return Ok(false);
     };
-    if ip.proto != PROTO_ICMPV6 || ip.frag.is_some() {
+    let Some((ip, icmp)) = message(frame, packet)? else {
         return Ok(false);
-    }
-    let icmp = frame.get(ip.l4..ip.end).unwrap_or_default();
+    };
     let kind = icmp.first().copied().unwrap_or(0);
-    if !(133..=137).contains(&kind) {
-        return Ok(false);
-    }
-    if ip.ttl != 255 || icmp.get(1) != Some(&0) || icmp.len() < 8 {
-        return Err(DropReason::Malformed);
-    }
-    if !valid(&ip, icmp) {
-        return Err(DropReason::BadChecksum);
-    }
     match kind {
         133 => {
             let to = if ip.src.is_unspecified() {
@@ -61,19 +48,15 @@ pub fn respond(
         }
         134 | 137 => Err(DropReason::Spoofed),
         _ => {
-            let target = icmp
-                .get(8..24)
-                .and_then(|b| b.first_chunk())
-                .map(|b| Ipv6Addr::from_octets(*b));
-            let target = target.ok_or(DropReason::Truncated)?;
+            let target = target(icmp)?;
             let ours = target == own || target == gw.link_local();
             match (kind, ours) {
                 (135, true) => {
-                    neighbour((gw, gw.mac, 0xa0), &ip, packet.src, target, out);
+                    neighbour((gw.mac, gw.mac, 0xa0), &ip, packet.src, target, out);
                     Ok(true)
                 }
                 (135, false) if gw.guests.is_virtual(target.into()) => {
-                    neighbour((gw, gw.mac, 0x20), &ip, packet.src, target, out);
+                    neighbour((gw.mac, gw.mac, 0x20), &ip, packet.src, target, out);
                     Ok(true)
                 }
                 (136, false) if gw.guests.is_virtual(target.into()) => Err(DropReason::Spoofed),
@@ -84,7 +67,7 @@ pub fn respond(
                     let routed = || gw.guests.routes.find(target.into()).map(|_| gw.mac);
                     let mac = peer.map(|peer| peer.mac).or_else(routed);
                     if let Some(mac) = mac {
-                        neighbour((gw, mac, 0x20), &ip, packet.src, target, out);
+                        neighbour((gw.mac, mac, 0x20), &ip, packet.src, target, out);
                     }
                     Ok(mac.is_some())
                 }
@@ -93,6 +76,53 @@ pub fn respond(
             }
         }
     }
+}
+
+/// Answers a solicitation for an address of a station. True if `out` holds an answer. Errors: as [`respond`].
+pub fn respond_as(
+    station: impl Fn(Ipv6Addr) -> Option<Mac>,
+    frame: &[u8],
+    packet: &Packet,
+    out: &mut Vec<u8>,
+) -> Result<bool, DropReason> {
+    let Some((ip, icmp)) = message(frame, packet)?.filter(|(_, icmp)| icmp.first() == Some(&135))
+    else {
+        return Ok(false);
+    };
+    let target = target(icmp)?;
+    let mac = station(target);
+    if let Some(mac) = mac {
+        neighbour((mac, mac, 0x20), &ip, packet.src, target, out);
+    }
+    Ok(mac.is_some())
+}
+
+/// A message of neighbour discovery. `None` for what is none. Errors: `Malformed`, `BadChecksum`.
+fn message<'a>(frame: &'a [u8], packet: &Packet) -> Result<Option<(Ip, &'a [u8])>, DropReason> {
+    let Kind::Ip(ip) = packet.kind else {
+        return Ok(None);
+    };
+    if ip.proto != PROTO_ICMPV6 || ip.frag.is_some() {
+        return Ok(None);
+    }
+    let icmp = frame.get(ip.l4..ip.end).unwrap_or_default();
+    if !(133..=137).contains(&icmp.first().copied().unwrap_or(0)) {
+        return Ok(None);
+    }
+    if ip.ttl != 255 || icmp.get(1) != Some(&0) || icmp.len() < 8 {
+        return Err(DropReason::Malformed);
+    }
+    if !valid(&ip, icmp) {
+        return Err(DropReason::BadChecksum);
+    }
+    Ok(Some((ip, icmp)))
+}
+
+/// Whom a message is about. Errors: `Truncated`.
+fn target(icmp: &[u8]) -> Result<Ipv6Addr, DropReason> {
+    let target = icmp.get(8..24).and_then(|b| b.first_chunk());
+    let target = target.ok_or(DropReason::Truncated)?;
+    Ok(Ipv6Addr::from_octets(*target))
 }
 
 fn v6(ip: &Ip) -> Ipv6Addr {
@@ -109,7 +139,7 @@ fn group_mac(group: Ipv6Addr) -> Mac {
 
 /// A neighbour advertisement for `own`: override, and solicited unless somebody probes for a duplicate.
 fn neighbour(
-    (gw, own, flags): (&Gateway, Mac, u8),
+    (from, own, flags): (Mac, Mac, u8),
     ip: &Ip,
     to: Mac,
     target: Ipv6Addr,
@@ -127,7 +157,7 @@ fn neighbour(
     body.extend_from_slice(&target.octets());
     body.extend_from_slice(&[2, 1]);
     body.extend_from_slice(&own.0);
-    frame(gw.mac, target, (dst, mac), &mut body, out);
+    frame(from, target, (dst, mac), &mut body, out);
 }
 
 /// Writes an advertisement that nobody has asked for: whoever knows another station at the address takes this one.

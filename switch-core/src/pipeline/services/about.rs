@@ -78,19 +78,20 @@ impl Switch {
         if !icmp::valid(ip, message) {
             return Err(DropReason::BadChecksum);
         }
-        if !self.source_ok(ip, packet.src) {
+        if !self.client_ok(from, ip, packet.src) {
             return Err(DropReason::Spoofed);
         }
         if found.reply && is_unreachable(ip.src, message) {
             services.fails(target.src.0, from, now);
         }
+        let is_there = self.is_there(&target);
         let Target {
             src,
             dst,
             mac,
             port,
         } = target;
-        let Some(to) = self.ports.get(port).filter(|p| p.mac == mac) else {
+        let Some(to) = self.ports.get(port).filter(|_| is_there) else {
             return Err(DropReason::NoFlow);
         };
         if !to.has_room(cx.now, frame, packet, vnet) {
@@ -103,7 +104,7 @@ impl Switch {
         if !requote(told, dst, src) {
             return Err(DropReason::Malformed);
         }
-        let macs = (self.config.gateway.mac, mac);
+        let macs = (self.face(to, src.0), mac);
         icmp::relay(macs, (src.0, dst.0), told, &mut self.out);
         if host.tx(port, &VnetHdr::default(), &[IoSlice::new(&self.out)]) {
             Ok(Some(Verdict::Forward(port)))
@@ -133,8 +134,11 @@ impl Switch {
         if !icmp::valid(ip, message) {
             return Err(DropReason::BadChecksum);
         }
+        let Some(to) = self.ports.get(from) else {
+            return Err(DropReason::NoFlow);
+        };
         icmp::echo_reply(
-            (self.config.gateway.mac, packet.src),
+            (self.face(to, ip.dst), packet.src),
             (ip.dst, ip.src),
             *ids,
             message.get(8..).unwrap_or_default(),

@@ -1,5 +1,7 @@
 //! `[7]` What an announcement is made of: endpoints and networks that are there or gone, and the name of the host.
 //!
+//! A service of a host is an endpoint too: its MAC is its own (`nat::service::station`), its addresses are the virtual ones.
+//!
 //! A record has a kind (u8), the length of its body (u16), and the body. A kind that is not known is skipped.
 //!
 //! | kind | record | body |
