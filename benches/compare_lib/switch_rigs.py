@@ -34,6 +34,7 @@ class Switch(Rig):
 
     def __init__(self, lab, name, mtu):
         super().__init__(lab, name, mtu)
+        self.home = lab.host
         self.spaces = []
         self.joined = 0
         self.processes = []
@@ -136,8 +137,8 @@ class Switch(Rig):
 
     def take(self, number, link):
         """Moves an interface that the switch made beside itself into a sandbox."""
-        self.wait_for(link, lambda: link in call(["ip", "-n", self.lab.host, "link"]))
-        call(["ip", "-n", self.lab.host, "link", "set", link, "netns", self.spaces[number]])
+        self.wait_for(link, lambda: link in call(["ip", "-n", self.home, "link"]))
+        call(["ip", "-n", self.home, "link", "set", link, "netns", self.spaces[number]])
         self.configure(number, link)
 
 
@@ -191,7 +192,13 @@ class OpenVSwitch(Switch):
 
     program = "ovs-vswitchd"
 
+    def __init__(self, lab, name, mtu):
+        super().__init__(lab, name, mtu)
+        # Two of them cannot live in one namespace: the data path's own interface has but one name.
+        self.home = f"{lab.name}O{self.port}"
+
     def begin(self):
+        self.lab.add_space(self.home)
         directory = self.lab.directory / f"ovs{self.port}"
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir()
@@ -199,12 +206,16 @@ class OpenVSwitch(Switch):
         database, self.api = directory / "conf.db", f"unix:{directory}/db.sock"
         call(["ovsdb-tool", "create", database, schema])
         quiet = ["--no-chdir", "-vconsole:warn", "-vsyslog:off"]
-        inside = self.lab.inside(self.lab.host)
+        inside = self.lab.inside(self.home)
         self.spawn(["ovsdb-server", *quiet, f"--remote=p{self.api}", f"--unixctl={directory}/server.ctl", database])
         self.wait_for("ovsdb-server", (directory / "db.sock").exists)
         self.set("--no-wait", "init", "--", "set", "Open_vSwitch", ".", "other_config:userspace-tso-enable=true")
         self.spawn([*inside, self.path, *quiet, f"--unixctl={directory}/switch.ctl", self.api])
         self.set("add-br", "bridge1", "--", "set", "bridge", "bridge1", "datapath_type=netdev")
+
+    def stop(self):
+        super().stop()
+        self.lab.drop_spaces([self.home])
 
     def set(self, *words):
         call(["ovs-vsctl", f"--db={self.api}", "--timeout=15", *words])
@@ -214,6 +225,19 @@ class OpenVSwitch(Switch):
             link = f"sand{number}"
             self.set("add-port", "bridge1", link, "--", "set", "interface", link, "type=internal")
             self.take(number, link)
+
+
+class OpenVSwitchVeth(OpenVSwitch):
+    """The same with a veth pair for each sandbox, as ovs-docker makes them: packet sockets where the other has TAPs."""
+
+    def connect(self, numbers):
+        for number in numbers:
+            port = f"port{number}"
+            call(["ip", "-n", self.home, "link", "add", port, "mtu", str(self.mtu), "type", "veth", "peer", "name", "eth0",
+                  "netns", self.spaces[number]])
+            call(["ip", "-n", self.home, "link", "set", port, "up"])
+            self.set("add-port", "bridge1", port)
+            self.configure(number, "eth0")
 
 
 class Vde(Switch):
@@ -322,6 +346,7 @@ ALL = {
     "bridge": (Bridge, 1500),
     "taploop": (TapLoop, 1500),
     "ovs": (OpenVSwitch, 1500),
+    "ovs-veth": (OpenVSwitchVeth, 1500),
     "vde": (Vde, 1500),
     "weft": (WeftUp, 1500),
     "weft-w2": (WeftUpTwo, 1500),
