@@ -14,8 +14,8 @@ use super::sys::{self, Shared};
 const SLOT: usize = 1600;
 /// Bytes of a block: a multiple of the page of every kernel.
 const BLOCK: usize = 64 * 1024;
-/// Blocks: half a megabyte in all.
-const BLOCKS: usize = 8;
+/// Blocks: with what an interface takes beside them, half a megabyte in all.
+const BLOCKS: usize = 7;
 /// Slots of a block; the rest of it is unused.
 const EACH: usize = BLOCK / SLOT;
 /// Slots in all.
