@@ -1,6 +1,7 @@
 //! What a worker works on: the switches of the networks, and the endpoints and sockets that are its own. Only those
 //! that something happened to cost anything in a turn.
 
+mod rest;
 mod underlay;
 
 use std::collections::VecDeque;
@@ -15,6 +16,7 @@ use switch_core::pipeline::{Flap, Switch};
 use switch_core::time::Tick;
 use switch_core::verdict::{DropReason, Verdict};
 
+use self::rest::Resting;
 use super::budget::Turn;
 use super::tunnels::Tunnels;
 use super::underlay::narrow::Narrows;
@@ -42,6 +44,8 @@ pub struct Board {
     ready: VecDeque<PortId>,
     /// Endpoints that hold frames back.
     held: Vec<PortId>,
+    /// Endpoints that are not read for a while.
+    resting: Resting,
     buffer: Vec<u8>,
     /// What comes from other hosts, once there is a way to them.
     tunnels: Option<Box<Tunnels>>,
@@ -63,6 +67,7 @@ impl Board {
             active: Vec::new(),
             ready: VecDeque::new(),
             held: Vec::new(),
+            resting: Resting::default(),
             buffer: vec![0; RX_BUFFER],
             tunnels: None,
             narrows: Narrows::default(),
@@ -146,6 +151,7 @@ impl Board {
         let net = link.net;
         self.with(net, |switch, io| switch.remove_port(io, port));
         self.held.retain(|&held| held != port);
+        self.resting.forget(port);
         self.io.detach(port)
     }
 
@@ -200,13 +206,16 @@ impl Board {
 
     /// True if all that the sandboxes have sent is with the host, and none of their connections can bring more.
     pub(super) fn is_passed_on(&self) -> bool {
-        self.io.is_passed_on() && self.nets().all(|(_, switch)| switch.is_passed_on())
+        self.resting.is_empty()
+            && self.io.is_passed_on()
+            && self.nets().all(|(_, switch)| switch.is_passed_on())
     }
 
-    /// The next deadline of any network.
+    /// The next deadline of any network, or the end of an endpoint's rest.
     pub(super) fn deadline(&self) -> Option<Tick> {
         let nets = self.nets.iter().flatten();
-        nets.filter_map(|net| net.deadline).min()
+        let due = nets.filter_map(|net| net.deadline);
+        due.chain(self.resting.until()).min()
     }
 
     /// When an endpoint that holds frames back has one to give.
@@ -311,7 +320,7 @@ impl Board {
             return Ok(false);
         };
         self.io.net = net;
-        let mut turn = Turn::default();
+        let (mut turn, mut refused) = (Turn::default(), 0);
         let mut more = true;
         while !turn.over() {
             let Some(link) = self.io.links.get_mut(port) else {
@@ -332,6 +341,7 @@ impl Board {
                         && let Some(link) = self.io.links.get_mut(port)
                     {
                         link.stats.drops.count(reason);
+                        refused += 1;
                     }
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
@@ -360,10 +370,13 @@ impl Board {
             }
         }
         found.switch.end_run(&mut self.io);
+        self.touch(net);
         if let Some(link) = self.io.links.get_mut(port) {
             link.ready = more;
+            if link.waste.is_all(turn.taken(), refused) && self.rest(now, port) {
+                return Ok(false);
+            }
         }
-        self.touch(net);
         Ok(more)
     }
 

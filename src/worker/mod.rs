@@ -235,6 +235,7 @@ impl Worker {
                 board.host_changed();
             }
             board.wake_held();
+            board.wake_rested(now);
             // Frames before answers: a sandbox that has just reset a connection need not be sent its end.
             board.run_endpoints(now, &mut lost);
             for (port, error) in lost.drain(..) {

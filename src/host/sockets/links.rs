@@ -7,6 +7,7 @@ use switch_core::verdict::Drops;
 use switch_core::wire::vnet_hdr::VnetHdr;
 
 use crate::endpoint::Endpoint;
+use crate::worker::budget::Waste;
 
 /// What passed an endpoint on one worker.
 #[derive(Debug, Clone, Default)]
@@ -35,6 +36,8 @@ pub struct Link {
     pub owned: bool,
     /// It stands in the line of those that may have a frame.
     pub ready: bool,
+    /// How much of what it sends is thrown away.
+    pub waste: Waste,
     /// What passed.
     pub stats: LinkStats,
 }
@@ -57,6 +60,7 @@ impl Link {
             net,
             owned,
             ready: false,
+            waste: Waste::default(),
             stats: LinkStats::default(),
         }
     }

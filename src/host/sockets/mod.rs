@@ -255,26 +255,38 @@ impl HostIo {
     /// Takes an endpoint in. One of another worker may only be sent to.
     /// Errors: it cannot be polled.
     pub fn attach(&mut self, port: PortId, link: Link) -> io::Result<()> {
-        if let Some(fd) = link.endpoint.fd().filter(|_| link.owned) {
-            self.registry.register(
-                &mut SourceFd(&fd),
-                Token(port.0 as usize),
-                Interest::READABLE,
-            )?;
-        }
         self.links.insert(port, link);
-        Ok(())
+        self.heed(port).inspect_err(|_| {
+            self.links.remove(port);
+        })
+    }
+
+    /// Stops polling an endpoint, until [`Self::heed`]. False where it polls none of that number.
+    pub fn ignore(&mut self, port: PortId) -> bool {
+        let fd = self.polled(port);
+        fd.is_some_and(|fd| self.registry.deregister(&mut SourceFd(&fd)).is_ok())
+    }
+
+    /// Polls an endpoint again. Errors: the kernel cannot take it in now.
+    pub fn heed(&mut self, port: PortId) -> io::Result<()> {
+        self.polled(port).map_or(Ok(()), |fd| {
+            let token = Token(port.0 as usize);
+            self.registry
+                .register(&mut SourceFd(&fd), token, Interest::READABLE)
+        })
+    }
+
+    fn polled(&self, port: PortId) -> Option<RawFd> {
+        let link = self.links.get(port).filter(|link| link.owned);
+        link?.endpoint.fd()
     }
 
     /// Takes an endpoint out, and gives it back.
     pub fn detach(&mut self, port: PortId) -> Option<Link> {
         self.end_splices(port);
-        let link = self.links.remove(port)?;
-        if let Some(fd) = link.endpoint.fd().filter(|_| link.owned) {
-            // A descriptor that has others to the same file stays in epoll when it is closed.
-            let _ = self.registry.deregister(&mut SourceFd(&fd));
-        }
-        Some(link)
+        // A descriptor that has others to the same file stays in epoll when it is closed.
+        self.ignore(port);
+        self.links.remove(port)
     }
 
     fn tcp_mut(&mut self, sock: SockId) -> Option<&mut TcpSock> {
