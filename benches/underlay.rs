@@ -115,7 +115,7 @@ impl Host {
 
     /// A turn of the TAP. True if it may have more.
     fn outward(&mut self) -> io::Result<bool> {
-        let mut turn = Turn::default();
+        let mut turn = Turn::new(false);
         while !turn.over() {
             match self.tap.rx(&mut self.buffer) {
                 Ok(got) => {

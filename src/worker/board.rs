@@ -17,7 +17,7 @@ use switch_core::time::Tick;
 use switch_core::verdict::{DropReason, Verdict};
 
 use self::rest::Resting;
-use super::budget::Turn;
+use super::budget::{Company, Turn};
 use super::tunnels::Tunnels;
 use super::underlay::narrow::Narrows;
 use crate::endpoint::RX_BUFFER;
@@ -46,6 +46,7 @@ pub struct Board {
     held: Vec<PortId>,
     /// Endpoints that are not read for a while.
     resting: Resting,
+    company: Company,
     buffer: Vec<u8>,
     /// What comes from other hosts, once there is a way to them.
     tunnels: Option<Box<Tunnels>>,
@@ -68,6 +69,7 @@ impl Board {
             ready: VecDeque::new(),
             held: Vec::new(),
             resting: Resting::default(),
+            company: Company::default(),
             buffer: vec![0; RX_BUFFER],
             tunnels: None,
             narrows: Narrows::default(),
@@ -320,7 +322,8 @@ impl Board {
             return Ok(false);
         };
         self.io.net = net;
-        let (mut turn, mut refused) = (Turn::default(), 0);
+        let mut turn = Turn::new(self.company.meets(port, now));
+        let mut refused = 0;
         let mut more = true;
         while !turn.over() {
             let Some(link) = self.io.links.get_mut(port) else {

@@ -2,8 +2,16 @@
 
 use std::time::Duration;
 
+use switch_core::addr::PortId;
+use switch_core::time::Tick;
+
 /// Frames a turn: what a merged frame holds.
 const FRAMES: u32 = 64;
+/// Frames a turn where others have theirs as well: a long turn of one that floods is a wait for all others, and a quarter
+/// merges nearly as well as the whole.
+const SHARED_FRAMES: u32 = 16;
+/// For so long another's turn counts as company.
+const COMPANY: Duration = Duration::from_micros(500);
 /// Bytes a turn: eight super-frames.
 const BYTES: usize = 512 * 1024;
 /// How long an endpoint rests whose frames were wasted. Its queue in the kernel fills meanwhile, and what finds it full costs
@@ -13,20 +21,23 @@ pub const REST: Duration = Duration::from_millis(1);
 /// What is left of a turn.
 #[derive(Debug)]
 pub struct Turn {
+    whole: u32,
     frames: u32,
     bytes: usize,
 }
 
-impl Default for Turn {
-    fn default() -> Self {
+impl Turn {
+    /// The turn of one that is alone, or has others beside it.
+    #[must_use]
+    pub fn new(company: bool) -> Self {
+        let frames = if company { SHARED_FRAMES } else { FRAMES };
         Self {
-            frames: FRAMES,
+            whole: frames,
+            frames,
             bytes: BYTES,
         }
     }
-}
 
-impl Turn {
     /// Takes one frame off.
     pub fn spend(&mut self, bytes: usize) {
         self.frames = self.frames.saturating_sub(1);
@@ -36,13 +47,33 @@ impl Turn {
     /// Frames that it had.
     #[must_use]
     pub fn taken(&self) -> u32 {
-        FRAMES - self.frames
+        self.whole - self.frames
     }
 
     /// True when nothing is left.
     #[must_use]
     pub fn over(&self) -> bool {
         self.frames == 0 || self.bytes == 0
+    }
+}
+
+/// Whose turns the last ones were.
+#[derive(Debug, Default)]
+pub struct Company {
+    last: Option<PortId>,
+    at: Tick,
+    /// The last turn of another than the last one.
+    other: Option<Tick>,
+}
+
+impl Company {
+    /// Notes a turn. True when another had one not long before.
+    pub fn meets(&mut self, port: PortId, now: Tick) -> bool {
+        if self.last.is_some_and(|last| last != port) {
+            self.other = Some(self.at);
+        }
+        (self.last, self.at) = (Some(port), now);
+        self.other.is_some_and(|at| now.since(at) < COMPANY)
     }
 }
 
@@ -74,12 +105,30 @@ mod tests {
 
     #[test]
     fn both_bounds_end_a_turn() {
-        let mut turn = Turn::default();
-        (0..FRAMES).for_each(|_| turn.spend(60));
-        assert!(turn.over());
-        let mut turn = Turn::default();
-        (0..8).for_each(|_| turn.spend(65_536));
-        assert!(turn.over());
+        for (company, frames) in [(false, 64), (true, 16)] {
+            let mut turn = Turn::new(company);
+            (1..frames).for_each(|_| turn.spend(60));
+            assert!(!turn.over());
+            turn.spend(60);
+            assert!(turn.over());
+            assert_eq!(turn.taken(), frames);
+            let mut turn = Turn::new(company);
+            (0..8).for_each(|_| turn.spend(65_536));
+            assert!(turn.over());
+        }
+    }
+
+    #[test]
+    fn another_is_company_for_a_while() {
+        let at = |us| Tick::ZERO + Duration::from_micros(us);
+        let mut company = Company::default();
+        let (a, b) = (PortId(1), PortId(2));
+        assert!(!company.meets(a, at(0)) && !company.meets(a, at(10)));
+        assert!(company.meets(b, at(20)), "a was there");
+        assert!(company.meets(a, at(30)) && company.meets(a, at(519)));
+        assert!(!company.meets(a, at(520)), "b is gone");
+        assert!(company.meets(b, at(600)));
+        assert!(!company.meets(b, at(5_000)));
     }
 
     #[test]

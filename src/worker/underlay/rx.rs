@@ -181,7 +181,7 @@ impl UnderlayRx {
         carrier: Carrier,
         each: &mut impl FnMut(u32, PortId, &VnetHdr, &[u8]),
     ) -> io::Result<bool> {
-        let mut turn = Turn::default();
+        let mut turn = Turn::new(false);
         while !turn.over() {
             let count = match self.inbox.recv(socket, self.most) {
                 Ok(count) => count,
