@@ -6,10 +6,13 @@ use std::sync::Arc;
 use crate::addr::{Mac, PortId};
 use crate::l2::table::MacTable;
 use crate::nat::service::{Face, Server, ServiceConfig, Services, station};
-use crate::pipeline::rule_tests::{parts, tcp, udp};
+use crate::pipeline::rule_tests::{parts, rule, rules, tcp, udp};
 use crate::pipeline::tests::{A, B, GATEWAY, World, switch};
-use crate::pipeline::{Port, Remote, Switch};
+use crate::pipeline::{Port, Remote, Settings, Switch};
+use crate::policy::compile::Action;
 use crate::policy::guard::{Guard, Trust};
+use crate::policy::host_rule::HostRule;
+use crate::policy::limit::{Limits, Rate, Rates};
 use crate::respond::Guest;
 use crate::testing::packets::{Link, Segment};
 use crate::time::Tick;
@@ -252,6 +255,61 @@ fn connections_are_opened_with_segments_that_fit_both_ways() {
     let back = syn(Link { src: A, dst: C }, (a, 8080), (c, 4000), SYN | ACK);
     let (_, sent) = send(&mut two.own, PortId(0), &back);
     assert_eq!(mss(&sent[0].1), Some(1260));
+}
+
+#[test]
+fn where_endpoints_may_not_speak_to_each_other_the_service_stands_for_its_client() {
+    for [c, v, a] in ENDS {
+        let mut two = Two::new(Remote::Announced);
+        two.own.configure(Settings {
+            icc: false,
+            uplink: true,
+            search: Vec::new(),
+            rule: HostRule::default(),
+        });
+        let (verdict, sent) = two.asks(&tcp([C, vip()], [c, v], (4000, 80), SYN));
+        assert_eq!(verdict, Verdict::Forward(PortId(0)));
+        assert_eq!(ends(&sent[0].1), ([GATEWAY, A], both(v, a), [4000, 8080]));
+        let back = tcp([A, GATEWAY], [a, v], (8080, 4000), SYN | ACK);
+        let (_, sent) = send(&mut two.own, PortId(0), &back);
+        assert_eq!(
+            ends(&two.hears(&sent[0])),
+            ([vip(), C], both(v, c), [80, 4000])
+        );
+        let (verdict, _) = two.asks(&tcp([C, A], [c, a], (4000, 80), SYN));
+        assert_eq!(verdict, Verdict::Drop(DropReason::Isolated));
+    }
+}
+
+#[test]
+fn a_host_opens_no_more_than_one_may_and_rules_of_backends_hold_for_clients_elsewhere() {
+    let [c, v, _] = ENDS[0];
+    let mut two = Two::new(Remote::Announced);
+    let port = two.own.port(WAY).unwrap().clone();
+    let few = Rates {
+        new_flows: Some(Rate {
+            per_second: 10,
+            burst: 10,
+        }),
+        ..Rates::DEFAULT
+    };
+    let limits = Some(Arc::new(Limits::new(few)));
+    two.own.add_remote_port(Port { limits, ..port });
+    let opened = (0..100).filter(|&n| {
+        let (verdict, _) = two.asks(&tcp([C, vip()], [c, v], (4000 + n, 80), SYN));
+        let limited = verdict == Verdict::Drop(DropReason::NewFlowLimit);
+        assert!(limited || verdict == Verdict::Forward(PortId(0)));
+        !limited
+    });
+    assert_eq!(opened.count(), 10);
+    // What is open goes on.
+    let (verdict, _) = two.asks(&tcp([C, vip()], [c, v], (4000, 80), ACK));
+    assert_eq!(verdict, Verdict::Forward(PortId(0)));
+    let mut two = Two::new(Remote::Announced);
+    let closed = rules(Vec::new(), Action::Drop, Action::Allow);
+    rule(&mut two.own, (0, A), &closed);
+    let (verdict, _) = two.asks(&tcp([C, vip()], [c, v], (4000, 80), SYN));
+    assert_eq!(verdict, Verdict::Drop(DropReason::Denied));
 }
 
 #[test]
