@@ -9,6 +9,11 @@ from .ratios import ratios
 from .report import figure, spread, write
 
 
+def counted(number, thing):
+    """So many of a thing, in words."""
+    return f"{number} {thing}{'s' if number != 1 else ''}"
+
+
 def marks(group):
     """What stands between these two lines of a file is replaced, and nothing else of it."""
     return f"<!-- {group.mark}: begin -->", f"<!-- {group.mark}: end -->"
@@ -61,7 +66,7 @@ def text(results):
     session = results.sessions[-1]
     peers = ", ".join(filter(None, session.get("versions", {}).values()))
     count = len(results.sessions)
-    about = (f"{results.rounds} rounds in {count} session{'s' if count != 1 else ''}, {session['cores']} cores, "
+    about = (f"{counted(results.rounds, 'round')} in {counted(count, 'session')}, {counted(session['cores'], 'core')}, "
              f"Linux {session['kernel']}" + (f"; {peers}" if peers else "") + ".")
     lines = [about + " Medians; beneath them the least and the most.", "", *medians(results)]
     beside = standing(results)
