@@ -85,7 +85,7 @@ fn ping() -> Result<String> {
 /// Sends one ping; gives what has come back, and when.
 pub(super) fn ping_to(to: Ipv4Addr) -> Result<String> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::ICMPV4))?;
-    socket.set_read_timeout(Some(Duration::from_secs(3)))?;
+    socket.set_read_timeout(Some(Duration::from_secs(10)))?;
     let start = Instant::now();
     // Type 8, code 0; the kernel fills in checksum and identifier.
     socket.send_to(

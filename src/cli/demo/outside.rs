@@ -117,7 +117,7 @@ fn answer(query: &[u8]) -> Option<Vec<u8>> {
 /// Connects to the published port and compares the address that the server saw with our own.
 fn fetch() -> std::io::Result<String> {
     let mut stream = connect(SocketAddr::new(IpAddr::V4(HOST_V4), PUBLISHED))?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     let own = stream.local_addr()?;
     let mut seen = String::new();
     stream.read_to_string(&mut seen)?;

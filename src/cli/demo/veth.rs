@@ -15,7 +15,7 @@ use crate::host::link::{self, LinkChange};
 use crate::host::netlink::Netlink;
 
 /// How long the kernel may take until it takes packets for a new address.
-const READY: Duration = Duration::from_secs(5);
+const READY: Duration = Duration::from_secs(20);
 
 /// Where the other end is.
 pub(super) enum There<'a> {
