@@ -7,6 +7,7 @@
 use core::net::Ipv4Addr;
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use switch_core::addr::{Mac, NetworkId, PortId};
 use switch_core::conntrack::switched::{Stage, Switched, Target};
@@ -45,9 +46,14 @@ fn together(each: impl Fn(u8) + Sync) {
     });
 }
 
-/// Tries again what another thread may have been in the way of, but not forever.
+/// Tries again what another thread may have been in the way of, but not forever: that thread may wait for a core.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "it is the machine that is waited for"
+)]
 fn at_last<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
-    for _ in 0..100_000 {
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(60) {
         if let Some(done) = attempt() {
             return done;
         }
