@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::process::{self, Stdio};
 use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, OFlag};
 use nix::unistd::geteuid;
 
 use super::super::fleet::PortAt;
@@ -124,10 +125,15 @@ fn signals_reach_the_command_and_end_it() {
     alone(|| {
         let mut broker = Broker::spawn().unwrap();
         broker.create(&spec()).unwrap();
-        broker
+        let started = broker
             .start(&sh("trap 'exit 9' USR1; while :; do sleep 0.05; done"))
             .unwrap();
-        std::thread::sleep(Duration::from_millis(200));
+        wait_until("its trap is set", || {
+            let status = fs::read_to_string(format!("/proc/{}/status", started.pid)).unwrap();
+            let caught = status.lines().find_map(|l| l.strip_prefix("SigCgt:"));
+            let caught = u64::from_str_radix(caught.unwrap().trim(), 16).unwrap();
+            caught & 1 << (libc::SIGUSR1 - 1) != 0
+        });
         broker.signal(libc::SIGUSR1).unwrap();
         assert_eq!(event(&mut broker), Event::Exited(9));
         let started = broker
@@ -350,21 +356,41 @@ fn an_interactive_shell_has_job_control() {
             .spawn()
             .unwrap();
         let mut keys = script.stdin.take().unwrap();
+        let mut types = |text: &str| io::Write::write_all(&mut keys, text.as_bytes()).unwrap();
+        let mut screen = script.stdout.take().unwrap();
+        nix::fcntl::fcntl(&screen, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        let mut text = String::new();
+        let mut shows = |what: &str| {
+            let mut piece = [0; 4096];
+            while let Ok(n @ 1..) = screen.read(&mut piece) {
+                text.push_str(&String::from_utf8_lossy(&piece[..n]));
+            }
+            text.contains(what)
+        };
+        let mark = |n: u32| format!("{}.{n}", 40_000 + process::id());
+        // What is typed is shown as well, but not so.
+        types("echo it is re''ady\n");
+        wait_until("the shell reads", || shows("it is ready"));
         // Control-Z stops the job and not the shell; control-C ends the next one and not the shell.
-        for key in [
-            "sleep 77\n",
-            "\u{1a}",
-            "jobs; kill %1\n",
-            "sleep 78\n",
-            "\u{3}",
-            "exit 5\n",
-        ] {
-            std::thread::sleep(Duration::from_millis(300));
-            io::Write::write_all(&mut keys, key.as_bytes()).unwrap();
-        }
-        let output = script.wait_with_output().unwrap();
-        let text = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success(), "{text}");
+        types(&format!("sleep {}\n", mark(1)));
+        wait_until("a job runs", || sleepers(&mark(1)) == 1);
+        types("\u{1a}");
+        wait_until("it is stopped", || shows("Stopped"));
+        types("jobs; kill %1\n");
+        wait_until("it is ended", || sleepers(&mark(1)) == 0);
+        types(&format!("sleep {}\n", mark(2)));
+        wait_until("the next one runs", || sleepers(&mark(2)) == 1);
+        types("\u{3}");
+        wait_until("it is interrupted", || sleepers(&mark(2)) == 0);
+        types("exit 5\n");
+        let mut status = None;
+        wait_until("the shell ends", || {
+            shows("");
+            status = script.try_wait().unwrap();
+            status.is_some()
+        });
+        shows("");
+        assert!(status.unwrap().success(), "{text}");
         assert!(text.contains("Stopped"), "{text}");
         assert!(!text.contains("no job control"), "{text}");
     });
