@@ -90,9 +90,9 @@ pub(super) fn sh(script: &str) -> Command {
     }
 }
 
-/// Waits for an event; ten seconds are an age.
+/// Waits for an event; half a minute is an age, on a busy machine too.
 pub(super) fn event(broker: &mut Broker) -> Event {
-    let until = Instant::now() + Duration::from_secs(10);
+    let until = Instant::now() + Duration::from_secs(30);
     while Instant::now() < until {
         if let Some(event) = broker.next_event() {
             return event;
@@ -119,7 +119,7 @@ pub(super) fn run(spec: &SandboxSpec, script: &str) -> i32 {
 }
 
 pub(super) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let until = Instant::now() + Duration::from_secs(10);
+    let until = Instant::now() + Duration::from_secs(30);
     while !holds() {
         assert!(Instant::now() < until, "{what}");
         std::thread::sleep(Duration::from_millis(10));

@@ -234,8 +234,8 @@ fn ten_thousand_ports_are_bound_at_once() {
         let start = Instant::now();
         let bound = broker.bind(&ports).unwrap();
         let time = start.elapsed();
-        // A tenth of that on an idle machine.
-        assert!(time.as_secs() < 5, "{time:?}");
+        // A fortieth of that on an idle machine.
+        assert!(time.as_secs() < 20, "{time:?}");
         assert_eq!(bound.len(), ports.len());
         for (port, result) in ports.iter().zip(bound) {
             let (addr, is_tcp) = (port.at().addr(), matches!(port, Port::Tcp(_)));

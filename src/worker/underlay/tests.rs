@@ -134,7 +134,7 @@ impl World {
     /// Frames until as many came as a receiver without offload would have got.
     fn receive(&mut self, count: usize) -> Vec<(VnetHdr, Vec<u8>)> {
         self.tx.flush();
-        let until = Instant::now() + Duration::from_secs(5);
+        let until = Instant::now() + Duration::from_secs(20);
         let (mut got, mut frames) = (Vec::new(), 0);
         while frames < count && Instant::now() < until {
             let mut each = |net, port, vnet: &VnetHdr, frame: &[u8]| {
@@ -163,7 +163,7 @@ fn bare_packets_come_in_as_frames_of_nobody() {
     let own = UdpSocket::bind("127.0.0.1:0").unwrap();
     let to = world.socket.local().unwrap();
     own.send_to(&frame[14..], to).unwrap();
-    let far = Instant::now() + Duration::from_secs(5);
+    let far = Instant::now() + Duration::from_secs(20);
     while world.rx.drops().get(DropReason::UnknownVni) == 0 {
         assert!(Instant::now() < far, "a node that is no peer is refused");
         let none = &mut |_, _, _: &VnetHdr, _: &[u8]| panic!("nobody's");
@@ -363,7 +363,7 @@ fn too_large_for_the_link_is_told() {
 #[test]
 fn bare_packets_have_no_ethernet_header() {
     let far = UdpSocket::bind("127.0.0.1:0").unwrap();
-    far.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    far.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let socket = UnderlaySocket::service(([127, 0, 0, 1], 0).into(), PathMtu::Known).unwrap();
     let port = socket.local().unwrap().port();
     let mut tx = UnderlayTx::new(Sockets::default());
