@@ -14,6 +14,8 @@ use crate::support::wait::{self, SOON};
 use crate::support::weft::Running;
 
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long the daemon itself waits for a client that stands still.
+const STALLED: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 struct Answer {
@@ -254,11 +256,7 @@ fn nobody_holds_the_daemon_up() {
         }
         let begun = Instant::now();
         assert_eq!(daemon.state(), before);
-        assert!(
-            begun.elapsed() < Duration::from_secs(5),
-            "{:?}",
-            begun.elapsed()
-        );
+        assert!(begun.elapsed() < STALLED, "{:?}", begun.elapsed());
         let descriptors = daemon.descriptors();
         assert!(descriptors < 400, "{descriptors} descriptors");
         let grown = resident().saturating_sub(memory);

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::daemon::{Daemon, EVERYBODY};
 use crate::support::netns::{self, HOST, HOST6, OUTSIDE, OUTSIDE6, World};
+use crate::support::wait::SOON;
 use crate::support::{guest, servers};
 
 const FRONT: &str = "network create front --subnet 10.7.0.0/24 --subnet6 fd07::/64";
@@ -16,7 +17,7 @@ const ANY: [IpAddr; 2] = [
 fn refuses(world: &World, to: SocketAddr) -> bool {
     let met = world
         .outside
-        .enter(|| TcpStream::connect_timeout(&to, Duration::from_secs(2)));
+        .enter(|| TcpStream::connect_timeout(&to, SOON));
     met.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused)
 }
 

@@ -43,7 +43,8 @@ fn an_unreachable_host_is_reported() {
 /// The hops that traceroute shows.
 #[track_caller]
 fn trace(sandbox: &Sandbox, how: &[&str], to: &str) -> Vec<String> {
-    let fixed = ["traceroute", "-n", "-q1", "-w3", "-m6"];
+    // Each hop is waited for by itself, not as long only as another took to answer.
+    let fixed = ["traceroute", "-n", "-q1", "-w", "15,0,0", "-m6"];
     let said = sandbox.exec(&[&fixed[..], how, &[to]].concat()).ok();
     let hops = said
         .lines()
@@ -113,7 +114,7 @@ fn traceroute_finds_the_mtu() {
             for _ in 0..2 {
                 let sandbox = world.sandbox(&[]);
                 let said = sandbox
-                    .exec(&["traceroute", "-n", "--mtu", "-w2", "-m6", &ip])
+                    .exec(&["traceroute", "-n", "--mtu", "-w", "10,0,0", "-m6", &ip])
                     .ok();
                 assert!(said.contains("F=1500") && said.contains("F=1400"), "{said}");
                 sandbox.weft.stop();

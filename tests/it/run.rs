@@ -261,7 +261,11 @@ fn the_pid_file_names_weft() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("pid");
         let sandbox = world.sandbox(&["--pid-file", file.to_str().unwrap()]);
-        let pid: u32 = fs::read_to_string(&file).unwrap().trim().parse().unwrap();
+        // It comes when all is up, which is later than the command begins.
+        let pid = wait::value("the file says it", SOON, || {
+            let text = fs::read_to_string(&file).ok()?;
+            text.trim().parse::<u32>().ok()
+        });
         assert_eq!(pid, sandbox.weft.pid());
     });
 }

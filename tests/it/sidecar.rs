@@ -159,7 +159,8 @@ impl Pod {
         // An address that is still looked for is none of the sidecar's doing.
         wait::until("its own addresses are there", SOON, || {
             let own = json(&self.net, &["addr", "show", "dev", "eth0"]);
-            !own.to_string().contains("tentative")
+            let own = own.to_string();
+            own.contains("fe80:") && !own.contains("tentative")
         });
         let shown = [
             json(&self.net, &["-4", "route", "show", "default"]),
@@ -238,7 +239,9 @@ fn an_application_reaches_another_host_by_the_sidecar_in_its_namespace() {
         });
 
         // What leads elsewhere goes out by the pod's own interface.
-        assert!(pod.pings(&netns::OUTSIDE.to_string()));
+        wait::until("the world answers", SOON, || {
+            pod.pings(&netns::OUTSIDE.to_string())
+        });
         let route = json(&pod.net, &["-4", "route", "get", "198.51.100.2"]);
         assert_eq!(route[0]["dev"], "eth0");
 

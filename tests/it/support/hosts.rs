@@ -108,7 +108,16 @@ impl<'w> Pair<'w> {
 /// Waits until a ping is answered.
 #[track_caller]
 pub(crate) fn reach(from: &Place, to: &str) {
-    wait::until(&format!("{to} answers"), SOON, || from.pings(to));
+    wait::until(&format!("{to} answers"), SOON, || from.pings_at_once(to));
+}
+
+/// Waits until a peer answers a probe, and its time is told.
+#[track_caller]
+pub(crate) fn answers(daemon: &Daemon<'_>, peer: &str) {
+    wait::until(&format!("{peer} answers a probe"), SOON, || {
+        let ended = daemon.weft(&format!("peer ping {peer}"));
+        ended.status == 0 && ended.stdout.contains("ms")
+    });
 }
 
 /// The IPv4 address of an endpoint.
