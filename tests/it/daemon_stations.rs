@@ -57,14 +57,14 @@ fn a_station_is_where_it_was_seen_last_until_it_has_aged() {
         }
         let (daemon, [a, b]) = bridges(world, "--opt ageing=10", ["a", "b"]);
         let at = || station(&daemon, STATION).map(|row| row["sandbox_name"].clone());
-        send(&a, ALL, STATION, 1);
-        assert_eq!(at(), Some("a".into()));
-        send(&b, ALL, STATION, 1);
-        assert_eq!(at(), Some("b".into()));
+        for (place, name) in [(&a, "a"), (&b, "b")] {
+            send(place, ALL, STATION, 1);
+            wait::settled("where it was seen", &Some(name.into()), SOON, at);
+        }
         wait::until("it has aged", SOON, || at().is_none());
         // Of what is never to leave a link nothing arrives.
         send(&a, "01:80:c2:00:00:0e", STATION, 3);
-        assert_eq!(daemon.drops("reserved-mac"), 3);
+        wait::settled("all are dropped", &3, SOON, || daemon.drops("reserved-mac"));
         assert_eq!(at(), None);
     });
 }
@@ -83,10 +83,12 @@ fn so_many_stations_for_each() {
             send(&a, ALL, &mac(n), 1);
             send(&b, ALL, &mac(0x10 + n), 1);
         }
+        wait::settled("the rest is refused", &5, SOON, || {
+            daemon.drops("mac-limit")
+        });
         let known = |n: u8| station(&daemon, &mac(n)).is_some();
         assert_eq!((0..5).filter(|&n| known(n)).count(), 3);
         assert_eq!((0x10..0x15).filter(|&n| known(n)).count(), 2);
-        assert_eq!(daemon.drops("mac-limit"), 5);
     });
 }
 
@@ -102,13 +104,17 @@ fn a_station_that_flaps_is_held_and_told_of() {
         wait::until("it flaps", SOON, || {
             send(&b, ALL, STATION, 1);
             send(&a, ALL, STATION, 1);
-            station(&daemon, STATION).unwrap()["held"] == true
+            station(&daemon, STATION).is_some_and(|row| row["held"] == true)
         });
+        // What was sent before has come when this has.
+        assert!(a.pings("10.7.0.1") && b.pings("10.7.0.1"));
         let held = station(&daemon, STATION).unwrap()["sandbox_name"].clone();
         let dropped = daemon.drops("loop-guard");
         let other = if held == "a" { &b } else { &a };
         send(other, ALL, STATION, 5);
-        assert_eq!(daemon.drops("loop-guard"), dropped + 5);
+        wait::settled("all are dropped", &(dropped + 5), SOON, || {
+            daemon.drops("loop-guard")
+        });
         assert_eq!(station(&daemon, STATION).unwrap()["sandbox_name"], held);
         assert!(daemon.ok("show macs").contains(" held "));
         let told = || daemon.ok("show daemon --json").matches(STATION).count();

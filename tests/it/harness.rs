@@ -18,7 +18,7 @@ fn the_host_reaches_the_outside() {
         }
         let (echo, count) = servers::udp_echo(&world.outside, (BOTH[0], 0));
         let socket = guest::udp(&world.host, BOTH[0], Duration::from_secs(1));
-        assert_eq!(guest::ask(&socket, echo, b"ping"), b"ping");
+        assert_eq!(guest::ask_once(&socket, echo, b"ping"), b"ping");
         assert_eq!(count.load(std::sync::atomic::Ordering::Relaxed), 1);
         let who = servers::udp_whoami(&world.outside, (BOTH[0], 0));
         let me = String::from_utf8(guest::ask(&socket, who, b"?")).unwrap();
@@ -33,7 +33,7 @@ fn the_resolver_answers() {
         let resolver = dns::serve(&world.outside, BOTH[0], &[("a.test", &BOTH)]);
         let socket = guest::udp(&world.host, BOTH[0], Duration::from_secs(1));
         let query = dns::query(7, "a.test", true);
-        let reply = guest::ask(&socket, (BOTH[0], 53).into(), &query);
+        let reply = guest::ask_once(&socket, (BOTH[0], 53).into(), &query);
         assert!(reply.ends_with(&[0x20, 1, 0xd, 0xb8, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]));
         assert_eq!(*resolver.asked.lock().unwrap(), ["a.test"]);
     });

@@ -224,7 +224,7 @@ fn a_mapping_is_no_way_in() {
         let who = servers::udp_whoami(&world.outside, (OUTSIDE, 0));
         let sandbox = world.sandbox(&[]);
         let socket = guest::udp(&sandbox.net, who.ip(), Duration::from_millis(500));
-        let mapped: SocketAddr = String::from_utf8(guest::ask(&socket, who, b"?"))
+        let mapped: SocketAddr = String::from_utf8(guest::ask_once(&socket, who, b"?"))
             .unwrap()
             .parse()
             .unwrap();

@@ -111,6 +111,18 @@ pub(crate) fn ask(socket: &UdpSocket, to: SocketAddr, data: &[u8]) -> Vec<u8> {
     try_ask(socket, to, data, 10).unwrap_or_else(|error| panic!("answer from {to}: {error}"))
 }
 
+/// Sends a datagram once, and waits for the answer: where it counts how often something came.
+#[track_caller]
+pub(crate) fn ask_once(socket: &UdpSocket, to: SocketAddr, data: &[u8]) -> Vec<u8> {
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.send_to(data, to).unwrap();
+    let mut buf = vec![0; 65536];
+    let (len, from) = socket.recv_from(&mut buf).unwrap();
+    assert_eq!(from, to);
+    buf.truncate(len);
+    buf
+}
+
 /// As `ask`, this many times, each for a second.
 pub(crate) fn try_ask(
     socket: &UdpSocket,
