@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::support::daemon::Daemon;
 use crate::support::netns::{self, Namespace};
+use crate::support::wait::SOON;
 use crate::support::{guest, servers};
 
 const FRONT: &str = "network create front --subnet 10.7.0.0/24 --subnet6 fd07::/64";
@@ -27,12 +28,12 @@ pub(crate) fn serve(at: &Namespace, name: &'static str) {
 
 /// What a server says to a client.
 pub(crate) fn greet(from: &Namespace, to: SocketAddr) -> Result<String, ErrorKind> {
-    let patience = Duration::from_secs(5);
-    let stream = from.enter(|| std::net::TcpStream::connect_timeout(&to, patience));
+    let stream = from.enter(|| std::net::TcpStream::connect_timeout(&to, SOON));
     let mut stream = stream.map_err(|e| e.kind())?;
     let mut answer = String::new();
     let told = stream
-        .write_all(b"hello")
+        .set_read_timeout(Some(SOON))
+        .and_then(|()| stream.write_all(b"hello"))
         .and_then(|()| stream.read_to_string(&mut answer));
     told.map(|_| answer).map_err(|e| e.kind())
 }
@@ -118,7 +119,7 @@ fn who_asks_where_nobody_listens_is_told_so() {
         daemon.ok(&format!("{WEB} --backend a"));
         for vip in ["10.7.0.200", "fd07::200"] {
             let vip: IpAddr = vip.parse().unwrap();
-            let socket = guest::udp(&client.net, vip, Duration::from_secs(5));
+            let socket = guest::udp(&client.net, vip, SOON);
             socket.connect((vip, 53)).unwrap();
             socket.send(b"who").unwrap();
             // It comes from the service, about what was sent to the service.
