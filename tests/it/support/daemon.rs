@@ -301,6 +301,12 @@ impl Place {
         self.sh(&format!("ping -n -c 1 -W 1 {to}")).status == 0
     }
 
+    /// Waits until what it has sent has come, for what is sent behind it has. Where a queue is full that may be lost, too.
+    #[track_caller]
+    pub(crate) fn flushed(&self, to: &str) {
+        wait::until("what was sent has come", SOON, || self.pings_at_once(to));
+    }
+
     /// The names of its interfaces beside the loopback.
     pub(crate) fn interfaces(&self) -> Vec<String> {
         let links = json(&self.net, &["link"]);
