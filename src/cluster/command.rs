@@ -1,5 +1,6 @@
 //! What the plane says to the thread, and what that tells.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
@@ -80,6 +81,8 @@ pub enum Command {
     Leave(Vni, Mac),
     /// How does it stand with each peer?
     Views(SyncSender<Vec<View>>),
+    /// Tell where endpoints with these names are on a network, in place of those before: now, and when that changes.
+    Watch(Vni, BTreeSet<Box<str>>),
     /// Which endpoints has each peer announced?
     Endpoints(SyncSender<Vec<(PeerId, Announced)>>),
     /// How long does a question to a peer take, there and back?
@@ -102,6 +105,8 @@ pub enum News {
     Seen(PeerId, SocketAddr),
     /// Something is wrong with a peer that was not before.
     Problem(PeerId, String),
+    /// These of a network have names that are watched, each behind the port that leads there.
+    Found(Vni, Vec<(PortId, Announced)>),
 }
 
 /// A peer as it stands.

@@ -6,7 +6,7 @@
 //! world: sockets, a clock, random bytes.
 //!
 //! Files: `command` is what the plane says and is told, `run` the thread, `install` what the workers get, `member` a peer, `peers` how they come and go,
-//! `groups` what of multicast is wanted here, `sources` from which address a peer is answered.
+//! `groups` what of multicast is wanted here, `sources` from which address a peer is answered, `watch` where those are whom somebody waits for.
 
 mod command;
 mod groups;
@@ -16,6 +16,7 @@ mod peers;
 mod run;
 mod sources;
 mod tell;
+mod watch;
 
 use std::io;
 use std::sync::Arc;

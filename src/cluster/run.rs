@@ -24,6 +24,7 @@ use super::groups::Groups;
 use super::install::{Change, Workers};
 use super::member::{About, Member};
 use super::sources::Sources;
+use super::watch::Watch;
 use crate::endpoint::udp::{UnderlaySocket, path_mtu};
 use crate::worker::underlay::slow::{Slow, SlowMessage, What};
 
@@ -62,6 +63,7 @@ pub(super) struct Run {
     pub(super) workers: Workers,
     pub(super) changes: Vec<Change>,
     pub(super) groups: Groups,
+    pub(super) watch: Watch,
     sources: Sources,
     /// When to look whether anything long is sent still.
     look: Tick,
@@ -99,6 +101,7 @@ impl Run {
             workers: Workers(start.workers),
             changes: Vec::new(),
             groups: Groups::default(),
+            watch: Watch::default(),
             sources: Sources::default(),
             look: Tick::NEVER,
             out: Vec::new(),
@@ -161,6 +164,7 @@ impl Run {
                     }
                     self.announcer.remove_network(now, vni);
                     self.overlays.remove(&vni);
+                    self.watch.forget(vni);
                 }
                 Command::SetPeer(peer, asked) => {
                     self.source.set(peer, *asked);
@@ -182,6 +186,7 @@ impl Run {
                     }
                 }
                 Command::Leave(vni, mac) => self.announcer.leave(now, vni, mac),
+                Command::Watch(vni, names) => self.watch.set(vni, names),
                 Command::Views(answer) => {
                     // Whoever asked may have lost patience.
                     let _ = answer.try_send(self.views(now));
@@ -304,6 +309,7 @@ impl Run {
         }
         self.out = out;
         self.workers.change(core::mem::take(&mut self.changes));
+        self.tell_watched(now);
     }
 
     /// Sees to whom anything long is sent: whether it arrives is worth knowing soon.
@@ -436,7 +442,7 @@ impl Run {
         let machines = machines.into_iter().flatten();
         machines
             .chain(self.members.values().map(Member::due))
-            .chain([self.groups.due(), self.look])
+            .chain([self.groups.due(), self.look, self.watch.due()])
             .min()
             .unwrap_or(Tick::NEVER)
     }

@@ -21,6 +21,7 @@ impl Run {
             match event {
                 Event::Up { peer, endpoint } | Event::Changed { peer, endpoint } => {
                     self.endpoint_changed(peer, endpoint.vni, endpoint.mac);
+                    self.watch.seen(&endpoint);
                     let lane = self
                         .members
                         .get(&peer)
@@ -35,6 +36,7 @@ impl Run {
                 }
                 Event::Down { peer, vni, mac } => {
                     self.endpoint_changed(peer, vni, mac);
+                    self.watch.lost(vni, mac);
                     let lane = self.members.get(&peer).and_then(|m| m.lanes.get(&vni));
                     if let Some(lane) = lane {
                         let (slot, port) = (lane.slot, lane.port);
@@ -160,6 +162,7 @@ impl Run {
 
     /// Tells the switches of all endpoints of a peer, on ways that may be new.
     pub(super) fn tell_all(&mut self, peer: PeerId) {
+        self.watch.all();
         let Some(member) = self.members.get(&peer) else {
             return;
         };

@@ -288,7 +288,7 @@ pub struct ServiceWish {
     /// PORT[:TARGET][/tcp|/udp] (repeatable)
     #[arg(long = "port", value_name = "PORT", required = true)]
     pub ports: Vec<String>,
-    /// A sandbox that serves (repeatable)
+    /// A sandbox that serves, on an overlay also one of another host (repeatable)
     #[arg(long = "backend", value_name = "NAME", num_args = 1..)]
     #[serde(skip_serializing_if = "is_default")]
     pub backends: Vec<String>,

@@ -394,14 +394,17 @@ impl Model {
     /// A service as the data plane knows it: with those backends that are there.
     #[must_use]
     pub fn service_spec(&self, service: &ServiceRecord) -> ServiceSpec {
-        let backends = self
-            .on_network(service.network)
-            .filter(|e| service.wish.backends.contains(&e.name))
-            .map(|e| Backend {
-                endpoint: e.spec.id,
-                v4: e.spec.v4,
-                v6: e.spec.v6,
-            });
+        let named = |name: &String| service.wish.backends.contains(name);
+        let here: Vec<_> = self.on_network(service.network).collect();
+        let backends = here.iter().filter(|e| named(&e.name)).map(|e| Backend {
+            endpoint: e.spec.id,
+            v4: e.spec.v4,
+            v6: e.spec.v6,
+        });
+        let network = self.networks.get(&service.network);
+        let reaches = network.is_some_and(|n| n.spec.has_names_elsewhere());
+        let strange = |name: &&String| reaches && !here.iter().any(|e| e.name == **name);
+        let elsewhere = service.wish.backends.iter().filter(strange);
         ServiceSpec {
             id: service.id,
             network: service.network,
@@ -409,6 +412,7 @@ impl Model {
             v6: service.v6,
             ports: service.ports.clone(),
             backends: backends.collect(),
+            elsewhere: elsewhere.map(|name| name.to_ascii_lowercase()).collect(),
         }
     }
 }

@@ -309,9 +309,9 @@ pub struct Service {
     pub addresses: Vec<IpAddr>,
     /// Its ports.
     pub ports: Vec<ServicePort>,
-    /// Those that serve now.
+    /// Those of this host that serve now.
     pub backends: Vec<String>,
-    /// Those that are named and not there.
+    /// Those that are named and not on this host. On a sealed overlay they serve where another host has them.
     pub absent: Vec<String>,
 }
 

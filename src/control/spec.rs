@@ -108,6 +108,13 @@ pub struct NetworkSpec {
 }
 
 impl NetworkSpec {
+    /// True if other hosts tell which sandboxes they have on it.
+    #[must_use]
+    pub fn has_names_elsewhere(&self) -> bool {
+        let sealed = |o: &OverlaySpec| o.carrier == Carrier::Sealed;
+        self.driver == Driver::Overlay && self.overlay.as_ref().is_some_and(sealed)
+    }
+
     /// The gateway asks, unless it is told not to.
     #[must_use]
     pub const fn querier() -> bool {
@@ -370,6 +377,9 @@ pub struct ServiceSpec {
     pub ports: Vec<ServicePort>,
     /// Who serves now.
     pub backends: Vec<Backend>,
+    /// Names of others that serve where another host has them on the network, in lower case.
+    #[serde(default)]
+    pub elsewhere: Vec<String>,
 }
 
 #[cfg(test)]

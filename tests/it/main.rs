@@ -33,6 +33,7 @@ mod impair;
 mod layering;
 mod loopback;
 mod memory;
+mod overlay_backends;
 mod overlay_faults;
 mod overlay_flannel;
 mod overlay_names;

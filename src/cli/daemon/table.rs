@@ -132,7 +132,7 @@ pub(super) const SERVICE: &[&str] = &[
     "ADDRESSES",
     "PORTS",
     "BACKENDS",
-    "ABSENT",
+    "NOT HERE",
 ];
 
 pub(super) fn service(s: &Service) -> Vec<String> {

@@ -123,7 +123,7 @@ fn a_users_hour() {
     $ weft service create www --network web --port 80:8080 --backend db app
     www 172.18.0.12
     $ weft service ls
-    NETWORK  NAME  ADDRESSES    PORTS        BACKENDS  ABSENT
+    NETWORK  NAME  ADDRESSES    PORTS        BACKENDS  NOT HERE
     web      www   172.18.0.12  80:8080/tcp  db,app    -
     $ weft policy set web --sandbox app --rule=drop
     rule 'drop': the form is ingress|egress allow|drop|reject [tcp|udp|icmp] [REMOTE] [PORT[-PORT]]

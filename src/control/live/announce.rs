@@ -137,9 +137,8 @@ impl LivePlane {
 
     /// Takes what the thread tells.
     pub(super) fn hear_cluster(&mut self) {
-        let Some(cluster) = &self.cluster else { return };
         let mut told = Vec::new();
-        while let Some(news) = cluster.next() {
+        while let Some(news) = self.cluster.as_ref().and_then(Cluster::next) {
             match news {
                 News::Joined(number, key) => {
                     if let (Some(peer), Some(key)) = (self.peer_of(number), PublicKey::new(key)) {
@@ -151,6 +150,7 @@ impl LivePlane {
                         told.push(PlaneEvent::PeerSeen { peer, at });
                     }
                 }
+                News::Found(vni, found) => self.take_backends(vni, found),
                 News::Problem(number, problem) => {
                     if let Some(peer) = self.peer_of(number) {
                         told.push(PlaneEvent::PeerProblem { peer, problem });

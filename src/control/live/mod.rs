@@ -49,6 +49,7 @@ use switch_core::nat::service::Services;
 use switch_core::policy::eval::Policy;
 use switch_core::policy::limit::Limits;
 use switch_core::policy::quota::Quota;
+use switch_core::tunnel::control::record::Announced;
 use tokio::sync::oneshot;
 
 use self::find::Finder;
@@ -149,6 +150,8 @@ pub struct LivePlane {
     ends: BTreeMap<EndpointId, End>,
     rules: BTreeMap<PublishId, Rule>,
     services: BTreeMap<ServiceId, ServiceSpec>,
+    /// Endpoints of other hosts that serve, with the ports that lead there.
+    elsewhere: BTreeMap<NetworkId, Vec<(PortId, Announced)>>,
     /// The names of each network.
     names: BTreeMap<NetworkId, BTreeMap<NameOwner, NameRecord>>,
     /// The endpoints of each sandbox, by its namespace.

@@ -135,6 +135,7 @@ impl LivePlane {
         self.nets.remove(&id);
         self.retract_network(overlay);
         self.services.retain(|_, s| s.network != id);
+        self.elsewhere.remove(&id);
         self.names.remove(&id);
         self.slots.give_back(slot);
         match overlay {

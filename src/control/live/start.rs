@@ -95,6 +95,7 @@ impl LivePlane {
             ends: BTreeMap::new(),
             rules: BTreeMap::new(),
             services: BTreeMap::new(),
+            elsewhere: BTreeMap::new(),
             names: BTreeMap::new(),
             kin: BTreeMap::new(),
             stocks: Stocks::new().context("an epoll descriptor")?,

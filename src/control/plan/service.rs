@@ -104,9 +104,13 @@ fn backends(model: &Model, wish: &ServiceWish) -> Result<(), Problem> {
     }
     for (at, backend) in wish.backends.iter().enumerate() {
         let field = format!("backends.{at}");
-        let found = model
-            .endpoint(&wish.network, backend)
-            .map_err(|p| Problem { field: None, ..p }.at(&field))?;
+        let found = model.endpoint(&wish.network, backend);
+        if found.is_err() && model.network(&wish.network)?.spec.has_names_elsewhere() {
+            // It is on another host, or will be.
+            name(backend, &field)?;
+            continue;
+        }
+        let found = found.map_err(|p| Problem { field: None, ..p }.at(&field))?;
         vlan::meets_gateway(found, &field)?;
     }
     Ok(())

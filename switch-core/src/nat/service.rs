@@ -37,6 +37,11 @@ pub fn station(addrs: &[IpAddr]) -> Option<Mac> {
     Some(Mac([a, b, c, d, e, f]))
 }
 
+/// True for a MAC that only services have.
+fn is_made_up(mac: Mac) -> bool {
+    mac.0.starts_with(&STATION)
+}
+
 /// A port of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Face {
@@ -123,6 +128,16 @@ pub struct Chosen {
     pub mac: Mac,
 }
 
+/// Where an endpoint is, and its MAC.
+pub type Seat = (PortId, Mac);
+
+impl Backend {
+    /// True if who is there is this one, or beside it behind the same port of this host.
+    fn is_at(&self, (port, mac): Seat) -> bool {
+        self.port == port && (port.remote_index().is_none() || self.mac == mac)
+    }
+}
+
 /// The backends behind one virtual address.
 #[derive(Debug)]
 struct Pool {
@@ -180,7 +195,7 @@ impl Services {
     /// True for the MAC at which other hosts reach a service.
     #[must_use]
     pub fn is_station(&self, mac: Mac) -> bool {
-        mac.0.starts_with(&STATION) && self.stations.contains(&mac)
+        is_made_up(mac) && self.stations.contains(&mac)
     }
 
     /// The backends' port behind a port of a virtual address; `None` if the service has no such port.
@@ -192,7 +207,7 @@ impl Services {
     /// Chooses the backend of a conversation with a virtual address: by its tuple, among the healthy ones, and
     /// `not` one only where there is no other. Units: `now` in seconds. Cost: constant while most are healthy.
     #[must_use]
-    pub fn choose(&self, tuple: &Tuple, not: Option<PortId>, now: u32) -> Option<Chosen> {
+    pub fn choose(&self, tuple: &Tuple, not: Option<Seat>, now: u32) -> Option<Chosen> {
         let target = self.target(tuple.dst, tuple.proto, tuple.ports.1)?;
         let pool = self.pools.get(&tuple.dst)?;
         let hash = tuple
@@ -205,14 +220,13 @@ impl Services {
                 .pick(if n == 0 { hash } else { mix(hash ^ n) })?;
             pool.backends.get(usize::from(place))
         };
-        let good = |b: &&Backend| Some(b.port) != not && b.health.is_good(now);
+        let other = |b: &&Backend| not.is_none_or(|not| !b.is_at(not));
+        let good = |b: &&Backend| other(b) && b.health.is_good(now);
         let tried = (0..TRIES).filter_map(at).find(good);
         let any = || pool.backends.iter().find(good);
-        let other = || pool.backends.iter().find(|b| Some(b.port) != not);
-        let found = tried
-            .or_else(any)
-            .or_else(|| at(0).filter(|b| Some(b.port) != not));
-        let found = found.or_else(other).or_else(|| at(0))?;
+        let another = || pool.backends.iter().find(other);
+        let found = tried.or_else(any).or_else(|| at(0).filter(other));
+        let found = found.or_else(another).or_else(|| at(0))?;
         Some(Chosen {
             addr: found.addr,
             target,
@@ -221,27 +235,27 @@ impl Services {
         })
     }
 
-    fn health(&self, service: IpAddr, backend: PortId) -> Option<&Health> {
+    fn health(&self, service: IpAddr, backend: Seat) -> Option<&Health> {
         let mut backends = self.pools.get(&service)?.backends.iter();
-        backends.find(|b| b.port == backend).map(|b| &*b.health)
+        backends.find(|b| b.is_at(backend)).map(|b| &*b.health)
     }
 
     /// A backend has refused a conversation. Units: `now` in seconds.
-    pub fn fails(&self, service: IpAddr, backend: PortId, now: u32) {
+    pub fn fails(&self, service: IpAddr, backend: Seat, now: u32) {
         if let Some(health) = self.health(service, backend) {
             health.fails(now);
         }
     }
 
     /// A backend has left an opening without an answer. Units: `now` in seconds.
-    pub fn misses(&self, service: IpAddr, backend: PortId, now: u32) {
+    pub fn misses(&self, service: IpAddr, backend: Seat, now: u32) {
         if let Some(health) = self.health(service, backend) {
             health.misses(now);
         }
     }
 
     /// A backend has answered.
-    pub fn answers(&self, service: IpAddr, backend: PortId) {
+    pub fn answers(&self, service: IpAddr, backend: Seat) {
         if let Some(health) = self.health(service, backend) {
             health.answers();
         }
@@ -255,9 +269,9 @@ impl Pool {
         old: Option<&Self>,
     ) -> Self {
         let family = |a: &&IpAddr| a.is_ipv4() == service.is_ipv4();
-        let with_address = servers
-            .iter()
-            .filter_map(|s| Some((s, *s.addrs.iter().find(family)?)));
+        // No service serves another one: two that did so for each other would never have done with a packet.
+        let servers = servers.iter().filter(|s| !is_made_up(s.mac));
+        let with_address = servers.filter_map(|s| Some((s, *s.addrs.iter().find(family)?)));
         let backends: Vec<Backend> = with_address
             .take(usize::from(u16::MAX))
             .map(|(server, addr)| {
@@ -288,10 +302,14 @@ mod tests {
     use crate::addr::NetworkId;
     use crate::wire::packet::PROTO_TCP;
 
+    fn mac(n: u8) -> Mac {
+        Mac([2, 0, 0, 0, 0, n])
+    }
+
     fn config(servers: core::ops::Range<u8>) -> ServiceConfig {
         let server = |n: u8| Server {
             port: PortId(n.into()),
-            mac: Mac([2, 0, 0, 0, 0, n]),
+            mac: mac(n),
             addrs: vec![IpAddr::from([10, 0, 0, n])],
         };
         ServiceConfig {
@@ -323,22 +341,40 @@ mod tests {
         let home = at(4000, 100);
         assert_eq!((home.target, home), (8080, at(4000, 200)));
         let vip = IpAddr::from([10, 0, 0, 200]);
-        services.fails(vip, home.port, 100);
+        let seat = (home.port, home.mac);
+        services.fails(vip, seat, 100);
         assert!((0..500).all(|from| at(from, 109).port != home.port));
         assert_eq!(at(4000, 110), home);
-        services.misses(vip, home.port, 120);
-        services.misses(vip, home.port, 120);
+        services.misses(vip, seat, 120);
+        services.misses(vip, seat, 120);
         assert_eq!(at(4000, 120), home);
-        services.answers(vip, home.port);
-        (0..3).for_each(|_| services.misses(vip, home.port, 120));
+        services.answers(vip, seat);
+        (0..3).for_each(|_| services.misses(vip, seat, 120));
         assert_ne!(at(4000, 120), home);
         // Health outlives a change, and all are tried where none is healthy.
         let changed = Services::new(&[config(3..7)], Some(&services));
         assert!(
             (0..500).all(|f| changed.choose(&tuple(f, 80), None, 121).unwrap().port != home.port)
         );
-        (3..6).for_each(|n| services.fails(vip, PortId(n), 120));
+        (3..6).for_each(|n| services.fails(vip, (PortId(n.into()), mac(n)), 120));
         assert_eq!(at(4000, 121), home);
+    }
+
+    #[test]
+    fn no_service_serves_another() {
+        let mut service = config(3..4);
+        let other = Server {
+            port: PortId::remote(0),
+            mac: station(&[IpAddr::from([10, 0, 1, 200])]).unwrap(),
+            addrs: vec![IpAddr::from([10, 0, 1, 200])],
+        };
+        service.servers.push(other.clone());
+        let services = Services::new(&[service.clone()], None);
+        let all = (0..100).map(|from| services.choose(&tuple(from, 80), None, 0).unwrap());
+        assert!(all.into_iter().all(|chosen| chosen.mac == mac(3)));
+        service.servers = vec![other];
+        let services = Services::new(&[service], None);
+        assert_eq!(services.choose(&tuple(1, 80), None, 0), None);
     }
 
     #[test]
@@ -356,7 +392,7 @@ mod tests {
             None,
             "none has such an address"
         );
-        let only = services.choose(&tuple(1, 80), Some(PortId(3)), 0);
+        let only = services.choose(&tuple(1, 80), Some((PortId(3), mac(3))), 0);
         assert_eq!(only.unwrap().port, PortId(3), "better than nothing");
     }
 }

@@ -1,8 +1,8 @@
 //! Stage 6: Services: what is for a virtual address goes to one of its backends, and what comes back seems to come
 //! from the service. The first packet chooses; all that follow find its choice in the table of conversations.
 //!
-//! A backend sees its clients' own addresses. Only where it could not answer them, because it is the client itself
-//! or endpoints may not speak to each other, does the service's address stand for the client's.
+//! A backend sees its clients' own addresses. Only where it could not answer them, because it is the client itself,
+//! endpoints may not speak to each other, or it is on another host, does the service's address stand for the client's.
 
 mod about;
 mod elsewhere;
@@ -19,7 +19,7 @@ use crate::flow::host::Host;
 use crate::flow::tcp::{Cx, TcpFlows};
 use crate::nat::choice::mix;
 use crate::nat::rewrite::{Ends, rewrite};
-use crate::nat::service::Services;
+use crate::nat::service::{Seat, Services};
 use crate::respond::icmp::IcmpError;
 use crate::verdict::{DropReason, Verdict};
 use crate::wire::packet::{Ip, PROTO_TCP, PROTO_UDP, Packet};
@@ -57,7 +57,11 @@ impl Switch {
         arrived: Arrived<'_>,
     ) -> Result<Option<Verdict>, DropReason> {
         let Arrived {
-            from, ip, frame, ..
+            from,
+            packet,
+            ip,
+            frame,
+            ..
         } = arrived;
         let Some(services) = self.services.as_ref().map(Arc::clone) else {
             return Ok(None);
@@ -79,7 +83,7 @@ impl Switch {
         let now = seconds(cx.now);
         let found = table.pass(&tuple, role, now);
         if let Some((found, target)) = found.and_then(|f| Some((f, f.target?))) {
-            judge(&services, &tuple, role, &found, from, now);
+            judge(&services, &tuple, role, &found, (from, packet.src), now);
             let there = self.is_there(&target);
             // An opening that was not answered is led elsewhere when it comes again.
             let again = role == Role::Opens && found.stage == Stage::New && !found.reply;
@@ -88,7 +92,7 @@ impl Switch {
                 return self.readdress(host, cx, arrived, &target).map(Some);
             }
             if unheard && let Some(vip) = Some(tuple.dst).filter(|d| services.owns(*d)) {
-                services.misses(vip, target.port, now);
+                services.misses(vip, (target.port, target.mac), now);
             }
         }
         if !to_service {
@@ -128,7 +132,7 @@ impl Switch {
             return Err(self.shut(host, cx, arrived, DropReason::Refused));
         }
         self.opens(host, cx, from, (packet, ip), frame)?;
-        let Some(chosen) = services.choose(tuple, Some(from), now) else {
+        let Some(chosen) = services.choose(tuple, Some((from, packet.src)), now) else {
             return Err(self.shut(host, cx, arrived, DropReason::NoBackend));
         };
         let (Some(client), Some(backend)) = (self.ports.get(from), self.ports.get(chosen.port))
@@ -149,7 +153,8 @@ impl Switch {
         if !self.rules.takes(backend, &there(source), cx.now) {
             return Err(DropReason::Denied);
         }
-        if from == chosen.port || !self.config.icc {
+        // It answers the service alone: who is elsewhere is not for this host to speak for.
+        if from == chosen.port || !self.config.icc || backend.remote.is_some() {
             let free = |n: u64| {
                 let [.., a, b] = mix(u64::from(tuple.ports.0) << 8 | n).to_be_bytes();
                 let other = u16::from_be_bytes([a, b]) | 0x8000;
@@ -294,7 +299,7 @@ impl Switch {
 }
 
 /// Learns about a backend's health from what it answers.
-fn judge(services: &Services, tuple: &Tuple, role: Role, found: &Found, from: PortId, now: u32) {
+fn judge(services: &Services, tuple: &Tuple, role: Role, found: &Found, from: Seat, now: u32) {
     let Some(target) = found
         .target
         .filter(|_| found.reply && found.stage == Stage::New)

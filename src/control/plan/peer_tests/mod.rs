@@ -5,6 +5,7 @@ mod flannel;
 mod invite;
 mod overlay;
 mod peer;
+mod service;
 
 use super::*;
 use crate::config::invite::Invite;

@@ -82,7 +82,7 @@ impl Switch {
             return Err(DropReason::Spoofed);
         }
         if found.reply && is_unreachable(ip.src, message) {
-            services.fails(target.src.0, from, now);
+            services.fails(target.src.0, (from, packet.src), now);
         }
         let is_there = self.is_there(&target);
         let Target {

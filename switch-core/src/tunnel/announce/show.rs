@@ -29,6 +29,19 @@ impl Announcer {
         there.map(|(view, _)| view.to_owned())
     }
 
+    /// Those of a network that have one of some names as their own. Cost: a look at every endpoint of the holder.
+    pub fn endpoints_named(
+        &self,
+        of: Holder,
+        vni: Vni,
+        is_one: impl Fn(&str) -> bool,
+    ) -> impl Iterator<Item = Announced> {
+        let there = self.table.of(of).filter(|&(_, up)| up);
+        let named = there
+            .filter(move |(view, _)| view.vni() == vni && view.names().next().is_some_and(&is_one));
+        named.map(|(view, _)| view.to_owned())
+    }
+
     /// The peers that are on a network, as they have it.
     pub fn peers_on(&self, vni: Vni) -> impl Iterator<Item = (PeerId, &Network)> {
         self.networks.peers(vni)

@@ -1,5 +1,7 @@
 //! A service of one host and a client of another, each with a switch of its own, and what passes between them.
 
+mod backends;
+
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -26,6 +28,9 @@ const WAY: PortId = PortId::remote(0);
 /// The client, and the gateway of its host.
 const C: Mac = Mac([2, 0, 0, 0, 0, 12]);
 const ELSEWHERE: Mac = Mac([2, 0, 0, 0, 9, 9]);
+/// One beside the client, and its addresses.
+const D: Mac = Mac([2, 0, 0, 0, 0, 13]);
+const DS: [&str; 2] = ["10.0.0.13", "fd00::13"];
 /// Of the client, the service, and the backend.
 const ENDS: [[&str; 3]; 2] = [
     ["10.0.0.12", "10.0.0.200", "10.0.0.2"],
@@ -47,6 +52,34 @@ fn guest(mac: Mac, nth: usize) -> Guest {
         name: String::new(),
         v4: ENDS[0][nth].parse().ok(),
         v6: ENDS[1][nth].parse().ok(),
+    }
+}
+
+/// The endpoint beside the client.
+fn neighbour() -> Guest {
+    Guest {
+        mac: D,
+        name: String::new(),
+        v4: DS[0].parse().ok(),
+        v6: DS[1].parse().ok(),
+    }
+}
+
+/// A as one that serves.
+fn here() -> Server {
+    Server {
+        port: PortId(0),
+        mac: A,
+        addrs: addrs(2),
+    }
+}
+
+/// C as one that serves.
+fn there() -> Server {
+    Server {
+        port: WAY,
+        mac: C,
+        addrs: addrs(0),
     }
 }
 
@@ -87,13 +120,21 @@ impl Two {
         (0..2).for_each(|n| far.remove_port(&mut World::default(), PortId(n)));
         far.config.gateway.mac = ELSEWHERE;
         far.add_port(Port::new(PortId(0), C, 1500, true), guest(C, 0));
+        far.add_port(Port::new(PortId(1), D, 1500, true), neighbour());
         own.add_remote_port(leads(1300, remote));
         far.add_remote_port(leads(1400, remote));
         if remote == Remote::Announced {
             own.set_remote(WAY, guest(C, 0));
+            own.set_remote(WAY, neighbour());
             far.set_remote(WAY, guest(A, 2));
             far.set_remote(WAY, guest(vip(), 1));
         }
+        let mut two = Self { own, far };
+        two.serve(vec![here()]);
+        two
+    }
+
+    fn serve(&mut self, servers: Vec<Server>) {
         let face = |proto| Face {
             proto,
             port: 80,
@@ -102,21 +143,18 @@ impl Two {
         let config = ServiceConfig {
             addrs: addrs(1),
             faces: vec![face(PROTO_TCP), face(PROTO_UDP)],
-            servers: vec![Server {
-                port: PortId(0),
-                mac: A,
-                addrs: addrs(2),
-            }],
+            servers,
         };
-        own.set_services(Arc::new(Services::new(&[config], None)));
-        Self { own, far }
+        let services = Services::new(&[config], self.own.services.as_deref());
+        self.own.set_services(Arc::new(services));
     }
 
-    /// Sends from the client to where the service is. Gives the verdict there, and what came of it.
+    /// Sends from the client, or who is beside it, to where the service is. Gives the verdict there, and what came of it.
     #[track_caller]
     fn asks(&mut self, frame: &[u8]) -> (Verdict, Sent) {
-        let (verdict, sent) = send(&mut self.far, PortId(0), frame);
-        let [(WAY, passed)] = &sent[..] else {
+        let from = PortId(u32::from(frame[6..12] == D.0));
+        let (verdict, sent) = send(&mut self.far, from, frame);
+        let Some((_, passed)) = sent.iter().find(|(to, _)| *to == WAY) else {
             panic!("{verdict:?}: {sent:?}");
         };
         send(&mut self.own, WAY, passed)
