@@ -4,17 +4,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::engine::{Engine, Runtime, problem};
-use super::ids::{EndpointId, NetworkId, PublishId};
+use super::ids::{EndpointId, NetworkId, PeerId, PublishId};
 use super::model::{EndpointRecord, Model, NetworkRecord, ServiceRecord};
 use super::plan;
 use super::plane::Plane;
 use super::policy::{PolicyLimits, PolicyScope};
 use super::proto::{
-    Accepted, Applied, Endpoint, GroupTable, Info, Invited, Key, Named, Network, Numbers, Policy,
-    Pruned, Publish, Reply, Request, Service, Show, Station,
+    Accepted, Applied, Endpoint, GroupTable, Info, Invited, Key, Named, Network, Numbers,
+    PeerGroup, Policy, Pruned, Publish, Reply, Request, Service, Show, Station,
 };
 use super::request::{Told, scope_of};
-use super::show::{FlowRow, GroupRow, MacRow, QuerierRow, RouterRow, StatRow};
+use super::show::{FlowRow, GroupRow, MacRow, PeerGroupRow, QuerierRow, RouterRow, StatRow};
 use super::spec::Published;
 use crate::config::wish::EndpointWish;
 use crate::config::{Code, PortRange, Problem, PublishRule};
@@ -296,6 +296,11 @@ impl<'a> Names<'a> {
         }
     }
 
+    fn network(&self, id: NetworkId) -> String {
+        let name = self.networks.get(&id).copied();
+        name.unwrap_or_default().to_owned()
+    }
+
     fn name<T>(&self, endpoint: EndpointId, network: Option<NetworkId>, row: T) -> Named<T> {
         self.name_any(Some(endpoint), network, row)
     }
@@ -308,9 +313,8 @@ impl<'a> Names<'a> {
     ) -> Named<T> {
         let found = endpoint.and_then(|id| self.endpoints.get(&id));
         let network = network.or_else(|| found.map(|(_, n)| *n));
-        let network_name = network.and_then(|n| self.networks.get(&n).copied());
         Named {
-            network_name: network_name.unwrap_or_default().to_owned(),
+            network_name: network.map_or_else(String::new, |n| self.network(n)),
             sandbox_name: found.map_or("", |(name, _)| name).to_owned(),
             row,
         }
@@ -334,10 +338,16 @@ fn show<P: Plane>(engine: &mut Engine<P>, table: &Show) -> Result<Reply, Problem
             let member = |r: GroupRow| names.name(r.endpoint, Some(r.network), r);
             let router = |r: RouterRow| names.name(r.endpoint, Some(r.network), r);
             let querier = |r: QuerierRow| names.name_any(r.endpoint, Some(r.network), r);
+            let peer = |row: PeerGroupRow| PeerGroup {
+                network_name: names.network(row.network),
+                peer_name: peer_name(model, row.peer),
+                row,
+            };
             Reply::Groups(GroupTable {
                 members: rows.members.into_iter().map(member).collect(),
                 routers: rows.routers.into_iter().map(router).collect(),
                 queriers: rows.queriers.into_iter().map(querier).collect(),
+                peers: rows.peers.into_iter().map(peer).collect(),
             })
         }
         Show::Flows(limit) => {
@@ -352,13 +362,15 @@ fn show<P: Plane>(engine: &mut Engine<P>, table: &Show) -> Result<Reply, Problem
     })
 }
 
+fn peer_name(model: &Model, id: PeerId) -> String {
+    let peer = model.peers.get(&id);
+    peer.map_or_else(String::new, |p| p.wish.name.clone())
+}
+
 fn station(model: &Model, names: &Names<'_>, mut row: MacRow) -> Named<Station> {
-    let peer = row.peer.and_then(|id| model.peers.get(&id));
+    let peer_name = row.peer.map_or_else(String::new, |id| peer_name(model, id));
     let (endpoint, network, announced) = (row.endpoint, row.network, row.announced.take());
-    let station = Station {
-        peer_name: peer.map_or_else(String::new, |p| p.wish.name.clone()),
-        row,
-    };
+    let station = Station { peer_name, row };
     let mut named = names.name_any(endpoint, Some(network), station);
     if let Some(name) = announced {
         named.sandbox_name = name;

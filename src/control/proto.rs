@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::ids::{EndpointId, NetworkId, PublishId, ServiceId};
 use super::plan::Change;
 use super::policy::PolicySpec;
-use super::show::{DropRow, FlowRow, GroupRow, MacRow, QuerierRow, RouterRow, StatRow, WorkerRow};
+use super::show::{
+    DropRow, FlowRow, GroupRow, MacRow, PeerGroupRow, QuerierRow, RouterRow, StatRow, WorkerRow,
+};
 use super::spec::{
     Driver, EndpointKind, OverlaySpec, PortFailure, Sandbox, ServicePort, Subnet, Uplink, Vlan,
 };
@@ -355,6 +357,18 @@ pub struct Station {
     pub row: MacRow,
 }
 
+/// A group that another host wants, with names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerGroup {
+    /// The network's name.
+    pub network_name: String,
+    /// The peer's name.
+    pub peer_name: String,
+    /// The row.
+    #[serde(flatten)]
+    pub row: PeerGroupRow,
+}
+
 /// What is known of multicast, as [`GroupRows`](super::show::GroupRows).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupTable {
@@ -364,6 +378,8 @@ pub struct GroupTable {
     pub routers: Vec<Named<RouterRow>>,
     /// Who asks; without a sandbox's name for the gateway, and where nobody does.
     pub queriers: Vec<Named<QuerierRow>>,
+    /// What other hosts want.
+    pub peers: Vec<PeerGroup>,
 }
 
 /// Numbers for the metrics.

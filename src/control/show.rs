@@ -94,6 +94,21 @@ pub struct QuerierRow {
     pub expires: Option<u64>,
 }
 
+/// A group that another host wants, as some sandbox of it has joined the group; or all of a protocol.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerGroupRow {
+    /// On which network.
+    pub network: NetworkId,
+    /// Which peer.
+    pub peer: PeerId,
+    /// Of which protocol.
+    pub protocol: GroupProtocol,
+    /// On which VLAN of the network; none with all of the protocol.
+    pub vlan: Option<u16>,
+    /// The group; none for all of the protocol, as for one with a router, or that has not said yet.
+    pub group: Option<IpAddr>,
+}
+
 /// What is known of multicast: members of groups, routers, and who asks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GroupRows {
@@ -103,6 +118,8 @@ pub struct GroupRows {
     pub routers: Vec<RouterRow>,
     /// Who asks, on each VLAN that somebody is on.
     pub queriers: Vec<QuerierRow>,
+    /// What sealed peers want.
+    pub peers: Vec<PeerGroupRow>,
 }
 
 /// A flow.

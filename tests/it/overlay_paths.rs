@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::support::daemon::{Daemon, Place, Who};
 use crate::support::hosts::{HOSTS, Pair, SEALED, Wire, answers, peer, peer_drops, reach};
 use crate::support::netns::{self, FAR, HOST, Namespace, OUTSIDE, World};
@@ -57,7 +59,12 @@ fn multicast_goes_to_the_host_where_somebody_has_joined() {
         let goes = |what: &str, wanted: usize| {
             wait::settled(what, &wanted, SOON, || crossing(&wire, &web, group));
         };
+        let told = |what: &str, groups: &[&str]| {
+            let wanted: Vec<String> = groups.iter().map(|&g| g.to_owned()).collect();
+            wait::settled(what, &wanted, SOON, || wanted_by_b(&pair.a));
+        };
         goes("nobody has joined", 0);
+        told("nothing is wanted", &[]);
         let joined = db.net.enter(|| {
             let socket = UdpSocket::bind((group, 5000)).unwrap();
             let own = Ipv4Addr::new(10, 9, 1, 2);
@@ -65,6 +72,9 @@ fn multicast_goes_to_the_host_where_somebody_has_joined() {
             socket
         });
         goes("one has joined", 5);
+        told("the group is wanted", &["239.1.2.3"]);
+        let table = pair.a.ok("show groups --network mesh");
+        assert!(table.contains("peer     igmp      239.1.2.3"), "{table}");
         joined.set_read_timeout(Some(SOON)).unwrap();
         assert_eq!(joined.recv(&mut [0; 2048]).unwrap(), STREAM);
         let other = Ipv4Addr::new(239, 1, 2, 4);
@@ -73,7 +83,23 @@ fn multicast_goes_to_the_host_where_somebody_has_joined() {
         assert_eq!(crossing(&wire, &web, link), 5, "for everybody");
         drop(joined);
         goes("it has left", 0);
+        told("it is not wanted any more", &[]);
     });
+}
+
+/// What the second host wants of IPv4's groups, as the first one shows it.
+fn wanted_by_b(a: &Daemon<'_>) -> Vec<String> {
+    let shown = a.json("show groups --network mesh")["peers"].take();
+    let rows = shown.as_array().unwrap().iter();
+    let rows = rows.filter(|row| row["protocol"] == "igmp");
+    let group = |row: &Value| {
+        assert_eq!(
+            (&row["peer_name"], &row["network_name"]),
+            (&"b".into(), &"mesh".into())
+        );
+        row["group"].as_str().unwrap_or("all").to_owned()
+    };
+    rows.map(group).collect()
 }
 
 /// Has the second host ask the first one at this address of its own, by which it is answered.

@@ -5,7 +5,7 @@ use comfy_table::{ContentArrangement, Table, TableStyle};
 use crate::config::life;
 use crate::control::plan::Change;
 use crate::control::proto::{
-    Endpoint, GroupTable, Named, Network, Peer, PeerStatus, Publish, Service, Station,
+    Endpoint, GroupTable, Named, Network, Peer, PeerGroup, PeerStatus, Publish, Service, Station,
 };
 use crate::control::show::{
     DropRow, FlowRow, GroupProtocol, GroupRow, PeerState, QuerierRow, RouterRow, StatRow, WorkerRow,
@@ -182,15 +182,35 @@ pub(super) fn mac(m: &Named<Station>) -> Vec<String> {
 }
 
 pub(super) const GROUP: &[&str] = &[
-    "NETWORK", "VLAN", "KIND", "PROTOCOL", "ADDRESS", "SANDBOX", "EXPIRES", "ASKS",
+    "NETWORK", "VLAN", "KIND", "PROTOCOL", "ADDRESS", "SANDBOX", "PEER", "EXPIRES", "ASKS",
 ];
 
-/// Members, routers and who asks, in one table.
+/// Members, routers, who asks, and what other hosts want, in one table.
 pub(super) fn groups(table: &GroupTable) -> Vec<Vec<String>> {
     let members = table.members.iter().map(member);
     let routers = table.routers.iter().map(router);
     let queriers = table.queriers.iter().map(querier);
-    members.chain(routers).chain(queriers).collect()
+    let peers = table.peers.iter().map(wanted);
+    members
+        .chain(routers)
+        .chain(queriers)
+        .chain(peers)
+        .collect()
+}
+
+fn wanted(p: &PeerGroup) -> Vec<String> {
+    let group = p.row.group.map(|group| group.to_string());
+    vec![
+        p.network_name.clone(),
+        text(p.row.vlan),
+        "peer".to_owned(),
+        protocol(p.row.protocol).to_owned(),
+        group.unwrap_or_else(|| "all".to_owned()),
+        text(None::<u16>),
+        p.peer_name.clone(),
+        seconds(None),
+        seconds(None),
+    ]
 }
 
 const fn protocol(of: GroupProtocol) -> &'static str {
@@ -212,6 +232,7 @@ fn router(r: &Named<RouterRow>) -> Vec<String> {
         protocol(r.row.protocol).to_owned(),
         text(None::<u16>),
         r.sandbox_name.clone(),
+        text(None::<u16>),
         seconds(Some(r.row.expires)),
         seconds(None),
     ]
@@ -230,6 +251,7 @@ fn querier(q: &Named<QuerierRow>) -> Vec<String> {
         protocol(q.row.protocol).to_owned(),
         text(q.row.address),
         who.to_owned(),
+        text(None::<u16>),
         seconds(q.row.expires),
         seconds(q.row.asks),
     ]
@@ -248,6 +270,7 @@ fn member(g: &Named<GroupRow>) -> Vec<String> {
         protocol(of).to_owned(),
         g.row.group.to_string(),
         g.sandbox_name.clone(),
+        text(None::<u16>),
         seconds(Some(g.row.expires)),
         seconds(None),
     ]

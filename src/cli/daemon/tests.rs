@@ -134,12 +134,12 @@ fn a_users_hour() {
     web      1     02:00:00:00:00:01  db       -     own   0s
     web      1     02:00:00:00:00:02  app      -     own   0s
     $ weft show groups --network back
-    NETWORK  VLAN  KIND     PROTOCOL  ADDRESS    SANDBOX  EXPIRES  ASKS
-    back     1     member   igmp      239.1.2.3  db       260s     -
-    back     10    router   mld       -          db       255s     -
-    back     1     querier  igmp      10.7.0.1   gateway  -        125s
-    back     10    querier  igmp      10.7.0.1   db       255s     -
-    back     20    querier  igmp      -          nobody   -        -
+    NETWORK  VLAN  KIND     PROTOCOL  ADDRESS    SANDBOX  PEER  EXPIRES  ASKS
+    back     1     member   igmp      239.1.2.3  db       -     260s     -
+    back     10    router   mld       -          db       -     255s     -
+    back     1     querier  igmp      10.7.0.1   gateway  -     -        125s
+    back     10    querier  igmp      10.7.0.1   db       -     255s     -
+    back     20    querier  igmp      -          nobody   -     -        -
     $ weft show drops
     REASON   FRAMES
     spoofed  3

@@ -4,13 +4,17 @@ use std::collections::BTreeMap;
 
 use switch_core::addr::PortId;
 use switch_core::l2::snoop::groups::Groups;
-use switch_core::l2::snoop::{Family, Scope, asks_from};
+use switch_core::l2::snoop::{Family, Group, Scope, Wants, asks_from};
+use switch_core::pipeline::Switch;
 use switch_core::time::Tick;
 
+use super::announce::sealed;
 use super::{LivePlane, Net, start};
 use crate::control::ids::{EndpointId, NetworkId};
 use crate::control::plane::PlaneError;
-use crate::control::show::{GroupProtocol, GroupRow, GroupRows, QuerierRow, RouterRow};
+use crate::control::show::{
+    GroupProtocol, GroupRow, GroupRows, PeerGroupRow, QuerierRow, RouterRow,
+};
 use crate::control::spec::{NetworkSpec, OWN_VLAN};
 
 impl LivePlane {
@@ -23,15 +27,18 @@ impl LivePlane {
         let wanted = |id: NetworkId| of.is_none_or(|of| of == id);
         for (_, net) in self.nets.iter().filter(|(id, _)| wanted(**id)) {
             self.add(net, &places, now, &mut rows);
+            self.add_peers(net, &mut rows)?;
         }
         let GroupRows {
             members,
             routers,
             queriers,
+            peers,
         } = &mut rows;
         members.sort_by_key(|row| (row.network, row.vlan, row.group, row.endpoint));
         routers.sort_by_key(|row| (row.network, row.vlan, row.protocol, row.endpoint));
         queriers.sort_by_key(|row| (row.network, row.vlan, row.protocol));
+        peers.sort_by_key(|row| (row.network, row.peer, row.protocol, row.vlan, row.group));
         Ok(rows)
     }
 
@@ -84,6 +91,43 @@ impl LivePlane {
                 });
             }
         }
+    }
+
+    /// What other hosts want, where frames are sealed: elsewhere nobody says.
+    fn add_peers(&self, net: &Net, rows: &mut GroupRows) -> Result<(), PlaneError> {
+        let network = net.spec.id;
+        let lanes = self.peers.iter().filter_map(|(&peer, p)| {
+            let lane = p.lanes.get(&network)?;
+            Some((peer, lane.port))
+        });
+        let lanes: Vec<_> = lanes.filter(|_| sealed(&net.spec).is_some()).collect();
+        if lanes.is_empty() {
+            return Ok(());
+        }
+        let slot = net.slot;
+        // All workers are told the same.
+        let said = self.on_all(move |board| -> BTreeMap<PortId, Wants> {
+            let wanted = board.net(slot).into_iter().flat_map(Switch::wanted);
+            wanted.map(|(port, wants)| (port, wants.clone())).collect()
+        })?;
+        let said = said.into_iter().next().unwrap_or_default();
+        for (peer, port) in lanes {
+            // Who has not said gets all.
+            let wants = said.get(&port).cloned().unwrap_or_default();
+            let row = |family, named: Option<(u16, Group)>| PeerGroupRow {
+                network,
+                peer,
+                protocol: protocol(family),
+                vlan: named.map(|(number, _)| vlan(number)),
+                group: named.map(|(_, group)| group.address()),
+            };
+            let all = Family::ALL.into_iter().filter(|&f| wants.is_all(f));
+            rows.peers.extend(all.map(|family| row(family, None)));
+            let named = wants.groups().iter();
+            rows.peers
+                .extend(named.map(|&(vlan, group)| row(group.family(), Some((vlan, group)))));
+        }
+        Ok(())
     }
 }
 

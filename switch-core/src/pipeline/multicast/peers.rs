@@ -117,6 +117,12 @@ impl Switch {
         self.wanted.0.extend(wants.map(|wants| (port, wants)));
     }
 
+    /// What other hosts have said that they want of multicast, by the ports that lead there. Of others nothing is known,
+    /// and they get all.
+    pub fn wanted(&self) -> impl Iterator<Item = (PortId, &Wants)> {
+        self.wanted.0.iter().map(|(&port, wants)| (port, &**wants))
+    }
+
     /// Every endpoint of this host.
     pub(super) fn own_ports(&self) -> impl Iterator<Item = PortId> {
         let own = self.ports.iter().filter(|p| p.remote.is_none());
