@@ -127,6 +127,7 @@ fn strangers_are_filtered_by_address() {
             (buf.get(..len), from.ip()),
             (Some(&b"friend"[..]), IpAddr::from(OUTSIDE))
         );
+        socket.set_read_timeout(Some(SECOND)).unwrap();
         while let Ok((len, _)) = socket.recv_from(&mut buf) {
             assert_eq!(buf.get(..len), Some(&b"friend"[..]));
         }

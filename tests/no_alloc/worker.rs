@@ -127,15 +127,18 @@ fn spent(mut traffic: impl FnMut(Tick, &mut [MemoryEndpoint])) -> u64 {
         if passed > WARM && frames > FRAMES {
             seen.from.fetch_min(frames, Ordering::AcqRel);
         }
-        traffic(
-            Tick::from_nanos(u64::try_from(passed.as_nanos()).unwrap()),
-            &mut far,
-        );
+        traffic(tick(passed), &mut far);
     }
     signals.stop.store(true, Ordering::Release);
     signals.waker.wake().unwrap();
     thread.join().unwrap().unwrap();
+    // What the worker sent last still waits on the wires.
+    traffic(tick(start.elapsed()), &mut far);
     seen.last.load(Ordering::Relaxed) - seen.first.load(Ordering::Relaxed)
+}
+
+fn tick(since: Duration) -> Tick {
+    Tick::from_nanos(u64::try_from(since.as_nanos()).unwrap())
 }
 
 /// A stack at the end of a wire.
