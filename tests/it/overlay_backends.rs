@@ -34,7 +34,7 @@ fn settles(client: &Place, vip: &str, who: &[&str]) {
     wait::settled(
         vip,
         &who.iter().map(|w| (*w).to_owned()).collect(),
-        SOON,
+        3 * SOON,
         || answers(client, vip),
     );
 }

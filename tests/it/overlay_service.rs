@@ -144,7 +144,7 @@ fn a_sandbox_of_another_host_reaches_a_service_by_name_and_address() {
         // It is there after a crash, and goes with the peer.
         pair.a.kill();
         pair.a.start(&[]);
-        wait::until("it serves again", SOON * 2, || {
+        wait::until("it serves again", 3 * SOON, || {
             greet(&client.net, vip).is_ok_and(|said| said == "b 10.9.1.2")
         });
         known(&client, "@10.7.0.1 web", "10.9.0.200");
