@@ -1,7 +1,7 @@
 //! The daemon: a virtual address in front of several sandboxes.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use crate::support::daemon::Daemon;
@@ -28,7 +28,7 @@ pub(crate) fn serve(at: &Namespace, name: &'static str) {
 
 /// What a server says to a client.
 pub(crate) fn greet(from: &Namespace, to: SocketAddr) -> Result<String, ErrorKind> {
-    let stream = from.enter(|| std::net::TcpStream::connect_timeout(&to, SOON));
+    let stream = from.enter(|| TcpStream::connect_timeout(&to, SOON));
     let mut stream = stream.map_err(|e| e.kind())?;
     let mut answer = String::new();
     let told = stream
@@ -36,6 +36,19 @@ pub(crate) fn greet(from: &Namespace, to: SocketAddr) -> Result<String, ErrorKin
         .and_then(|()| stream.write_all(b"hello"))
         .and_then(|()| stream.read_to_string(&mut answer));
     told.map(|_| answer).map_err(|e| e.kind())
+}
+
+/// Connections of before are answered, some of them by the backend `a`.
+#[track_caller]
+pub(crate) fn assert_some_led_to_a(open: Vec<TcpStream>) {
+    let said = open.into_iter().map(|mut stream| {
+        let mut answer = String::new();
+        stream.write_all(b"hello").unwrap();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    });
+    let said: Vec<String> = said.collect();
+    assert!(said.iter().any(|s| s.starts_with("a ")), "{said:?}");
 }
 
 #[test]
@@ -78,21 +91,12 @@ fn connections_and_datagrams_are_spread_and_failing_backends_passed_over() {
         let vip = SocketAddr::from(([10, 7, 0, 200], 80));
         assert_eq!(greet(&a.net, vip).unwrap(), "b 10.7.0.2");
         // What is open stays with a backend that is taken out.
-        let mut open: Vec<_> = (0..10)
+        let open: Vec<_> = (0..10)
             .map(|_| guest::connect(&c.net, vip).unwrap())
             .collect();
         daemon.ok("service rm front web");
         daemon.ok(&format!("{WEB} --backend b"));
-        let said: Vec<String> = open
-            .iter_mut()
-            .map(|stream| {
-                let mut answer = String::new();
-                stream.write_all(b"hello").unwrap();
-                stream.read_to_string(&mut answer).unwrap();
-                answer
-            })
-            .collect();
-        assert!(said.iter().any(|s| s.starts_with("a ")), "{said:?}");
+        assert_some_led_to_a(open);
         assert!((0..20).all(|_| greet(&c.net, vip).unwrap().starts_with("b ")));
         // One where nobody listens refuses one client, and then no other for a while.
         daemon.ok("service rm front web");
