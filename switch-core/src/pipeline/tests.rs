@@ -7,7 +7,7 @@ use core::time::Duration;
 use std::sync::Arc;
 
 pub(super) use self::world::World;
-use super::{Config, Port, Switch};
+use super::{Config, Port, Remote, Switch};
 use crate::addr::{Mac, NetworkId, PortId};
 use crate::flow::event::HostEvent;
 use crate::flow::tcp::Limits;
@@ -15,6 +15,7 @@ use crate::flow::udp::Filter;
 use crate::frag;
 use crate::gso::split;
 use crate::l2::table::MacTable;
+use crate::policy::guard::{Guard, Trust};
 use crate::policy::host_rule::HostRule;
 use crate::respond::{Gateway, Guest};
 use crate::time::Tick;
@@ -29,6 +30,20 @@ pub(super) const A: Mac = Mac([2, 0, 0, 0, 0, 2]);
 pub(super) const B: Mac = Mac([2, 0, 0, 0, 0, 3]);
 pub(super) const ENDS4: [&str; 2] = ["10.0.0.2", "192.0.2.9"];
 const ENDS6: [&str; 2] = ["fd00::2", "2001:db8::9"];
+
+/// A port to another host, whose sources are looked at as those of endpoints are.
+pub(super) fn way_to_host(id: PortId, mtu: u16, remote: Remote) -> Port {
+    let trust = Trust {
+        mac: true,
+        address: true,
+        ..Trust::default()
+    };
+    Port {
+        guard: Some(Guard::new(Mac::default(), [], None, trust)),
+        remote: Some(remote),
+        ..Port::new(id, Mac::default(), mtu, true)
+    }
+}
 
 /// A switch of two endpoints, the second with an MTU of its own.
 pub(super) fn switch(mtu_of_b: u16) -> Switch {

@@ -8,9 +8,8 @@ use std::sync::Arc;
 
 use crate::addr::{Mac, PortId};
 use crate::l2::table::MacTable;
-use crate::pipeline::tests::{A, B, GATEWAY, World, frame, switch};
+use crate::pipeline::tests::{A, B, GATEWAY, World, frame, switch, way_to_host};
 use crate::pipeline::{Port, Remote, Switch};
-use crate::policy::guard::{Guard, Trust};
 use crate::respond::Guest;
 use crate::testing::packets::{Link, Segment};
 use crate::time::Tick;
@@ -39,20 +38,12 @@ fn guest(mac: Mac) -> Guest {
 }
 
 fn leads(id: PortId, mtu: u16, learns: bool) -> Port {
-    let trust = Trust {
-        mac: true,
-        address: true,
-        ..Trust::default()
+    let remote = if learns {
+        Remote::Learned
+    } else {
+        Remote::Announced
     };
-    Port {
-        guard: Some(Guard::new(Mac::default(), [], None, trust)),
-        remote: Some(if learns {
-            Remote::Learned
-        } else {
-            Remote::Announced
-        }),
-        ..Port::new(id, Mac::default(), mtu, true)
-    }
+    way_to_host(id, mtu, remote)
 }
 
 /// A and B here, C behind one port and D behind another; `learns` as a foreign node.

@@ -6,10 +6,9 @@ use std::sync::Arc;
 use crate::addr::{Mac, PortId};
 use crate::gso::split::split;
 use crate::pipeline::rule_tests::{TRUSTED, rules};
-use crate::pipeline::tests::{World, switch};
+use crate::pipeline::tests::{World, switch, way_to_host};
 use crate::pipeline::{Port, Remote, Switch};
 use crate::policy::compile::Action;
-use crate::policy::guard::{Guard, Trust};
 use crate::respond::Guest;
 use crate::testing::packets::{Link, Segment};
 use crate::time::Tick;
@@ -47,16 +46,7 @@ fn way(to: u8) -> PortId {
 }
 
 fn leads(to: u8) -> Port {
-    let trust = Trust {
-        mac: true,
-        address: true,
-        ..Trust::default()
-    };
-    Port {
-        guard: Some(Guard::new(Mac::default(), [], None, trust)),
-        remote: Some(Remote::Routed),
-        ..Port::new(way(to), Mac::default(), MTU, true)
-    }
+    way_to_host(way(to), MTU, Remote::Routed)
 }
 
 /// Host `n`, whose gateway is the first of its part, with endpoints 2 and 3.

@@ -9,7 +9,7 @@ use crate::addr::{Mac, PortId};
 use crate::l2::table::MacTable;
 use crate::nat::service::{Face, Server, ServiceConfig, Services, station};
 use crate::pipeline::rule_tests::{parts, rule, rules, tcp, udp};
-use crate::pipeline::tests::{A, B, GATEWAY, World, switch};
+use crate::pipeline::tests::{A, B, GATEWAY, World, switch, way_to_host};
 use crate::pipeline::{Port, Remote, Settings, Switch};
 use crate::policy::compile::Action;
 use crate::policy::guard::{Guard, Trust};
@@ -84,16 +84,7 @@ fn there() -> Server {
 }
 
 fn leads(mtu: u16, remote: Remote) -> Port {
-    let trust = Trust {
-        mac: true,
-        address: true,
-        ..Trust::default()
-    };
-    Port {
-        guard: Some(Guard::new(Mac::default(), [], None, trust)),
-        remote: Some(remote),
-        ..Port::new(WAY, Mac::default(), mtu, true)
-    }
+    way_to_host(WAY, mtu, remote)
 }
 
 /// A frame, and where it went.
